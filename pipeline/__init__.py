@@ -1,0 +1,56 @@
+"""Param∆ Pipeline: move what post-training taught a model onto the next base model.
+
+    from pipeline import apply, compute
+
+    compute("org/base-v1", "org/post-v1", "deltas/post.safetensors")
+    apply("org/base-v2", ["deltas/post.safetensors"], "./post-v2")
+
+Names are imported when they are first used, so that `import pipeline` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pipeline.version import __version__
+
+if TYPE_CHECKING:
+    from pipeline.batch.runner import run_batch
+    from pipeline.checkpoints.checkpoint import open_checkpoint
+    from pipeline.deltas.delta import open_delta
+    from pipeline.operations.apply import apply
+    from pipeline.operations.compute import compute
+    from pipeline.operations.inspect import inspect
+    from pipeline.tensors.state_dicts import apply_delta, calculate_delta, combine_deltas
+
+_PLACES = {
+    "apply": "pipeline.operations.apply",
+    "apply_delta": "pipeline.tensors.state_dicts",
+    "calculate_delta": "pipeline.tensors.state_dicts",
+    "combine_deltas": "pipeline.tensors.state_dicts",
+    "compute": "pipeline.operations.compute",
+    "inspect": "pipeline.operations.inspect",
+    "open_checkpoint": "pipeline.checkpoints.checkpoint",
+    "open_delta": "pipeline.deltas.delta",
+    "run_batch": "pipeline.batch.runner",
+}
+
+__all__ = [
+    "__version__",
+    "apply",
+    "apply_delta",
+    "calculate_delta",
+    "combine_deltas",
+    "compute",
+    "inspect",
+    "open_checkpoint",
+    "open_delta",
+    "run_batch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)

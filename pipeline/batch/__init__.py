@@ -1,0 +1,1 @@
+"""JSON configs of chained steps: read, ordered, run, reported."""

@@ -1,0 +1,154 @@
+"""A model's weights, config and companions, wherever they lie, tensor by tensor.
+
+Opening a checkpoint reads headers only. Weights may be one safetensors file or several with an index,
+or PyTorch pickles, single or sharded; a folder, a bare file, a container's folder or a Hub repository.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.checkpoints.files import (
+    PICKLES,
+    SAFETENSORS,
+    Folder,
+    Weights,
+    find_companions,
+    find_weights,
+    read_json,
+)
+from pipeline.checkpoints.header import Entry, read_header
+from pipeline.checkpoints.policy import vocab_size
+from pipeline.checkpoints.quantisation import refuse_quantised
+from pipeline.errors import CorruptFile, NotACheckpoint
+from pipeline.settings import Settings
+from pipeline.storage.base import Reader
+from pipeline.storage.locations import Location, Scheme, open_folder, open_parent, parse_model
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One tensor: what it is, and which of the checkpoint's files has its bytes."""
+
+    entry: Entry
+    file: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint.
+
+    location: where it is, safe to show. revision: the Hub commit, if it is from the Hub.
+    tensors: by name, in the order of their files and offsets. config: None for bare weights.
+    """
+
+    location: str
+    revision: str | None
+    tensors: Mapping[str, Source]
+    readers: Sequence[Reader]
+    config: Mapping[str, Any] | None
+    companions: Mapping[str, Reader]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(source.entry.nbytes for source in self.tensors.values())
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Rows of the embedding, as the config says."""
+        return vocab_size(self.config)
+
+    def close(self) -> None:
+        """Close all files."""
+        for reader in (*self.readers, *self.companions.values()):
+            reader.close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_checkpoint(
+    location: str, *, settings: Settings | None = None, headers_only: bool = False
+) -> Checkpoint:
+    """Open the checkpoint at `location`, reading headers only.
+
+    With `headers_only` nothing is downloaded from the Hub; otherwise its weights are brought into the
+    client's cache first.
+    Raises NotACheckpoint, NotFound, CorruptFile, QuantisedCheckpoint, AccessError and UsageError.
+    """
+    settings = settings or Settings.load()
+    where = parse_model(location)
+    if where.scheme is Scheme.HUB:
+        return _open_hub(where, settings, headers_only=headers_only)
+    if where.path.endswith((SAFETENSORS, *PICKLES)):
+        store, name = open_parent(where, settings)
+        return _assemble(str(where), Weights((name,)), [store.open(name)], None, {})
+    folder = open_folder(where, settings)
+    return _open_folder(folder, find_weights(folder), str(where))
+
+
+def _open_hub(where: Location, settings: Settings, *, headers_only: bool) -> Checkpoint:
+    from pipeline.storage.hub import HubRepo
+
+    repo = HubRepo(where.path, where.revision, token=settings.hub_token)
+    weights = find_weights(repo)
+    if not headers_only:
+        config = ["config.json"] if repo.stat("config.json") else []
+        repo.fetch([*config, *find_companions(repo), *weights.files])
+    return replace(_open_folder(repo, weights, f"hf://{where.path}"), revision=repo.commit)
+
+
+def _open_folder(folder: Folder, weights: Weights, location: str) -> Checkpoint:
+    config = read_json(folder, "config.json") if folder.stat("config.json") else None
+    if config is not None and not isinstance(config, dict):
+        raise CorruptFile("is not a JSON object", where=f"{folder.url}/config.json")
+    readers = [folder.open(name) for name in weights.files]
+    companions = {name: folder.open(name) for name in find_companions(folder)}
+    return _assemble(location, weights, readers, config, companions)
+
+
+def _assemble(
+    location: str,
+    weights: Weights,
+    files: Sequence[Reader],
+    config: Mapping[str, Any] | None,
+    companions: Mapping[str, Reader],
+) -> Checkpoint:
+    """Read the headers of all weight files and check that they make one checkpoint."""
+    tensors: dict[str, Source] = {}
+    readers: list[Reader] = []
+    for name, file in zip(weights.files, files, strict=True):
+        for entry, reader in _read_entries(file):
+            if weights.placed is not None and weights.placed.get(entry.name) != name:
+                continue  # the index gives this tensor to another file
+            if entry.name in tensors:
+                raise CorruptFile(f"tensor {entry.name!r} occurs twice", where=location)
+            if not readers or readers[-1] is not reader:
+                readers.append(reader)
+            tensors[entry.name] = Source(entry, len(readers) - 1)
+    lost = [name for name in weights.placed or () if name not in tensors]
+    if lost:
+        raise CorruptFile(
+            f"{len(lost)} tensors of {weights.index} are in none of its files, {lost[0]!r} first",
+            where=location,
+            hint="fetch the model again",
+        )
+    if not tensors:
+        raise NotACheckpoint("holds no tensors", where=location)
+    refuse_quantised(location, config, [source.entry for source in tensors.values()])
+    return Checkpoint(location, None, tensors, readers, config, companions)
+
+
+def _read_entries(file: Reader) -> list[tuple[Entry, Reader]]:
+    """The tensors of one file in the order of their bytes, each with the reader that has them."""
+    if file.name.endswith(PICKLES):
+        from pipeline.checkpoints.pickled import read_pickle
+
+        return sorted(read_pickle(file), key=lambda found: found[0].offset)
+    return [(entry, file) for entry in read_header(file).entries]

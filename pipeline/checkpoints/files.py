@@ -1,0 +1,127 @@
+"""Which files of a model folder are weights, config and companions; small files read whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pipeline.errors import CorruptFile, NotACheckpoint, NotFound
+from pipeline.storage.base import BlobInfo, Reader
+from pipeline.storage.names import safe_name
+from pipeline.units import MIB, format_bytes
+
+SAFETENSORS = ".safetensors"
+PICKLES = (".bin", ".pt", ".pth")
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+INDEXES = (SAFETENSORS_INDEX, "pytorch_model.bin.index.json")
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+MAX_JSON_BYTES = 256 * MIB
+
+# What travels with a post model: everything that turns text into ids and back, and how to generate.
+COMPANIONS = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
+    "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json", "generation_config.json",
+    "preprocessor_config.json", "processor_config.json",
+)  # fmt: skip
+COMPANION_FOLDERS = ("additional_chat_templates/",)
+
+
+class Folder(Protocol):
+    """What a checkpoint needs of the place where it lies."""
+
+    @property
+    def url(self) -> str:
+        """The place, as people should see it."""
+
+    def stat(self, name: str) -> BlobInfo | None:
+        """The file called `name`, or None."""
+
+    def list(self, prefix: str = "") -> Iterator[BlobInfo]:
+        """All files whose name begins with `prefix`."""
+
+    def open(self, name: str) -> Reader:
+        """Open a file for reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The files of a folder that hold weights, and where each tensor is, if an index says so."""
+
+    files: tuple[str, ...]
+    placed: Mapping[str, str] | None = None
+    index: str | None = None
+
+
+def find_weights(folder: Folder) -> Weights:
+    """Find the weights of a model folder: safetensors before pickles, an index before single files."""
+    for single, index in zip(SINGLE_FILES, INDEXES, strict=True):
+        if folder.stat(index):
+            placed = _read_index(folder, index)
+            return Weights(tuple(sorted(set(placed.values()))), placed, index)
+        if folder.stat(single):
+            return Weights((single,))
+    names = [blob.name for blob in folder.list() if "/" not in blob.name]
+    if "adapter_config.json" in names:
+        raise NotACheckpoint(
+            "is a LoRA adapter, not a model", where=folder.url, hint="merge it into its base first"
+        )
+    for endings in ((SAFETENSORS,), PICKLES):
+        found = [name for name in names if name.endswith(endings)]
+        if len(found) == 1:
+            return Weights((found[0],))
+        if found:
+            raise NotACheckpoint(
+                f"holds {len(found)} weight files and no index: {', '.join(found[:5])}",
+                where=folder.url,
+                hint=f"add {SAFETENSORS_INDEX}, or name one of the files",
+            )
+    raise NotACheckpoint(
+        "no weights here" if names else "no such folder, or it is empty",
+        where=folder.url,
+        hint="expected model.safetensors, its index, or pytorch_model.bin",
+    )
+
+
+def _read_index(folder: Folder, name: str) -> dict[str, str]:
+    """The weight map of an index: which file has which tensor."""
+    fields = read_json(folder, name)
+    placed = fields.get("weight_map") if isinstance(fields, dict) else None
+    if not isinstance(placed, dict) or not all(isinstance(file, str) for file in placed.values()):
+        raise CorruptFile("has no weight_map", where=f"{folder.url}/{name}")
+    missing = [file for file in sorted(set(placed.values())) if not folder.stat(safe_name(file))]
+    if missing:
+        raise NotFound(
+            f"{len(missing)} of the files that {name} names are missing: {', '.join(missing[:10])}",
+            where=folder.url,
+            hint="fetch the model again",
+        )
+    return placed
+
+
+def read_json(folder: Folder, name: str) -> Any:
+    """The content of a JSON file of `folder`. Raises CorruptFile."""
+    reader = folder.open(name)
+    try:
+        return json.loads(read_all(reader))
+    except ValueError as error:
+        raise CorruptFile(f"is not JSON: {error}", where=reader.name) from error
+    finally:
+        reader.close()
+
+
+def read_all(reader: Reader) -> bytes:
+    """All bytes of a small file. Raises CorruptFile if it is not small."""
+    if reader.nbytes > MAX_JSON_BYTES:
+        raise CorruptFile(f"{format_bytes(reader.nbytes)} is too large", where=reader.name)
+    data = bytearray(reader.nbytes)
+    reader.read_into(0, memoryview(data))
+    return bytes(data)
+
+
+def find_companions(folder: Folder) -> list[str]:
+    """The companions that `folder` has, by name."""
+    extra = [blob.name for place in COMPANION_FOLDERS for blob in folder.list(place)]
+    return [name for name in COMPANIONS if folder.stat(name)] + extra

@@ -1,0 +1,143 @@
+"""Where the tensors of a PyTorch pickle lie, without loading them.
+
+`torch.load(weights_only=True)` builds the objects on fake tensors, whose storages know their offset in
+the file; the bytes are then read by range like those of safetensors. Nothing else is unpickled. Files
+of the format before PyTorch 1.6, and views that are not contiguous, have no such range: their values
+are read into memory whole.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from pipeline.checkpoints.header import Entry
+from pipeline.errors import CorruptFile, NotACheckpoint
+from pipeline.storage.base import Reader
+from pipeline.tensors.dtypes import TORCH_NAMES, DType
+
+if TYPE_CHECKING:
+    import torch
+
+# torch.save nests a state dict like this when it saves a training checkpoint.
+_WRAPPERS = ("state_dict", "model")
+
+
+class MemoryReader:
+    """Bytes in memory as a `Reader`."""
+
+    is_remote = False
+
+    def __init__(self, name: str, data: bytes) -> None:
+        self.name = name
+        self._data = memoryview(data)
+        self.nbytes = len(data)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset`."""
+        buffer[:] = self._data[offset : offset + len(buffer)]
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class _Stream(io.RawIOBase):
+    """A `Reader` as the seekable stream that torch.load wants."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._reader.nbytes}[whence]
+        self._at = start + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(0, min(len(view), self._reader.nbytes - self._at))
+        self._reader.read_into(self._at, view[:count])
+        self._at += count
+        return count
+
+
+def read_pickle(reader: Reader) -> list[tuple[Entry, Reader]]:
+    """The tensors of a `.bin`, `.pt` or `.pth` file, each with the reader that has its bytes.
+
+    Raises CorruptFile for a file that torch cannot read or would have to run code for, and
+    NotACheckpoint if there are no tensors in it.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        tensors = _load(reader)
+    if all(_place(tensor) is not None for tensor in tensors.values()):
+        return [
+            (
+                Entry(name, _dtype(name, tensor, reader), tuple(tensor.shape), _place(tensor) or 0),
+                reader,
+            )
+            for name, tensor in tensors.items()
+        ]
+    return _in_memory(reader)
+
+
+def _load(reader: Reader) -> dict[str, torch.Tensor]:
+    import torch
+
+    try:
+        found = torch.load(io.BufferedReader(_Stream(reader)), weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises nearly anything for a damaged or hostile file
+        raise CorruptFile(
+            f"torch cannot read it as weights: {str(error).splitlines()[0]}",
+            where=reader.name,
+            hint="fetch it again; files that need code to be run are refused",
+        ) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            found = found[wrapper]
+    tensors = {
+        name: value
+        for name, value in (found.items() if isinstance(found, dict) else ())
+        if isinstance(name, str) and isinstance(value, torch.Tensor)
+    }
+    if not tensors:
+        raise NotACheckpoint("holds no tensors", where=reader.name)
+    return tensors
+
+
+def _place(tensor: torch.Tensor) -> int | None:
+    """The tensor's offset in the file, if its bytes are one range of it."""
+    storage_offset = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+    if tensor.numel() == 0:
+        return 0
+    if storage_offset is None or not tensor.is_contiguous():
+        return None
+    return int(storage_offset) + int(tensor.storage_offset()) * tensor.element_size()
+
+
+def _dtype(name: str, tensor: torch.Tensor, reader: Reader) -> DType:
+    torch_name = str(tensor.dtype).removeprefix("torch.")
+    if torch_name not in TORCH_NAMES:
+        raise CorruptFile(f"tensor {name!r} has dtype {torch_name}, unknown to us", where=reader.name)
+    return TORCH_NAMES[torch_name]
+
+
+def _in_memory(reader: Reader) -> list[tuple[Entry, Reader]]:
+    import torch
+
+    found: list[tuple[Entry, Reader]] = []
+    for name, tensor in _load(reader).items():
+        data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        entry = Entry(name, _dtype(name, tensor, reader), tuple(tensor.shape), 0)
+        found.append((entry, MemoryReader(f"{reader.name}:{name}", data)))
+    return found

@@ -1,0 +1,58 @@
+"""Which side each key of config.json comes from when post-training moves to another base.
+
+Architecture, RoPE and every other key are the new base's. What belongs to the tokenizer, which travels
+with the delta, is post's: the special tokens' ids, and the vocabulary's size where it grew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Config = Mapping[str, Any]
+
+# Differ between any two models without meaning anything for their weights.
+_UNREMARKABLE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}
+
+
+def vocab_size(config: Config | None) -> int | None:
+    """Rows of the embedding, as a config (or a multimodal config's text part) says."""
+    config = config or {}
+    text = config.get("text_config")
+    size = config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
+    return size if type(size) is int else None
+
+
+def transfer_config(
+    base: Config | None, post: Config | None, *, vocab_size: int | None
+) -> dict[str, Any] | None:
+    """The config of new base + delta: new base's keys, post's token ids, `vocab_size` if given."""
+    if base is None:
+        return None
+    config = dict(base)
+    for key, value in (post or {}).items():
+        if key.endswith("_token_id"):
+            config[key] = value
+    if vocab_size is not None:
+        text = config.get("text_config")
+        if "vocab_size" not in config and isinstance(text, dict):
+            config["text_config"] = {**text, "vocab_size": vocab_size}
+        else:
+            config["vocab_size"] = vocab_size
+    return config
+
+
+def config_differences(base: Config | None, post: Config | None) -> list[str]:
+    """A line for each key whose value differs between the two configs, new base's value first."""
+    if base is None or post is None:
+        return []
+    keys = sorted((set(base) | set(post)) - _UNREMARKABLE)
+    return [
+        f"{key}: {_shown(base, key)} in the new base, {_shown(post, key)} in post"
+        for key in keys
+        if base.get(key) != post.get(key)
+    ]
+
+
+def _shown(config: Config, key: str) -> str:
+    return repr(config[key]) if key in config else "absent"

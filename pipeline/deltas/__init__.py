@@ -1,0 +1,1 @@
+"""The delta file: its format, its layout, its manifest."""

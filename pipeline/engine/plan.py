@@ -1,0 +1,211 @@
+"""The layout of a run, known before a byte moves: which ranges are read, computed and written where.
+
+A `Job` is one output tensor with its inputs. A `Plan` cuts jobs into slices of one chunk each and
+groups slices whose outputs are neighbours into blocks, the unit of work: everything that a block reads
+and writes is known from the plan, so blocks may be walked in any order, by any number of workers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
+
+ALIGNMENT = 64  # bytes: a cache line, and more than any element needs
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A range of bytes of input number `reader`."""
+
+    reader: int
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One tensor to read for a job: where it begins, its element's size, how many it has."""
+
+    reader: int
+    offset: int
+    itemsize: int
+    count: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole tensor."""
+        return self.count * self.itemsize
+
+    def span(self, start: int, stop: int) -> Span | None:
+        """The bytes of elements start..stop, as far as the tensor has them."""
+        stop = min(stop, self.count)
+        if start >= stop:
+            return None
+        size = (stop - start) * self.itemsize
+        return Span(self.reader, self.offset + start * self.itemsize, size)
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """An input whose chunks have sizes of their own: chunk i is bytes bounds[i]..bounds[i + 1]."""
+
+    reader: int
+    offset: int
+    bounds: Sequence[int] | NDArray[np.uint64]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all chunks."""
+        return int(self.bounds[-1]) - int(self.bounds[0])
+
+    def span(self, start: int, stop: int) -> Span | None:
+        """The bytes that belong to the chunk that begins with element `start`."""
+        chunk = start // CHUNK_ELEMENTS
+        if chunk + 1 >= len(self.bounds):
+            return None
+        begin, end = int(self.bounds[chunk]), int(self.bounds[chunk + 1])
+        return Span(self.reader, self.offset + begin, end - begin) if end > begin else None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One output tensor: `count` elements of `itemsize` bytes at `offset` of output number `writer`."""
+
+    writer: int
+    offset: int
+    itemsize: int
+    count: int
+    inputs: tuple[Input | Ragged | None, ...]
+
+    @property
+    def chunks(self) -> int:
+        """How many slices the job makes. An empty tensor has none."""
+        return math.ceil(self.count / CHUNK_ELEMENTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One chunk of one job: its elements, its inputs' bytes, and where in its output they end up."""
+
+    job: int
+    chunk: int  # within the job
+    row: int  # within the plan: chunks counted through all jobs
+    start: int
+    count: int
+    spans: tuple[Span | None, ...]
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Slices whose outputs are one range of bytes."""
+
+    number: int
+    writer: int
+    offset: int
+    nbytes: int
+    slices: tuple[Slice, ...]
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes that the block reads and writes."""
+        return self.nbytes + sum(span.nbytes for span in self.spans)
+
+    @property
+    def spans(self) -> list[Span]:
+        """The bytes that the block's slices read."""
+        return [span for part in self.slices for span in part.spans if span]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All jobs of a run, in the order in which they are walked."""
+
+    jobs: Sequence[Job]
+
+    @cached_property
+    def first_rows(self) -> list[int]:
+        """For each job the number of its first chunk, and at the end the number of all chunks."""
+        return list(accumulate((job.chunks for job in self.jobs), initial=0))
+
+    @property
+    def rows(self) -> int:
+        """The number of chunks of all jobs."""
+        return self.first_rows[-1]
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that a walk reads."""
+        return sum(source.nbytes for job in self.jobs for source in job.inputs if source)
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes that a walk writes."""
+        return sum(job.count * job.itemsize for job in self.jobs)
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes that a walk reads and writes."""
+        return self.read_bytes + self.written_bytes
+
+    def largest_block_bytes(self, block_bytes: int) -> int:
+        """Memory for the largest of `blocks(block_bytes)`, each range aligned."""
+        return max(
+            (
+                block.moved_bytes + ALIGNMENT * (len(block.spans) + 1)
+                for block in self.blocks(block_bytes)
+            ),
+            default=0,
+        )
+
+    def slices(self) -> Iterator[Slice]:
+        """Every slice, in order."""
+        row = 0
+        for number, job in enumerate(self.jobs):
+            for chunk in range(job.chunks):
+                start = chunk * CHUNK_ELEMENTS
+                stop = min(start + CHUNK_ELEMENTS, job.count)
+                spans = tuple(source.span(start, stop) if source else None for source in job.inputs)
+                yield Slice(
+                    number, chunk, row, start, stop - start, spans,
+                    job.offset + start * job.itemsize, (stop - start) * job.itemsize,
+                )  # fmt: skip
+                row += 1
+
+    def blocks(self, block_bytes: int) -> Iterator[Block]:
+        """Slices grouped while their outputs are neighbours and together at most `block_bytes`.
+
+        A slice larger than that is a block of its own.
+        """
+        group: list[Slice] = []
+        number = 0
+        for part in self.slices():
+            if group and not self._fits(group, part, block_bytes):
+                yield self._block(number, group)
+                number += 1
+                group = []
+            group.append(part)
+        if group:
+            yield self._block(number, group)
+
+    def _fits(self, group: list[Slice], part: Slice, block_bytes: int) -> bool:
+        first, last = group[0], group[-1]
+        neighbours = (
+            self.jobs[first.job].writer == self.jobs[part.job].writer
+            and last.offset + last.nbytes == part.offset
+        )
+        return neighbours and part.offset + part.nbytes - first.offset <= block_bytes
+
+    def _block(self, number: int, group: list[Slice]) -> Block:
+        first, last = group[0], group[-1]
+        nbytes = last.offset + last.nbytes - first.offset
+        return Block(number, self.jobs[first.job].writer, first.offset, nbytes, tuple(group))

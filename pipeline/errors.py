@@ -1,0 +1,105 @@
+"""Every error that the pipeline raises on purpose, in one hierarchy.
+
+An error says what happened, where, and what to try next. The command line prints it as one line and
+exits with the class's `exit_code`; anything that is not a `PipelineError` is a bug of ours (exit 1).
+
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | a bug of ours |
+| 2 | usage or configuration |
+| 3 | the work could not be done: bad input, existing output, no space, a failed batch step |
+| 5 | credentials or network |
+| 130 | interrupted |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class PipelineError(Exception):
+    """Base of all deliberate errors.
+
+    what: one sentence on what happened. where: the file, tensor, option or URL concerned (never a
+    secret). hint: the next thing to try.
+    """
+
+    exit_code = 3
+
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
+        self.what = what
+        self.where = where
+        self.hint = hint
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text} ({self.hint})" if self.hint else text
+
+
+class UsageError(PipelineError):
+    """An option, a location or a setting that cannot mean anything."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A batch config with problems: all of them, each with its JSON path."""
+
+    def __init__(self, problems: Sequence[str], *, where: str) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        what = f"{count} problem{'s' if count != 1 else ''}: " + "; ".join(self.problems)
+        super().__init__(what, where=where)
+
+
+class NotFound(PipelineError):
+    """A file, blob, folder, repository or revision that is not there."""
+
+
+class OutputExists(PipelineError):
+    """Something already stands under the output's name, and overwriting was not asked for."""
+
+
+class StorageError(PipelineError):
+    """A store that cannot do what is asked of it: no space left, a read that comes up short."""
+
+
+class NotACheckpoint(PipelineError):
+    """A location that holds no model weights in a form that we read."""
+
+
+class CorruptFile(PipelineError):
+    """A file whose structure or content is not what its format or its digests say."""
+
+
+class QuantisedCheckpoint(PipelineError):
+    """Weights whose numbers are codes, not values: subtracting them would mean nothing."""
+
+
+class Mismatch(PipelineError):
+    """Checkpoints or deltas that do not fit together: every difference, the first ten in the text.
+
+    noun: what the problems are about, in the singular.
+    """
+
+    SHOWN = 10
+
+    def __init__(self, problems: Sequence[str], *, where: str, hint: str, noun: str = "tensor") -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        shown = "; ".join(self.problems[: self.SHOWN])
+        more = f"; and {count - self.SHOWN} more" if count > self.SHOWN else ""
+        what = f"{count} {noun}{'s do' if count != 1 else ' does'} not fit: {shown}{more}"
+        super().__init__(what, where=where, hint=hint)
+
+
+class StepFailed(PipelineError):
+    """A batch in which at least one step failed."""
+
+
+class AccessError(PipelineError):
+    """Credentials that are missing, refused or expired, and networks that do not answer."""
+
+    exit_code = 5

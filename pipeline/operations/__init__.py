@@ -1,0 +1,1 @@
+"""What the pipeline does: one public function for each command."""

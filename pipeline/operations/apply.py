@@ -1,0 +1,342 @@
+"""apply: new post = new base + the sum of scale * delta, streamed into a complete model folder.
+
+Two cases are told apart, and the report says which one it was. *Same base*: one delta at scale 1 onto
+the very base it was made on. Then post comes back bit for bit, and every chunk of the result is checked
+against post's digest on the way. *Another base*: the formula in float32 (or float64), rounded once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.checkpoints.alignment import check_vocabulary
+from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from pipeline.checkpoints.output import SHARD_BYTES, publishing_order
+from pipeline.deltas.delta import Delta, StoredTensor, open_delta
+from pipeline.deltas.format import BASE, POST, STORED, unpack
+from pipeline.engine.plan import Slice
+from pipeline.engine.walk import walk
+from pipeline.errors import CorruptFile, PipelineError, UsageError
+from pipeline.operations.common import DEFAULT_MEMORY, Resources, tokenizer_of
+from pipeline.operations.fit import Fitted, SumPlan, fit, plan_sum
+from pipeline.operations.release import Release, other_files
+from pipeline.progress import Progressing, silent
+from pipeline.settings import Settings
+from pipeline.storage.base import FolderWriter, exists
+from pipeline.storage.locations import open_parent, parse_output_model
+from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Arithmetic, Corrections, Operand, Term
+from pipeline.tensors.dtypes import F64, Bytes, DType, parse_dtype
+from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_into
+from pipeline.units import parse_bytes
+
+SAME_BASE = "same base, restored and verified bit for bit"
+ANOTHER_BASE = "another base, the formula rounded once"
+_PROBES = 8  # chunks that are compared before the run to tell which case it is
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyReport:
+    """What apply did, or with `dry_run` would do.
+
+    case: `SAME_BASE` or `ANOTHER_BASE`. nonfinite: elements of the result that are NaN or infinite.
+    carried: tensors taken whole from post because they are not float and differ from its base.
+    """
+
+    output: str
+    base: str
+    deltas: Sequence[tuple[str, float]]
+    dry_run: bool
+    case: str
+    tensors: int
+    elements: int
+    read_bytes: int
+    written_bytes: int
+    files: Sequence[str]
+    fingerprint: str | None = None
+    base_fingerprint: str | None = None
+    nonfinite: int | None = None
+    carried: Sequence[str] = ()
+    config_differences: Sequence[str] = ()
+
+
+def apply(
+    base: str,
+    deltas: Sequence[str | tuple[str, float]],
+    output: str,
+    *,
+    scale: float = 1.0,
+    store: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    memory: str | int = DEFAULT_MEMORY,
+    workers: int | None = None,
+    shard_size: str | int = SHARD_BYTES,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: Progressing = silent,
+) -> ApplyReport:
+    """Write base + the sum of scale * delta as the model folder `output`.
+
+    base: location of the checkpoint that receives the post-training. deltas: locations, or pairs of
+    location and scale; `scale` counts where none is given. dtype: format of the result's float tensors,
+    "auto" being the new base's (post's, where its very base was given). memory: bound on buffers.
+    Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`.
+    """
+    settings = Settings.load(store=store)
+    resources = Resources.parse(memory=memory, workers=workers, device=device)
+    form = parse_dtype(dtype)
+    shard_bytes = parse_bytes(shard_size)
+    target = parse_output_model(output)
+    wanted = [(each, scale) if isinstance(each, str) else each for each in deltas]
+    if not wanted:
+        raise UsageError("no delta is given", hint="add --delta NAME")
+    if any(not math.isfinite(factor) for _, factor in wanted):
+        raise UsageError("a scale must be a finite number", hint="for example --scale 0.8")
+    with ExitStack() as stack:
+        model = stack.enter_context(open_checkpoint(base, settings=settings, headers_only=dry_run))
+        opened = [stack.enter_context(open_delta(name, settings=settings)) for name, _ in wanted]
+        _check_vocabularies(model, opened)
+        run = _Run(model, opened, [factor for _, factor in wanted], form, shard_bytes, resources)
+        destination, name = open_parent(target, settings)
+        same_base = run.looks_like_same_base()
+        report = run.report(str(target), same_base=same_base)
+        if dry_run:
+            if not overwrite and (destination.stat(name) or next(destination.list(f"{name}/"), None)):
+                raise exists(str(target))
+            return replace(report, dry_run=True)
+        size = report.written_bytes
+        try:
+            with destination.create_folder(name, size_hint=size, overwrite=overwrite) as folder:
+                return run.write(folder, report, progress, same_base=same_base)
+        except _NotTheSameBase:  # identical where it was probed, different elsewhere: begin again
+            report = run.report(str(target), same_base=False)
+            with destination.create_folder(name, size_hint=size, overwrite=overwrite) as folder:
+                return run.write(folder, report, progress, same_base=False)
+
+
+class _NotTheSameBase(PipelineError):
+    """A chunk of the base differs from the one that the delta was made on."""
+
+
+def _check_vocabularies(base: Checkpoint, deltas: Sequence[Delta]) -> None:
+    """All tokenizers must agree, for rows are aligned by position."""
+    for delta in deltas:
+        theirs = delta.read_companion("tokenizer.json") if "tokenizer.json" in delta.companions else None
+        where = f"{base.location} and {delta.location}"
+        check_vocabulary(tokenizer_of(base), theirs, where=where)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One sum, its inputs opened."""
+
+    base: Checkpoint
+    deltas: Sequence[Delta]
+    scales: Sequence[float]
+    dtype: DType | None
+    shard_bytes: int
+    resources: Resources
+
+    def plan(self, *, same_base: bool) -> SumPlan:
+        """The layout of the result. Raises Mismatch."""
+        fitted = fit(self.base, self.deltas, dtype=self.dtype, as_post=same_base)
+        return plan_sum(self.base, self.deltas, fitted, shard_bytes=self.shard_bytes)
+
+    def looks_like_same_base(self) -> bool:
+        """Whether one delta goes whole onto what seems to be the base it was made on.
+
+        A few chunks are compared with their digests here; all of them are while the result is written.
+        """
+        if len(self.deltas) != 1 or self.scales[0] != 1.0:
+            return False
+        tensors = self.deltas[0].tensors
+        if set(tensors) != set(self.base.tensors):
+            return False  # `fit` will say what is wrong
+        for name, stored in tensors.items():
+            entry, record = self.base.tensors[name].entry, stored.record
+            if (entry.shape, entry.dtype) != (record.base_shape, record.base):
+                return False
+            if self.dtype not in (None, record.post) and record.post.is_float:
+                return False
+        filled = [name for name, stored in tensors.items() if len(stored.digests)]
+        probed = filled[:: max(1, len(filled) // _PROBES)]
+        return all(self._first_chunk_matches(name, tensors[name]) for name in probed)
+
+    def _first_chunk_matches(self, name: str, stored: StoredTensor) -> bool:
+        source = self.base.tensors[name]
+        size = min(source.entry.count, CHUNK_ELEMENTS) * source.entry.dtype.itemsize
+        data = np.empty(size, np.uint8)
+        self.base.readers[source.file].read_into(source.entry.offset, data.data)
+        found = np.empty(DIGEST_BYTES, np.uint8)
+        digest_into(found, data.data)
+        return bool(np.array_equal(found, stored.digests[0, BASE]))
+
+    def report(self, output: str, *, same_base: bool) -> ApplyReport:
+        """What is known before the run."""
+        layout = self.plan(same_base=same_base)
+        return ApplyReport(
+            output=output,
+            base=self.base.location,
+            deltas=[(d.location, s) for d, s in zip(self.deltas, self.scales, strict=True)],
+            dry_run=False,
+            case=SAME_BASE if same_base else ANOTHER_BASE,
+            tensors=len(layout.tensors),
+            elements=sum(item.result.count for item in layout.tensors),
+            read_bytes=layout.plan.read_bytes,
+            written_bytes=sum(shard.nbytes for shard in layout.shards),
+            files=[shard.name for shard in layout.shards],
+        )
+
+    def write(
+        self, folder: FolderWriter, report: ApplyReport, progress: Progressing, *, same_base: bool
+    ) -> ApplyReport:
+        """Write the whole folder and publish it."""
+        layout = self.plan(same_base=same_base)
+        writers = [folder.create(shard.name, size_hint=shard.nbytes) for shard in layout.shards]
+        for writer, shard in zip(writers, layout.shards, strict=True):
+            writer.write(0, shard.header)
+        found = _Found.empty(layout.plan.rows)
+        with progress(f"apply {report.output}", layout.plan.moved_bytes) as advance:
+            walk(
+                layout.plan,
+                readers=[*self.base.readers, *(delta.reader for delta in self.deltas)],
+                writers=writers,
+                make_kernel=lambda: _Add(
+                    layout.tensors,
+                    self.deltas,
+                    self.scales,
+                    found,
+                    self.resources.arithmetic(),
+                    same_base,
+                ),
+                limits=self.resources.limits,
+                scratch_bytes=self.resources.scratch_bytes(F64),
+                advance=advance,
+            )
+        for writer in writers:
+            writer.commit()
+        release = Release(self.base, self.deltas, self.scales, layout, same_base=same_base)
+        finished = replace(report, **release.summary(found.base, found.result, found.nonfinite))
+        names = list(report.files)
+        for name, content in other_files(release, finished):
+            names.append(name)
+            with folder.create(name, size_hint=len(content)) as writer:
+                writer.write(0, content)
+                writer.commit()
+        folder.publish(publishing_order(names))
+        return replace(finished, files=names)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the walk finds out about each chunk; rows are written by one worker each."""
+
+    base: NDArray[np.uint8]
+    result: NDArray[np.uint8]
+    nonfinite: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, rows: int) -> _Found:
+        """Tables for `rows` chunks."""
+        digests = np.zeros((2, rows, DIGEST_BYTES), np.uint8)
+        return cls(digests[0], digests[1], np.zeros(rows, np.int64))
+
+
+@dataclass
+class _Add:
+    """One worker's kernel: new base, stored deltas and corrections in, the result out."""
+
+    tensors: Sequence[Fitted]
+    deltas: Sequence[Delta]
+    scales: Sequence[float]
+    found: _Found
+    arithmetic: Arithmetic
+    same_base: bool
+
+    def __call__(self, part: Slice, inputs: Sequence[Bytes], out: Bytes) -> bytes:
+        """See `Kernel`."""
+        item = self.tensors[part.job]
+        base = inputs[0]
+        digest_into(self.found.base[part.row], base.data)
+        if self.same_base and not np.array_equal(
+            self.found.base[part.row], item.stored[0].digests[part.chunk, BASE]
+        ):
+            raise _NotTheSameBase(f"{item.result.name} differs")
+        if item.result.dtype.is_float:
+            self._add(item, part, inputs, out)
+        else:
+            self._carry(item, part, inputs, out)
+        digest_into(self.found.result[part.row], out.data)
+        if self.same_base and not np.array_equal(
+            self.found.result[part.row], item.stored[0].digests[part.chunk, POST]
+        ):
+            raise CorruptFile(
+                f"{item.result.name} does not come out as post's, bit for bit",
+                where=self.deltas[0].location,
+                hint="the delta's corrections are damaged: fetch or compute it again",
+            )
+        return b""
+
+    def _add(self, item: Fitted, part: Slice, inputs: Sequence[Bytes], out: Bytes) -> None:
+        result = Operand(out, item.result.dtype)
+        parts = list(self._terms(item, part, inputs))
+        self.found.nonfinite[part.row] = self.arithmetic.add(
+            Operand(inputs[0], item.base.dtype), [term for term, _ in parts], result
+        )
+        if self.same_base:
+            _, exceptions = parts[0]
+            result.bits[exceptions.lost_at] = exceptions.lost
+
+    def _terms(
+        self, item: Fitted, part: Slice, inputs: Sequence[Bytes]
+    ) -> Iterator[tuple[Term, Corrections]]:
+        """Each delta's share in the sum, and its corrections, checked against its digest."""
+        for number, stored in enumerate(item.stored):
+            data, packed = inputs[1 + 2 * number : 3 + 2 * number]
+            if not len(data):
+                continue  # the new base has rows that this delta knows nothing of
+            where = self.deltas[number].location
+            self._check(stored, part.chunk, data, packed, where)
+            record = stored.record
+            corrections = unpack(
+                packed,
+                elements=len(data) // record.stored.itemsize,
+                width=record.width,
+                post=record.post,
+                where=where,
+            )
+            term = Term(
+                Operand(data, record.stored),
+                self.scales[number],
+                corrections.rest_at,
+                corrections.rest,
+                record.width,
+            )
+            yield term, corrections
+
+    def _carry(self, item: Fitted, part: Slice, inputs: Sequence[Bytes], out: Bytes) -> None:
+        """Post's values of the last delta that changed the tensor, else the new base's."""
+        chosen = inputs[0]
+        for number, stored in enumerate(item.stored):
+            data, packed = inputs[1 + 2 * number : 3 + 2 * number]
+            self._check(stored, part.chunk, data, packed, self.deltas[number].location)
+            if stored.record.changed:
+                chosen = data
+        out[:] = chosen
+
+    @staticmethod
+    def _check(stored: StoredTensor, chunk: int, data: Bytes, packed: Bytes, where: str) -> None:
+        found = np.empty(DIGEST_BYTES, np.uint8)
+        digest_into(found, data.data, packed.data)
+        if not np.array_equal(found, stored.digests[chunk, STORED]):
+            raise CorruptFile(
+                f"chunk {chunk} of {stored.record.name} does not match its digest",
+                where=where,
+                hint="the delta is damaged: fetch or compute it again",
+            )

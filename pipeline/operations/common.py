@@ -1,0 +1,76 @@
+"""What compute and apply share: options, and a checkpoint's or delta's tensors as inputs of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.checkpoints.checkpoint import Checkpoint, Source
+from pipeline.engine.plan import Input
+from pipeline.engine.walk import Limits
+from pipeline.errors import UsageError
+from pipeline.tensors.arithmetic import Arithmetic, CpuArithmetic, scratch_bytes
+from pipeline.tensors.dtypes import DType
+from pipeline.units import parse_bytes
+
+Device = Literal["auto", "cpu", "cuda"]
+DEFAULT_MEMORY = "1GiB"
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a run may use: limits, and the device that does the arithmetic."""
+
+    limits: Limits
+    device: str
+
+    @classmethod
+    def parse(cls, *, memory: str | int, workers: int | None, device: str) -> Resources:
+        """Resources from a command's options. Raises UsageError.
+
+        "auto" is the processor: moving bytes is the limit here, and the arithmetic hides behind it.
+        """
+        if device not in ("auto", "cpu", "cuda"):
+            raise UsageError(f"{device!r} is not a device", hint="use auto, cpu or cuda")
+        if device == "cuda":
+            _require_cuda()
+        return cls(Limits.of(parse_bytes(memory), workers), "cuda" if device == "cuda" else "cpu")
+
+    def arithmetic(self) -> Arithmetic:
+        """A new instance for one worker."""
+        if self.device == "cuda":
+            from pipeline.tensors.torch_arithmetic import TorchArithmetic
+
+            return TorchArithmetic("cuda")
+        return CpuArithmetic()
+
+    def scratch_bytes(self, width: DType) -> int:
+        """Memory that one instance takes for arithmetic in `width`."""
+        return scratch_bytes(width)
+
+
+def _require_cuda() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UsageError("no CUDA device was found", hint="use --device cpu: it is rarely slower")
+
+
+def as_input(source: Source, first_reader: int = 0) -> Input:
+    """A checkpoint's tensor as an input, its readers being numbered from `first_reader`."""
+    entry = source.entry
+    return Input(first_reader + source.file, entry.offset, entry.dtype.itemsize, entry.count)
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> bytes | None:
+    """The content of a checkpoint's tokenizer.json, if it has one."""
+    from pipeline.checkpoints.files import read_all
+
+    reader = checkpoint.companions.get("tokenizer.json")
+    return read_all(reader) if reader else None
+
+
+def widest(dtypes: Sequence[DType]) -> DType:
+    """The dtype with the widest elements."""
+    return max(dtypes, key=lambda dtype: dtype.itemsize)

@@ -1,0 +1,114 @@
+"""Whether deltas fit a new base, tensor by tensor, and the plan of the sum if they do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.checkpoints.alignment import is_grown, name_problems, show
+from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.header import Entry, Tensor
+from pipeline.checkpoints.output import Shard, plan_shards
+from pipeline.deltas.delta import Delta, StoredTensor
+from pipeline.engine.plan import Input, Job, Plan, Ragged
+from pipeline.errors import Mismatch
+from pipeline.operations.common import as_input
+from pipeline.tensors.dtypes import DType
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """One tensor of the result: the new base's entry, each delta's tensor, and the result's form."""
+
+    base: Entry
+    stored: tuple[StoredTensor, ...]
+    result: Tensor
+
+
+@dataclass(frozen=True)
+class SumPlan:
+    """The result's shards, its tensors in the order of the plan's jobs, and the plan."""
+
+    shards: Sequence[Shard]
+    tensors: Sequence[Fitted]
+    plan: Plan
+
+
+def fit(
+    base: Checkpoint, deltas: Sequence[Delta], *, dtype: DType | None, as_post: bool
+) -> list[Fitted]:
+    """Each tensor of `base` with those of `deltas`, in the order of base's files.
+
+    dtype: the result's float format, None being the new base's own, or post's if `as_post`.
+    Raises Mismatch with every tensor that is missing somewhere or has another shape.
+    """
+    problems: list[str] = []
+    for delta in deltas:
+        problems += name_problems(base.tensors, delta.tensors, "the new base", delta.location)
+    fitted = []
+    for name, source in base.tensors.items():
+        entry = source.entry
+        stored = tuple(delta.tensors[name] for delta in deltas if name in delta.tensors)
+        problems += [
+            _describe(entry, tensor, delta)
+            for tensor, delta in zip(stored, deltas, strict=False)
+            if not _fits(entry, base.vocab_size, tensor, delta)
+        ]
+        if len(stored) == len(deltas):
+            own = stored[0].record.post if as_post or not entry.dtype.is_float else entry.dtype
+            form = dtype if dtype and own.is_float else own
+            shape = max([entry.shape, *(t.record.shape for t in stored)], key=math.prod)
+            fitted.append(Fitted(entry, stored, Tensor(name, form, shape)))
+    if problems:
+        raise Mismatch(
+            problems,
+            where=f"{base.location} and {', '.join(delta.location for delta in deltas)}",
+            hint="a delta fits only bases of the architecture it was made on: compare them "
+            "with `cli.py inspect`",
+        )
+    return fitted
+
+
+def _fits(entry: Entry, vocab: int | None, tensor: StoredTensor, delta: Delta) -> bool:
+    shape, post_vocab = tensor.record.shape, delta.vocab_size
+    if entry.dtype.is_float != tensor.record.post.is_float:
+        return False
+    return (
+        entry.shape == shape
+        or is_grown(entry.shape, vocab, shape, post_vocab)
+        or is_grown(shape, post_vocab, entry.shape, vocab)
+    )
+
+
+def _describe(entry: Entry, tensor: StoredTensor, delta: Delta) -> str:
+    ours = f"{show(entry.shape)} {entry.dtype}"
+    theirs = f"{show(tensor.record.shape)} {tensor.record.post}"
+    return f"{entry.name} is {ours} in the new base, {theirs} in {delta.location}"
+
+
+def plan_sum(
+    base: Checkpoint, deltas: Sequence[Delta], fitted: Sequence[Fitted], *, shard_bytes: int
+) -> SumPlan:
+    """The result's layout: a job per tensor, in the order of the shards' bytes.
+
+    Inputs of a job are the new base's tensor, then for each delta its stored values and corrections.
+    """
+    by_name = {item.result.name: item for item in fitted}
+    shards = plan_shards([item.result for item in fitted], shard_bytes)
+    ordered: list[Fitted] = []
+    jobs: list[Job] = []
+    for number, shard in enumerate(shards):
+        for tensor, offset in zip(shard.tensors, shard.offsets, strict=True):
+            item = by_name[tensor.name]
+            inputs: list[Input | Ragged | None] = [as_input(base.tensors[tensor.name])]
+            for index, (delta, stored) in enumerate(zip(deltas, item.stored, strict=True)):
+                reader = len(base.readers) + index
+                count = math.prod(stored.record.shape)
+                inputs.append(Input(reader, stored.offset, stored.record.stored.itemsize, count))
+                inputs.append(Ragged(reader, delta.corrections_offset, stored.bounds))
+            ordered.append(item)
+            jobs.append(Job(number, offset, tensor.dtype.itemsize, tensor.count, tuple(inputs)))
+    return SumPlan(shards, ordered, Plan(jobs))

@@ -1,0 +1,184 @@
+"""What every store offers: bytes by range in, bytes by block out, nothing half-published.
+
+A store is a flat namespace of blobs under one root. A blob appears whole, by one atomic commit, or
+not at all. Nothing in this package knows what the bytes mean.
+
+    reader = store.open("deltas/x.safetensors")
+    reader.read_into(0, buffer)
+
+    with store.create("deltas/y.safetensors", size_hint=n, overwrite=False) as writer:
+        writer.write(0, first)          # from any thread, in any order
+        writer.write(len(first), rest)
+        writer.commit()                 # without it, leaving the block throws the work away
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+from pipeline.errors import CorruptFile, OutputExists
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """One blob of a store: its name under the store's root, and its size in bytes."""
+
+    name: str
+    nbytes: int
+
+
+class Reader(Protocol):
+    """Random access to one immutable blob. Safe to use from several threads."""
+
+    @property
+    def name(self) -> str:
+        """The blob, as people should see it in a message."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the blob in bytes."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a read costs a round trip, so that more of them should be under way at once."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes from `offset` on.
+
+        Raises CorruptFile if the blob ends before the buffer is full or has changed since it was
+        opened.
+        """
+
+    def close(self) -> None:
+        """Let go of what the reader holds."""
+
+
+class Writer(Protocol):
+    """One blob in the making. `write` may be called from several threads, in any order."""
+
+    @property
+    def block_bytes(self) -> int:
+        """The size of write that suits this store best."""
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Put `data` at `offset`; `data` may be reused once this returns. Ranges must not overlap."""
+
+    def commit(self) -> None:
+        """Publish the blob whole, under its name, at once.
+
+        Raises OutputExists if the name was taken meanwhile and overwriting was not asked for.
+        """
+
+    def abort(self) -> None:
+        """Throw away what was written. Harmless after `commit`."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class FolderWriter(Protocol):
+    """A folder of blobs in the making, which appears under its name only by `publish`."""
+
+    def create(self, name: str, *, size_hint: int) -> Writer:
+        """Start one file of the folder. Its `commit` finishes it without making it visible."""
+
+    def publish(self, order: Sequence[str]) -> None:
+        """Make the whole folder visible; where a store can only do so file by file, in `order`."""
+
+    def abort(self) -> None:
+        """Throw the folder away. Harmless after `publish`."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+@runtime_checkable
+class Store(Protocol):
+    """A place where deltas and models lie."""
+
+    @property
+    def url(self) -> str:
+        """The store as a location, without secrets."""
+
+    def stat(self, name: str) -> BlobInfo | None:
+        """The blob called `name`, or None."""
+
+    def list(self, prefix: str = "") -> Iterator[BlobInfo]:
+        """All blobs whose name begins with `prefix`, sorted by name."""
+
+    def open(self, name: str) -> Reader:
+        """Open a blob for reading. Raises NotFound."""
+
+    def create(self, name: str, *, size_hint: int, overwrite: bool) -> Writer:
+        """Start a blob of about `size_hint` bytes. Raises OutputExists."""
+
+    def create_folder(self, name: str, *, size_hint: int, overwrite: bool) -> FolderWriter:
+        """Start a folder of about `size_hint` bytes.
+
+        Raises OutputExists if anything lies there and `overwrite` is not set.
+        """
+
+
+class Aborting:
+    """Mixin: leaving the `with` block aborts what was not published."""
+
+    def abort(self) -> None:
+        """Throw away what was written."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.abort()
+
+
+@dataclass(slots=True)
+class Extents:
+    """The ranges that a writer has received, so that a commit can prove that none is missing."""
+
+    sizes: dict[int, int] = field(default_factory=dict)  # offset -> bytes
+
+    def add(self, offset: int, nbytes: int) -> None:
+        """Note that `nbytes` were written at `offset`."""
+        self.sizes[offset] = nbytes
+
+    def ordered(self, *, where: str) -> list[tuple[int, int]]:
+        """All (offset, bytes) in order. Raises CorruptFile if they leave a hole or overlap."""
+        end = 0
+        ordered = sorted(self.sizes.items())
+        for offset, nbytes in ordered:
+            if offset != end:
+                what = f"bytes {min(end, offset)}..{max(end, offset)} were written never or twice"
+                raise CorruptFile(what, where=where, hint="please report this as a bug")
+            end = offset + nbytes
+        return ordered
+
+
+def exists(where: str) -> OutputExists:
+    """The error for an output whose name is taken."""
+    return OutputExists(
+        "already exists", where=where, hint="add --overwrite to replace it, or name another output"
+    )

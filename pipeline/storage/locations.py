@@ -1,0 +1,182 @@
+"""Locations: the strings by which people name checkpoints, deltas and folders.
+
+| written | means |
+|---|---|
+| `org/name`, `org/name@revision`, `hf://org/name@revision` | a model on the Hub |
+| `./dir`, `/dir`, `../x`, `file:///dir` | local |
+| `az://container/path` | Azure, account from the environment |
+| `https://ACCOUNT.blob.core.windows.net/container/path` | Azure, account in the URL |
+| `deltas/x.safetensors` for a delta | a name in the store |
+
+For a model, an existing local path wins over a Hub id of the same text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pipeline.errors import UsageError
+from pipeline.settings import Settings
+from pipeline.storage.base import Store
+from pipeline.storage.names import safe_name
+
+_HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
+
+
+class Scheme(Enum):
+    """Which kind of place a location is in."""
+
+    HUB = "hub"
+    LOCAL = "local"
+    AZURE = "azure"
+    STORE = "store"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A parsed location; `str()` of it is safe to show, for a SAS in its URL is kept apart.
+
+    path: repository id, file path, or blob path inside the container or the store.
+    account_url, container, sas: for Azure only; no account_url means the environment's account.
+    """
+
+    scheme: Scheme
+    path: str
+    revision: str | None = None
+    account_url: str | None = None
+    container: str | None = None
+    sas: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        match self.scheme:
+            case Scheme.HUB:
+                return f"hf://{self.path}" + (f"@{self.revision}" if self.revision else "")
+            case Scheme.AZURE if self.account_url:
+                return f"{self.account_url}/{self.container}/{self.path}".rstrip("/")
+            case Scheme.AZURE:
+                return f"az://{self.container}/{self.path}".rstrip("/")
+        return self.path
+
+
+def parse_model(text: str) -> Location:
+    """The location of a model to read. Raises UsageError if `text` cannot be one."""
+    if (location := _parse_explicit(text)) is not None:
+        return location
+    if Path(text).exists():
+        return Location(Scheme.LOCAL, text)
+    match = _HUB_ID.fullmatch(text)
+    if match is None:
+        raise UsageError(
+            f"{text!r} is neither a folder that exists nor a Hub id",
+            hint="write org/name, org/name@revision, ./folder or az://container/path",
+        )
+    return Location(Scheme.HUB, match["repo"], match["revision"])
+
+
+def parse_delta(text: str) -> Location:
+    """The location of a delta; a plain relative name is one in the store."""
+    location = _parse_explicit(text) or Location(Scheme.STORE, safe_name(text))
+    if location.scheme is Scheme.HUB:
+        raise UsageError(f"deltas are not read from the Hub: {text!r}", hint="download it first")
+    return location
+
+
+def parse_output_model(text: str) -> Location:
+    """The location of a model to write: local unless it names a container."""
+    location = _parse_explicit(text) or Location(Scheme.LOCAL, text)
+    if location.scheme is Scheme.HUB:
+        raise UsageError(f"models are not written to the Hub: {text!r}", hint="write to a folder")
+    return location
+
+
+def _parse_explicit(text: str) -> Location | None:
+    """The location, if `text` itself says which kind it is."""
+    if not text or any(ord(char) < 32 for char in text):
+        raise UsageError(f"{text!r} is not a location")
+    if text.startswith(("/", "./", "../", "~/")) or text in (".", ".."):
+        return Location(Scheme.LOCAL, str(Path(text).expanduser()))
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return None
+    match scheme:
+        case "file":
+            return Location(Scheme.LOCAL, unquote(urlsplit(text).path))
+        case "hf":
+            match = _HUB_ID.fullmatch(rest)
+            if match is None:
+                raise UsageError(f"{text!r} is not a Hub location", hint="write hf://org/name@revision")
+            return Location(Scheme.HUB, match["repo"], match["revision"])
+        case "az":
+            container, _, path = rest.partition("/")
+            return _azure(text, None, container, path, None)
+        case "http" | "https":
+            return _parse_azure_url(text)
+    raise UsageError(
+        f"{scheme}:// is not a kind of location", hint="use hf://, az://, https://, file://"
+    )
+
+
+def _parse_azure_url(text: str) -> Location:
+    url = urlsplit(text)
+    host = url.hostname or ""
+    parts = unquote(url.path).strip("/").split("/")
+    account_url = f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
+    local = is_loopback(host)
+    if local:  # an emulator: the account is the path's first part
+        account_url = f"{account_url}/{parts.pop(0)}"
+    elif url.scheme == "http":
+        raise UsageError("http would send credentials in the clear", where=account_url, hint="use https")
+    container, path = parts[0] if parts else "", "/".join(parts[1:])
+    return _azure(account_url, account_url, container, path, url.query or None)
+
+
+def _azure(shown: str, account_url: str | None, container: str, path: str, sas: str | None) -> Location:
+    if not re.fullmatch(r"[a-z0-9](?:-?[a-z0-9]){2,62}|\$web|\$root", container):
+        raise UsageError(
+            f"{container!r} is not a container's name",
+            where=shown,
+            hint="3 to 63 lower-case letters, digits and single hyphens: az://container/path",
+        )
+    path = path.strip("/")
+    return Location(Scheme.AZURE, safe_name(path) if path else "", None, account_url, container, sas)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine, as an emulator's is."""
+    return host in ("localhost", "::1") or host.startswith("127.") or host == "azurite"
+
+
+def open_folder(location: Location, settings: Settings) -> Store:
+    """The store whose root is the folder at `location` (not for the Hub)."""
+    match location.scheme:
+        case Scheme.LOCAL:
+            from pipeline.storage.local import LocalStore
+
+            return LocalStore(Path(location.path), fsync=settings.fsync)
+        case Scheme.AZURE:
+            from pipeline.storage.azure import AzureStore, connect
+
+            return AzureStore(connect(location, settings.azure), prefix=location.path)
+    raise UsageError(f"{location} is not a folder")
+
+
+def open_parent(location: Location, settings: Settings) -> tuple[Store, str]:
+    """The store that holds the one file or folder at `location`, and its name there."""
+    if location.scheme is Scheme.STORE:
+        return open_folder(parse_store(settings.store), settings), location.path
+    if location.scheme is Scheme.LOCAL:
+        path = Path(location.path).absolute()
+        return open_folder(Location(Scheme.LOCAL, str(path.parent)), settings), path.name
+    root = Location(location.scheme, "", None, location.account_url, location.container, location.sas)
+    if not location.path:
+        raise UsageError("a container, not a name in it", where=str(location), hint="add /name")
+    return open_folder(root, settings), location.path
+
+
+def parse_store(text: str) -> Location:
+    """The location of a store: a folder or a container, perhaps with a path in it."""
+    return parse_output_model(text)

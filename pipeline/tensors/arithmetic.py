@@ -1,0 +1,227 @@
+"""The two formulas of the method on one chunk of a tensor, exact where exactness is possible.
+
+    subtract:  d = W(post) - W(base)                       stored = round(d), and what rounding lost
+    add:       result = round(W(base) + sum of W(scale_i) * d_i)
+
+W is float32, or float64 where any operand is float64; every operation is done in W and the result is
+rounded once, to nearest even. What a stored chunk lost is kept beside it:
+
+- a *remainder* where bits(d) != bits(W(stored)): their difference as a signed integer, so that d comes
+  back exactly, for any base;
+- an *exception* where round(W(base) + d) is not post: post's own bits, for the base it was made on.
+
+By Sterbenz's lemma there is no remainder wherever post and base are within a factor of two, which is
+nearly everywhere in a fine-tuned model. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.tensors import kernels
+from pipeline.tensors.dtypes import BF16, F16, F32, F64, Bits, Bytes, DType, compute_dtype
+
+CHUNK_ELEMENTS = 1 << 19  # the unit of work, of digests and of the delta format; 1 MiB of bfloat16
+
+_EXPONENTS = {BF16: 0x7F80, F16: 0x7C00, F32: 0x7F800000, F64: 0x7FF0000000000000}
+_NUMPY_FLOATS = {F16: "<f2", F32: "<f4", F64: "<f8"}
+
+
+@dataclass(frozen=True, slots=True)
+class Corrections:
+    """What a stored chunk lost. Positions count elements from the chunk's start (uint32, ascending).
+
+    rest: signed integers as wide as W. lost: bits of post's format.
+    """
+
+    rest_at: NDArray[np.uint32]
+    rest: NDArray[Any]
+    lost_at: NDArray[np.uint32]
+    lost: Bits
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """The raw bytes of a run of elements of one format."""
+
+    data: Bytes
+    dtype: DType
+
+    @property
+    def bits(self) -> Bits:
+        """The elements as unsigned integers."""
+        return self.data.view(self.dtype.bits)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One scaled delta in a sum: stored values and the remainders that make them exact."""
+
+    stored: Operand
+    scale: float
+    rest_at: NDArray[np.uint32]
+    rest: NDArray[Any]
+    width: DType  # the W of the subtraction that made it
+
+
+class Arithmetic(Protocol):
+    """Both formulas on one chunk. An instance belongs to one thread: it reuses its scratch space."""
+
+    def subtract(self, post: Operand, base: Operand, stored: Operand) -> tuple[int, Corrections]:
+        """Fill `stored` with post - base; returns (elements that differ, what rounding lost).
+
+        `base` may be shorter than `post`: elements that it lacks count as zero. The corrections'
+        arrays are valid until the next call.
+        """
+
+    def add(self, base: Operand, terms: Sequence[Term], result: Operand) -> int:
+        """Fill `result` with base + the scaled terms; returns how many results are not finite.
+
+        `base` and each term may be shorter than `result`: a missing base element counts as zero, a
+        missing term leaves the sum as it is.
+        """
+
+
+def scratch_bytes(width: DType) -> int:
+    """Memory of one instance of `CpuArithmetic` in bytes, for arithmetic in `width`."""
+    rare = CHUNK_ELEMENTS * (4 + 4 + 4 + 2)
+    return 3 * CHUNK_ELEMENTS * width.itemsize + rare
+
+
+class CpuArithmetic:
+    """`Arithmetic` with compiled loops for bfloat16, the commonest case, and numpy for the others."""
+
+    def __init__(self) -> None:
+        self._scratch: dict[tuple[int, DType], NDArray[Any]] = {}
+        self._rest_at = np.empty(CHUNK_ELEMENTS, np.uint32)
+        self._rest = np.empty(CHUNK_ELEMENTS, np.int32)
+        self._lost_at = np.empty(CHUNK_ELEMENTS, np.uint32)
+        self._lost = np.empty(CHUNK_ELEMENTS, np.uint16)
+
+    def subtract(self, post: Operand, base: Operand, stored: Operand) -> tuple[int, Corrections]:
+        """See `Arithmetic.subtract`."""
+        all_bf16 = post.dtype == base.dtype == stored.dtype == BF16
+        if all_bf16 and len(base.data) == len(post.data):
+            changed, rests, losses = kernels.subtract_bf16(
+                post.bits,
+                base.bits,
+                stored.bits,
+                self._rest_at,
+                self._rest,
+                self._lost_at,
+                self._lost,
+            )
+            return int(changed), Corrections(
+                self._rest_at[:rests],
+                self._rest[:rests],
+                self._lost_at[:losses],
+                self._lost[:losses],
+            )
+        with np.errstate(all="ignore"):  # overflow, NaN and infinity are data here
+            return self._subtract_any(post, base, stored)
+
+    def _subtract_any(self, post: Operand, base: Operand, stored: Operand) -> tuple[int, Corrections]:
+        width = compute_dtype(post.dtype, base.dtype)
+        unsigned, signed = width.bits, f"<i{width.itemsize}"
+        difference = self._widen(post, 0, width)
+        subtrahend = self._widen(base, 1, width, count=len(difference))
+        changed = np.count_nonzero(difference.view(unsigned) != subtrahend.view(unsigned))
+        np.subtract(difference, subtrahend, out=difference)
+        difference[np.isnan(difference)] = np.nan  # one canonical NaN
+        self._narrow(difference, stored)
+        kept = self._widen(stored, 2, width)
+        rest = difference.view(unsigned) - kept.view(unsigned)
+        rest_at = np.flatnonzero(rest)
+        restored = Operand(np.empty_like(post.data), post.dtype)
+        np.add(subtrahend, difference, out=kept)
+        self._narrow(kept, restored)
+        lost_at = np.flatnonzero(restored.bits != post.bits)
+        return int(changed), Corrections(
+            rest_at.astype(np.uint32), rest[rest_at].view(signed),
+            lost_at.astype(np.uint32), post.bits[lost_at],
+        )  # fmt: skip
+
+    def add(self, base: Operand, terms: Sequence[Term], result: Operand) -> int:
+        """See `Arithmetic.add`."""
+        with np.errstate(all="ignore"):
+            if len(terms) == 1 and self._is_plain_bf16(base, terms[0], result):
+                self._add_bf16(base, terms[0], result)
+            else:
+                self._add_any(base, terms, result)
+        return int(kernels.count_with_bits(result.bits, _exponent(result.dtype)))
+
+    @staticmethod
+    def _is_plain_bf16(base: Operand, term: Term, result: Operand) -> bool:
+        same_type = base.dtype == term.stored.dtype == result.dtype == BF16 and term.width == F32
+        return same_type and len(base.data) == len(term.stored.data) == len(result.data)
+
+    @staticmethod
+    def _add_bf16(base: Operand, term: Term, result: Operand) -> None:
+        scale = np.float32(term.scale)
+        kernels.add_bf16(base.bits, term.stored.bits, scale, result.bits)
+        if at := len(term.rest_at):
+            where = term.rest_at
+            delta, value = np.empty(at, np.float32), np.empty(at, np.float32)
+            kernels.widen_bf16(term.stored.bits[where], delta)
+            delta.view(np.int32)[:] += term.rest
+            kernels.widen_bf16(base.bits[where], value)
+            value += scale * delta
+            exact = np.empty(at, np.uint16)
+            kernels.narrow_bf16(value, exact)
+            result.bits[where] = exact
+
+    def _add_any(self, base: Operand, terms: Sequence[Term], result: Operand) -> None:
+        width = compute_dtype(base.dtype, *(term.width for term in terms))
+        count = len(result.data) // result.dtype.itemsize
+        total = self._widen(base, 0, width, count=count)
+        for term in terms:
+            delta = self._widen(term.stored, 1, term.width)
+            if len(term.rest_at):
+                delta.view(f"<i{term.width.itemsize}")[term.rest_at] += term.rest
+            if term.width != width:
+                wider = self._array(2, width, len(delta))
+                np.copyto(wider, delta)
+                delta = wider
+            delta *= delta.dtype.type(term.scale)
+            total[: len(delta)] += delta
+        self._narrow(total, result)
+
+    def _array(self, slot: int, dtype: DType, count: int) -> NDArray[Any]:
+        """Scratch space number `slot`, for `count` floats of `dtype`."""
+        array = self._scratch.get((slot, dtype))
+        if array is None:
+            array = self._scratch[slot, dtype] = np.empty(CHUNK_ELEMENTS, _NUMPY_FLOATS[dtype])
+        return array[:count]
+
+    def _widen(self, source: Operand, slot: int, width: DType, count: int = 0) -> NDArray[Any]:
+        """The values of `source` as floats of `width`, in scratch `slot`, zeros up to `count`."""
+        have = len(source.data) // source.dtype.itemsize
+        out = self._array(slot, width, max(have, count))
+        if source.dtype == BF16 and width == F32:
+            kernels.widen_bf16(source.bits, out[:have])
+        elif source.dtype == BF16:
+            np.copyto(out[:have], self._widen(source, slot, F32))
+        else:
+            np.copyto(out[:have], source.data.view(_NUMPY_FLOATS[source.dtype]))
+        out[have:] = 0
+        return out
+
+    def _narrow(self, values: NDArray[Any], out: Operand) -> None:
+        """Round `values` once, to nearest even, into `out`."""
+        if out.dtype != BF16:
+            np.copyto(out.data.view(_NUMPY_FLOATS[out.dtype]), values, casting="same_kind")
+            return
+        if values.dtype == np.float64:
+            odd = np.empty(len(values), np.float32)
+            kernels.round_to_odd(values, odd)
+            values = odd
+        kernels.narrow_bf16(values, out.bits)
+
+
+def _exponent(dtype: DType) -> Any:
+    return dtype.bits.type(_EXPONENTS[dtype])
