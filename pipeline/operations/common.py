@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,6 +56,20 @@ def _require_cuda() -> None:
         raise UsageError("no CUDA device was found", hint="use --device cpu: it is rarely slower")
 
 
+def parse_scaled(text: str, scale: float) -> tuple[str, float]:
+    """A delta's location and its scale from "DELTA" or "DELTA=SCALE"; `scale` is the default.
+
+    A URL with a query keeps its equals signs: give such a delta's scale by itself.
+    """
+    location, equals, number = text.rpartition("=")
+    if not equals or ("://" in text and "?" in text):
+        return text, scale
+    try:
+        return location, float(number)
+    except ValueError:
+        raise UsageError(f"{number!r} is not a scale", where=text, hint="write DELTA=0.5") from None
+
+
 def as_input(source: Source, first_reader: int = 0) -> Input:
     """A checkpoint's tensor as an input, its readers being numbered from `first_reader`."""
     entry = source.entry
@@ -69,8 +82,3 @@ def tokenizer_of(checkpoint: Checkpoint) -> bytes | None:
 
     reader = checkpoint.companions.get("tokenizer.json")
     return read_all(reader) if reader else None
-
-
-def widest(dtypes: Sequence[DType]) -> DType:
-    """The dtype with the widest elements."""
-    return max(dtypes, key=lambda dtype: dtype.itemsize)

@@ -98,7 +98,7 @@ def _parse_explicit(text: str) -> Location | None:
     if not text or any(ord(char) < 32 for char in text):
         raise UsageError(f"{text!r} is not a location")
     if text.startswith(("/", "./", "../", "~/")) or text in (".", ".."):
-        return Location(Scheme.LOCAL, str(Path(text).expanduser()))
+        return Location(Scheme.LOCAL, str(Path(text).expanduser()) if text[0] == "~" else text)
     scheme, separator, rest = text.partition("://")
     if not separator:
         return None
