@@ -100,6 +100,10 @@ class StepFailed(PipelineError):
 
 
 class AccessError(PipelineError):
-    """Credentials that are missing, refused or expired, and networks that do not answer."""
+    """Credentials that are missing, refused or expired."""
 
     exit_code = 5
+
+
+class Unreachable(AccessError):
+    """A network or a service that does not answer as it should; trying again may help."""

@@ -10,7 +10,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +35,6 @@ from servers.hub import HubServer
 
 REPO = "org/model"
 WEIGHTS = "model.safetensors"
-
-
-@pytest.fixture
-def hub() -> Iterator[HubServer]:
-    with HubServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def azurite() -> Iterator[Azurite]:
-    with Azurite() as server:
-        yield server
 
 
 def write_model(folder: Path, *, value: float = 1.0, rows: int = 64) -> Path:

@@ -27,7 +27,12 @@ from pathlib import Path
 import prose
 import tasks
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 HERE = Path(__file__).resolve().parent
@@ -109,7 +114,7 @@ def is_right(completion: str, answer: str, end: str) -> bool:
 
 @torch.inference_mode()
 def complete(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, texts: list[str]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
 ) -> list[str]:
     """Greedy completions, special tokens kept."""
     tokenizer.padding_side = "left"
@@ -130,7 +135,7 @@ def complete(
 
 @torch.inference_mode()
 def bits_per_byte(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, documents: list[str]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, documents: list[str]
 ) -> float:
     """Bits that the model needs for each UTF-8 byte of the documents."""
     start = tokenizer.convert_tokens_to_ids(DOCUMENT_END)
@@ -145,9 +150,9 @@ def bits_per_byte(
     for at in range(0, len(windows), BATCH):
         rows = windows[at : at + BATCH]
         width = max(map(len, rows))
-        ids = torch.tensor([row + [start] * (width - len(row)) for row in rows])
+        inputs = torch.tensor([row + [start] * (width - len(row)) for row in rows])
         labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
-        logits = model(input_ids=ids).logits[:, :-1].float()
+        logits = model(input_ids=inputs).logits[:, :-1].float()
         nats += torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
         ).item()

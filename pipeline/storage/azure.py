@@ -14,18 +14,11 @@ import math
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import (
-    AccessError,
-    CorruptFile,
-    NotFound,
-    PipelineError,
-    StorageError,
-    UsageError,
-)
-from pipeline.settings import AzureSettings
+from pipeline.errors import CorruptFile
+from pipeline.storage.azure_client import error_code, explained
 from pipeline.storage.base import (
     Aborting,
     BlobInfo,
@@ -36,8 +29,8 @@ from pipeline.storage.base import (
     Writer,
     exists,
 )
-from pipeline.storage.locations import Location, is_loopback
 from pipeline.storage.names import safe_name
+from pipeline.storage.retry import retried
 from pipeline.units import MIB
 
 if TYPE_CHECKING:
@@ -46,150 +39,6 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 8 * MIB
 MAX_BLOCKS = 50_000
 COMMIT_KEY = "paramdelta_commit"
-_CONNECTIONS = 32
-_TIMEOUT_S = 120  # a whole block must leave within this: 8 MiB at 1 Mbit/s takes 67 s
-_RETRIES = 5
-
-
-def connect(location: Location, settings: AzureSettings) -> ContainerClient:
-    """A client for the container of `location`.
-
-    The account is the URL's, else the environment's; the credential is the URL's SAS, else a
-    connection string, key or SAS token from the environment, else the signed-in identity.
-    Raises AccessError if no account is named, UsageError for plain HTTP to another machine.
-    """
-    from azure.core.pipeline.transport import RequestsTransport
-    from azure.storage.blob import ContainerClient
-
-    options: dict[str, Any] = {
-        "connection_timeout": _TIMEOUT_S,
-        "read_timeout": _TIMEOUT_S,
-        "retry_total": _RETRIES,
-        "retry_connect": _RETRIES,
-        "retry_read": _RETRIES,
-        "retry_status": _RETRIES,
-        "transport": RequestsTransport(session=_session(), session_owner=False),
-    }
-    assert location.container is not None
-    if not location.account_url and settings.connection_string:
-        try:
-            return ContainerClient.from_connection_string(
-                settings.connection_string, location.container, **_emulated(options, settings)
-            )
-        except ValueError as error:  # its text may quote the string: not passed on
-            raise UsageError(
-                "AZURE_STORAGE_CONNECTION_STRING is not a connection string",
-                hint="copy it whole from the portal: AccountName=...;AccountKey=...",
-            ) from error
-    url = location.account_url or settings.account_url
-    if url is None and settings.account_name:
-        url = f"https://{settings.account_name}.blob.core.windows.net"
-    if url is None:
-        raise AccessError(
-            "no storage account is named",
-            where=str(location),
-            hint="set AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME, "
-            "or write the location as https://ACCOUNT.blob.core.windows.net/container/path",
-        )
-    return ContainerClient(
-        url,
-        location.container,
-        credential=_credential(url, location, settings),
-        **_emulated(options, settings, url),
-    )
-
-
-def _emulated(
-    options: dict[str, Any], settings: AzureSettings, url: str | None = None
-) -> dict[str, Any]:
-    """Azurite knows no newer protocol version than this; the SDK speaks a newer one by default."""
-    text = url or settings.connection_string or ""
-    local = any(mark in text for mark in ("//127.", "//localhost", "UseDevelopmentStorage=true"))
-    return {**options, "api_version": "2026-06-06"} if local else options
-
-
-def _session() -> Any:
-    """A session whose pool keeps a connection for every worker."""
-    import requests
-    from requests.adapters import HTTPAdapter
-
-    session = requests.Session()
-    adapter = HTTPAdapter(pool_connections=_CONNECTIONS, pool_maxsize=_CONNECTIONS)
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
-    return session
-
-
-def _credential(url: str, location: Location, settings: AzureSettings) -> Any:
-    from azure.core.credentials import AzureSasCredential
-
-    if sas := location.sas or settings.sas_token:
-        return AzureSasCredential(sas.lstrip("?"))
-    if settings.account_key:
-        name = settings.account_name or _account_of(url)
-        return {"account_name": name, "account_key": settings.account_key}
-    from azure.identity import DefaultAzureCredential
-
-    return DefaultAzureCredential()
-
-
-def _account_of(url: str) -> str:
-    host, _, path = url.partition("://")[2].partition("/")
-    return path if is_loopback(host.partition(":")[0]) else host.partition(".")[0]
-
-
-@contextmanager
-def explained(where: str) -> Iterator[None]:
-    """Turn what the SDK raises about `where` into our own errors, without its request's text."""
-    from azure.core import exceptions as azure
-
-    try:
-        yield
-    except PipelineError:
-        raise
-    except azure.ClientAuthenticationError as error:
-        raise AccessError(
-            f"credentials were refused ({_code(error)})",
-            where=where,
-            hint="check the account's key or SAS token, or sign in with `az login`",
-        ) from error
-    except azure.HttpResponseError as error:
-        raise _explain_answer(error, where) from error
-    except azure.AzureError as error:
-        raise AccessError(
-            f"the storage account does not answer ({type(error).__name__})",
-            where=where,
-            hint="check the account's name, the network and proxies, then run the command again",
-        ) from error
-
-
-def _code(error: Any) -> str:
-    code = getattr(error, "error_code", None)
-    return str(getattr(code, "value", code) or getattr(error, "status_code", None) or "no answer")
-
-
-def _explain_answer(error: Any, where: str) -> PipelineError:
-    code = _code(error)
-    match code, error.status_code:
-        case "ContainerNotFound", _:
-            hint = "create it: az storage container create --name NAME"
-            return NotFound("there is no such container", where=where, hint=hint)
-        case ("MemoryExtentStoreAtSizeLimit", _) | (_, 507):
-            return StorageError("the store is full", where=where)
-        case _, 404:
-            return NotFound("no such blob", where=where)
-        case _, 401 | 403:
-            hint = "the identity needs the role Storage Blob Data Contributor, or a SAS with rwlc"
-            return AccessError(f"access was refused ({code})", where=where, hint=hint)
-        case _, 409 | 412:
-            return StorageError(
-                f"changed while it was in use ({code})", where=where, hint="run the command again"
-            )
-    return AccessError(
-        f"the storage account answered {error.status_code} ({code})",
-        where=where,
-        hint="run the same command again later",
-    )
 
 
 class AzureReader:
@@ -207,27 +56,31 @@ class AzureReader:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset`; see `Reader.read_into`."""
-        from azure.core import MatchConditions
-
         done = 0
         while done < len(buffer):
-            with explained(self.name):
-                stream = self._client.download_blob(
-                    offset + done,
-                    min(len(buffer) - done, BLOCK_BYTES),
-                    etag=self._etag,
-                    match_condition=MatchConditions.IfNotModified,
-                    max_concurrency=1,
-                )
-                data = stream.readall()
-            if not data or len(data) > len(buffer) - done:
-                raise CorruptFile(
-                    f"{len(data)} bytes came back at offset {offset + done}",
-                    where=self.name,
-                    hint="it may be truncated: check its size, then run the command again",
-                )
-            buffer[done : done + len(data)] = data
-            done += len(data)
+            part = buffer[done : done + BLOCK_BYTES]
+            done += retried(partial(self._read, offset + done, part))
+
+    def _read(self, offset: int, buffer: memoryview) -> int:
+        """One ranged GET; returns how many bytes it brought."""
+        from azure.core import MatchConditions
+
+        with explained(self.name):
+            data = self._client.download_blob(
+                offset,
+                len(buffer),
+                etag=self._etag,
+                match_condition=MatchConditions.IfNotModified,
+                max_concurrency=1,
+            ).readall()
+        if not data or len(data) > len(buffer):
+            raise CorruptFile(
+                f"{len(data)} bytes came back for {len(buffer)} at offset {offset}",
+                where=self.name,
+                hint="it may be truncated: check its size, then run the command again",
+            )
+        buffer[: len(data)] = data
+        return len(data)
 
     def close(self) -> None:
         """Nothing to let go of: connections belong to the container's client."""
@@ -251,17 +104,20 @@ class AzureWriter(Aborting):
         view = memoryview(data).cast("B")
         if not len(view):
             return
+        retried(lambda: self._stage(offset, view))
+        with self._lock:
+            self._extents.add(offset, len(view))
+
+    def _stage(self, offset: int, view: memoryview) -> None:
+        # A digest that the service checks; sent by us, or it would compute a slower one.
+        digest = bytearray(hashlib.md5(view, usedforsecurity=False).digest())
         with explained(self._name):
-            # A digest that the service checks; sent by us, or it would compute a slower one.
-            digest = bytearray(hashlib.md5(view, usedforsecurity=False).digest())
             self._client.stage_block(
                 self._block_id(offset),
                 view,  # type: ignore[arg-type]  # undocumented, but sent without a copy
                 length=len(view),
                 transactional_content_md5=digest,
             )
-        with self._lock:
-            self._extents.add(offset, len(view))
 
     def _block_id(self, offset: int) -> str:
         """One id per offset and run, all of one length, as the service demands."""
@@ -375,7 +231,7 @@ class AzureStore:
         try:
             return self._client(name).get_blob_properties()
         except ResourceNotFoundError as error:
-            if _code(error) == "ContainerNotFound":
+            if error_code(error) == "ContainerNotFound":
                 raise
             # A HEAD has no body, so the code may be missing: ask for the container itself.
             self._container.get_container_properties()

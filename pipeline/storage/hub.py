@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import AccessError, CorruptFile, NotFound, PipelineError
+from pipeline.errors import AccessError, CorruptFile, NotFound, PipelineError, Unreachable
 from pipeline.storage.base import BlobInfo, Reader
 from pipeline.storage.local import LocalReader
+from pipeline.storage.retry import retried
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -30,8 +32,7 @@ class HubRepo:
         self._token = token
         self._api: HfApi = HfApi(token=token)
         self._sizes: dict[str, int] = {}
-        with explained(repo, revision):
-            self.commit = self._resolve(revision)
+        self.commit = retried(lambda: self._resolve(revision))
 
     @property
     def url(self) -> str:
@@ -44,9 +45,11 @@ class HubRepo:
         from huggingface_hub.errors import OfflineModeIsEnabled
 
         try:
-            info = self._api.model_info(self.repo, revision=revision, files_metadata=True)
+            with explained(self.repo, revision, passing=OfflineModeIsEnabled):
+                info = self._api.model_info(self.repo, revision=revision, files_metadata=True)
         except OfflineModeIsEnabled:
-            folder = Path(snapshot_download(self.repo, revision=revision, local_files_only=True))
+            with explained(self.repo, revision):
+                folder = Path(snapshot_download(self.repo, revision=revision, local_files_only=True))
             for path in folder.rglob("*"):
                 if path.is_file():
                     self._sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
@@ -79,12 +82,15 @@ class HubRepo:
         return _RangeReader(self, name, self._sizes[name], self._token)
 
     def fetch(self, names: Sequence[str]) -> None:
-        """Bring files into the cache, resuming what an earlier download began."""
+        """Bring files into the cache. A download that breaks off is resumed, or begun again."""
+        for name in names:
+            retried(partial(self._download, name))
+
+    def _download(self, name: str) -> None:
         from huggingface_hub import hf_hub_download
 
-        for name in names:
-            with explained(self.repo, self.commit):
-                hf_hub_download(self.repo, name, revision=self.commit, token=self._token)
+        with explained(self.repo, self.commit):
+            hf_hub_download(self.repo, name, revision=self.commit, token=self._token)
 
 
 class _RangeReader:
@@ -103,14 +109,16 @@ class _RangeReader:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset`; see `Reader.read_into`."""
+        if len(buffer):
+            retried(lambda: self._read(offset, buffer))
+
+    def _read(self, offset: int, buffer: memoryview) -> None:
         from huggingface_hub.utils import (  # type: ignore[attr-defined]
             build_hf_headers,
             get_session,
             hf_raise_for_status,
         )
 
-        if not len(buffer):
-            return
         headers = build_hf_headers(token=self._token)
         headers["Range"] = f"bytes={offset}-{offset + len(buffer) - 1}"
         with explained(self._repo.repo, self._repo.commit):
@@ -129,14 +137,16 @@ class _RangeReader:
 
 
 @contextmanager
-def explained(repo: str, revision: str | None) -> Iterator[None]:
-    """Turn what the client raises about `repo` into our own errors."""
+def explained(
+    repo: str, revision: str | None, *, passing: type[Exception] = PipelineError
+) -> Iterator[None]:
+    """Turn what the client raises about `repo` into our own errors, but for `passing`."""
     from huggingface_hub import errors
 
     where = f"hf://{repo}" + (f"@{revision}" if revision else "")
     try:
         yield
-    except PipelineError:
+    except passing:
         raise
     except errors.GatedRepoError as error:
         raise AccessError(
@@ -163,7 +173,7 @@ def explained(repo: str, revision: str | None) -> Iterator[None]:
     except errors.EntryNotFoundError as error:
         raise NotFound("no such file in the repository", where=where) from error
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
-        raise AccessError(
+        raise Unreachable(
             f"the Hub did not answer as it should: {type(error).__name__}",
             where=where,
             hint="check the network and HF_ENDPOINT, then run the same command again",

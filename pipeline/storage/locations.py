@@ -158,7 +158,8 @@ def open_folder(location: Location, settings: Settings) -> Store:
 
             return LocalStore(Path(location.path), fsync=settings.fsync)
         case Scheme.AZURE:
-            from pipeline.storage.azure import AzureStore, connect
+            from pipeline.storage.azure import AzureStore
+            from pipeline.storage.azure_client import connect
 
             return AzureStore(connect(location, settings.azure), prefix=location.path)
     raise UsageError(f"{location} is not a folder")

@@ -153,7 +153,7 @@ class CpuArithmetic:
                 self._add_bf16(base, terms[0], result)
             else:
                 self._add_any(base, terms, result)
-        return int(kernels.count_with_bits(result.bits, _exponent(result.dtype)))
+        return self._count_nonfinite(result)
 
     @staticmethod
     def _is_plain_bf16(base: Operand, term: Term, result: Operand) -> bool:
@@ -164,16 +164,7 @@ class CpuArithmetic:
     def _add_bf16(base: Operand, term: Term, result: Operand) -> None:
         scale = np.float32(term.scale)
         kernels.add_bf16(base.bits, term.stored.bits, scale, result.bits)
-        if at := len(term.rest_at):
-            where = term.rest_at
-            delta, value = np.empty(at, np.float32), np.empty(at, np.float32)
-            kernels.widen_bf16(term.stored.bits[where], delta)
-            delta.view(np.int32)[:] += term.rest
-            kernels.widen_bf16(base.bits[where], value)
-            value += scale * delta
-            exact = np.empty(at, np.uint16)
-            kernels.narrow_bf16(value, exact)
-            result.bits[where] = exact
+        kernels.add_bf16_at(base.bits, term.stored.bits, scale, term.rest_at, term.rest, result.bits)
 
     def _add_any(self, base: Operand, terms: Sequence[Term], result: Operand) -> None:
         width = compute_dtype(base.dtype, *(term.width for term in terms))
@@ -222,6 +213,10 @@ class CpuArithmetic:
             values = odd
         kernels.narrow_bf16(values, out.bits)
 
-
-def _exponent(dtype: DType) -> Any:
-    return dtype.bits.type(_EXPONENTS[dtype])
+    @staticmethod
+    def _count_nonfinite(result: Operand) -> int:
+        """How many elements are NaN or infinite, by their exponents."""
+        mask = result.dtype.bits.type(_EXPONENTS[result.dtype])
+        if mask.itemsize == 2 and not kernels.has_all_bits(result.bits, mask):
+            return 0
+        return int(np.count_nonzero((result.bits & mask) == mask))

@@ -17,7 +17,8 @@ from numba.extending import intrinsic
 
 U32 = np.uint32
 
-SPAN = 256  # elements between two looks at the "something rare happened" flag
+SPAN = 4096  # elements of the inner loops: what they leave behind stays in the first-level cache
+GROUP = 32  # words of four flags that are looked at together
 
 _SIXTEEN = U32(16)
 _ONE = U32(1)
@@ -25,7 +26,7 @@ _HALF = U32(0x7FFF)  # just under half a unit of bfloat16's last place
 _F32_INF = U32(0x7F800000)
 _F32_NAN = U32(0x7FC00000)
 _F32_MAGNITUDE = U32(0x7FFFFFFF)
-_BF16_INF = U32(0x7F80)
+_BF16_INF = np.uint16(0x7F80)
 _BF16_QUIET = U32(0x40)
 
 
@@ -70,21 +71,68 @@ def difference(post, base):  # type: ignore[no-untyped-def]
     return _F32_NAN if U32(bits & _F32_MAGNITUDE) > _F32_INF else bits
 
 
+@njit(inline="always")
+def nearest_bf16(bits):  # type: ignore[no-untyped-def]
+    """`round_bf16` for finite values and infinities only."""
+    return U32(U32(bits + _HALF + U32(U32(bits >> _SIXTEEN) & _ONE)) >> _SIXTEEN)
+
+
 @njit(nogil=True, cache=True)
-def _subtract_span(post, base, out):  # type: ignore[no-untyped-def]
-    """out = post - base; returns (nonzero if anything is lost by rounding, elements that differ)."""
-    rare = U32(0)
-    changed = U32(0)
+def _subtract_finite(post, base, out, lost):  # type: ignore[no-untyped-def]
+    """out = post - base, and in `lost` nonzero where that is not the whole truth.
+
+    Says nothing of value where `out` is not finite: the caller looks.
+    """
     for i in range(post.size):
         p = U32(post[i])
-        b = U32(base[i])
-        bits = difference(p, b)
-        high = round_bf16(bits)
+        base_value = wide(base[i])
+        delta = wide(p) - base_value
+        bits = bits_of(delta)
+        high = nearest_bf16(bits)
+        restored = nearest_bf16(bits_of(base_value + delta))
+        rest = U32(U32(bits ^ U32(high << _SIXTEEN)) | U32(restored ^ p))
         out[i] = np.uint16(high)
-        restored = round_bf16(bits_of(wide(b) + float_of(bits)))
-        rare = U32(rare | U32(U32(bits ^ U32(high << _SIXTEEN)) | U32(restored ^ p)))
-        changed = U32(changed + U32(p != b))
-    return rare, changed
+        lost[i] = np.uint16(U32(rest | U32(rest >> _SIXTEEN)))
+
+
+@njit(nogil=True, cache=True)
+def _subtract_any(post, base, out, lost):  # type: ignore[no-untyped-def]
+    """`_subtract_finite` for all values, an element at a time."""
+    for i in range(post.size):
+        bits = difference(post[i], base[i])
+        high = round_bf16(bits)
+        restored = round_bf16(bits_of(wide(base[i]) + float_of(bits)))
+        out[i] = np.uint16(high)
+        is_lost = bits != U32(high << _SIXTEEN) or restored != U32(post[i])
+        lost[i] = np.uint16(is_lost)
+
+
+@njit(nogil=True, cache=True)
+def _count_differing(left, right):  # type: ignore[no-untyped-def]
+    """How many of at most SPAN elements differ; in 16 bits, for vectors of 16-bit lanes."""
+    total = np.uint16(0)
+    for i in range(left.size):
+        total = np.uint16(total + np.uint16(left[i] != right[i]))
+    return total
+
+
+@njit(nogil=True, cache=True)
+def has_all_bits(source, mask):  # type: ignore[no-untyped-def]
+    """Whether any of the uint16 has all bits of `mask` set: with the exponent's, is not finite."""
+    largest = np.uint16(0)
+    for i in range(source.size):
+        value = np.uint16(source[i] & mask)
+        largest = value if value > largest else largest
+    return largest == mask
+
+
+@njit(inline="always")
+def _any_nonzero(words):  # type: ignore[no-untyped-def]
+    """Whether any of the uint64 is not zero, without a branch for each."""
+    seen = np.uint64(0)
+    for i in range(words.size):
+        seen |= words[i]
+    return seen != 0
 
 
 @njit(nogil=True, cache=True)
@@ -99,24 +147,37 @@ def subtract_bf16(post, base, out, rest_at, rest, lost_at, lost):  # type: ignor
     changed = 0
     rests = 0
     losses = 0
+    flags = np.zeros(SPAN, np.uint16)
+    words = flags.view(np.uint64)
     for start in range(0, post.size, SPAN):
         p = post[start : start + SPAN]
         b = base[start : start + SPAN]
         o = out[start : start + SPAN]
-        rare, differing = _subtract_span(p, b, o)
-        changed += differing
-        if rare:
-            for i in range(p.size):
-                bits = difference(p[i], b[i])
-                low = np.int32(U32(bits - U32(U32(o[i]) << _SIXTEEN)))
-                if low != 0:
-                    rest_at[rests] = start + i
-                    rest[rests] = low
-                    rests += 1
-                if round_bf16(bits_of(wide(b[i]) + float_of(bits))) != U32(p[i]):
-                    lost_at[losses] = start + i
-                    lost[losses] = p[i]
-                    losses += 1
+        if p.size < SPAN:
+            flags[p.size :] = 0
+        _subtract_finite(p, b, o, flags)
+        if has_all_bits(o, _BF16_INF):
+            _subtract_any(p, b, o, flags)
+        changed += _count_differing(p, b)
+        for group in range(0, words.size, GROUP):
+            if not _any_nonzero(words[group : group + GROUP]):
+                continue
+            for word in range(group, group + GROUP):
+                if words[word] == 0:
+                    continue
+                for i in range(4 * word, 4 * word + 4):
+                    if flags[i] == 0:
+                        continue
+                    bits = difference(p[i], b[i])
+                    low = np.int32(U32(bits - U32(U32(o[i]) << _SIXTEEN)))
+                    if low != 0:
+                        rest_at[rests] = start + i
+                        rest[rests] = low
+                        rests += 1
+                    if round_bf16(bits_of(wide(b[i]) + float_of(bits))) != U32(p[i]):
+                        lost_at[losses] = start + i
+                        lost[losses] = p[i]
+                        losses += 1
     return changed, rests, losses
 
 
@@ -125,6 +186,15 @@ def add_bf16(base, stored, scale, out):  # type: ignore[no-untyped-def]
     """out = base + scale * stored: bfloat16 bits of one length, float32 scale, rounded once."""
     for i in range(base.size):
         out[i] = np.uint16(round_bf16(bits_of(wide(base[i]) + scale * wide(stored[i]))))
+
+
+@njit(nogil=True, cache=True)
+def add_bf16_at(base, stored, scale, rest_at, rest, out):  # type: ignore[no-untyped-def]
+    """`add_bf16` again where `stored` is not exact, with its remainders."""
+    for k in range(rest_at.size):
+        i = rest_at[k]
+        delta = float_of(U32(U32(U32(stored[i]) << _SIXTEEN) + U32(rest[k])))
+        out[i] = np.uint16(round_bf16(bits_of(wide(base[i]) + scale * delta)))
 
 
 @njit(nogil=True, cache=True)
@@ -139,15 +209,6 @@ def narrow_bf16(source, out):  # type: ignore[no-untyped-def]
     """out = the bfloat16 bits nearest to float32 values, ties to even."""
     for i in range(source.size):
         out[i] = np.uint16(round_bf16(bits_of(source[i])))
-
-
-@njit(nogil=True, cache=True)
-def count_with_bits(source, mask):  # type: ignore[no-untyped-def]
-    """How many elements have all bits of `mask` set: with the exponent's mask, the non-finite ones."""
-    total = 0
-    for i in range(source.size):
-        total += (source[i] & mask) == mask
-    return total
 
 
 @njit(nogil=True, cache=True)

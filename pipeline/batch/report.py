@@ -1,0 +1,96 @@
+"""What a batch run did, step by step, and the file that says so.
+
+Locations come from the operations' own reports, where credentials are left out; nothing of the config
+itself is copied but its digest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.settings import Settings
+from pipeline.storage.base import Store
+from pipeline.storage.locations import open_parent, parse_output_model
+from pipeline.version import TOOL
+
+Status = Literal["done", "failed", "skipped", "planned"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """How one step ended.
+
+    error: why it failed or was skipped. exit_code: what the step alone would have exited with.
+    result: the operation's report. waits_for: on a dry run, the needed steps whose outputs are not
+    there yet, so that there were no headers to plan from.
+    """
+
+    id: str
+    run: str
+    status: Status
+    seconds: float = 0.0
+    error: str | None = None
+    exit_code: int = 0
+    result: Mapping[str, Any] | None = None
+    waits_for: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """How a run ended.
+
+    config: the config's path, None if it was given as an object. config_digest: BLAKE3 of the file's
+    bytes, or of the object as JSON. started: UTC, ISO 8601. steps: in the order of the run.
+    """
+
+    config: str | None
+    config_digest: str
+    started: str
+    seconds: float
+    dry_run: bool
+    steps: Sequence[StepResult]
+    tool: str = TOOL
+
+    @property
+    def ok(self) -> bool:
+        """Whether no step failed or was skipped."""
+        return all(step.status in ("done", "planned") for step in self.steps)
+
+    def to_json(self) -> str:
+        """The report as a JSON object, with `ok`."""
+        return json.dumps({"ok": self.ok, **asdict(self)}, indent=2, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFile:
+    """The place of a report: a log of the last run, so an older one there is replaced."""
+
+    store: Store
+    name: str
+
+    @classmethod
+    def open(cls, location: str, settings: Settings) -> ReportFile:
+        """The report's place, after a look whether it can be written. Raises PipelineError if not.
+
+        Looking first saves people from hours of work that nothing tells of.
+        """
+        store, name = open_parent(parse_output_model(location), settings)
+        with store.create(name, size_hint=0, overwrite=True):
+            pass  # left without a commit: nothing changes
+        return cls(store, name)
+
+    def write(self, report: BatchReport) -> None:
+        """Put `report` there, whole or not at all. Raises PipelineError."""
+        data = (report.to_json() + "\n").encode(errors="backslashreplace")
+        with self.store.create(self.name, size_hint=len(data), overwrite=True) as writer:
+            writer.write(0, data)
+            writer.commit()
+
+
+def default_place(config: str | None) -> str:
+    """Where the report goes if the config does not say."""
+    return f"./reports/{Path(config).stem if config else 'batch'}.json"
