@@ -1,7 +1,7 @@
 """Whether a result is right, element by element: an independent reference of a few lines of torch.
 
-    python benchmarks/check.py sum BASE POST BASE2 RESULT     RESULT is BASE2 + (POST - BASE), rounded once
-    python benchmarks/check.py same EXPECTED RESULT           RESULT equals EXPECTED bit for bit
+    python benchmarks/check.py sum BASE POST BASE2 RESULT   RESULT is BASE2 + (POST - BASE), rounded once
+    python benchmarks/check.py same EXPECTED RESULT         RESULT equals EXPECTED bit for bit
 
 Prints JSON: how many elements there are, and how many have other bits than they should. Reads a few
 rows at a time with safetensors' own reader.

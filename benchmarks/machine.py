@@ -12,9 +12,10 @@ PACKAGES = ("numpy", "numba", "blake3", "safetensors", "torch", "transformers")
 
 def machine() -> dict[str, str]:
     """Facts of the machine and the software, by name."""
+    total, free = memory_bytes("MemTotal") / 2**30, memory_bytes("MemAvailable") / 2**30
     return {
         "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
-        "memory": f"{memory_bytes('MemTotal') / 2**30:.1f} GiB, {memory_bytes('MemAvailable') / 2**30:.1f} GiB free",
+        "memory": f"{total:.1f} GiB, {free:.1f} GiB free",
         "load": "{:.2f} {:.2f} {:.2f} before the run".format(*os.getloadavg()),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),

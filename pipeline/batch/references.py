@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pipeline.batch.graph import Graph, show_cycle
 from pipeline.batch.problems import JsonPath, Problem, show_path
 from pipeline.errors import UsageError
-from pipeline.storage.locations import Scheme, parse_delta, parse_output_model
+from pipeline.storage.locations import Scheme, parse_delta, parse_output_model, split_scale
 
 MARK = "@"
 
@@ -37,17 +37,6 @@ class Input:
     def reference(self) -> str | None:
         """The id of the step whose output is meant, if it is one's."""
         return self.text.removeprefix(MARK) if self.text.startswith(MARK) else None
-
-
-def split_scale(text: str) -> tuple[str, str | None]:
-    """The location and the scale's text in "DELTA" or "DELTA=SCALE".
-
-    A URL with a query keeps its equals signs: such a delta's scale is given in the object form.
-    """
-    location, equals, scale = text.rpartition("=")
-    if not equals or ("://" in text and "?" in text):
-        return text, None
-    return location, scale
 
 
 def inputs_of(step: Mapping[str, Any]) -> Iterator[Input]:

@@ -57,11 +57,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How a plan is walked within limits: workers, bytes per block, and the memory they take."""
+    """How a plan is walked within limits: workers, bytes per block, and each worker's buffer."""
 
     workers: int
     block_bytes: int
-    memory_bytes: int
+    buffer_bytes: int
 
 
 def schedule(
@@ -74,10 +74,11 @@ def schedule(
     wanted = max(limits.workers, REMOTE_WORKERS) if remote else limits.workers
     size = block_bytes
     while True:
-        each = plan.largest_block_bytes(size) + scratch_bytes
+        buffer_bytes = plan.largest_block_bytes(size)
+        each = buffer_bytes + scratch_bytes
         workers = min(wanted, limits.memory_bytes // each) if each else wanted
         if workers >= min(wanted, limits.workers) or (workers and size <= SMALLEST_BLOCK_BYTES):
-            return Schedule(workers, size, workers * each)
+            return Schedule(workers, size, buffer_bytes)
         if size <= SMALLEST_BLOCK_BYTES:
             raise UsageError(
                 f"{format_bytes(limits.memory_bytes)} of memory is less than one slice takes",
@@ -108,10 +109,9 @@ def walk(
         plan, limits, remote=remote, block_bytes=block_bytes, scratch_bytes=scratch_bytes
     )
     crew = _Crew(plan.blocks(timetable.block_bytes), limits.workers)
-    buffer_bytes = plan.largest_block_bytes(timetable.block_bytes)
 
     def work() -> None:
-        worker = _Worker(readers, writers, make_kernel(), buffer_bytes, crew.computing)
+        worker = _Worker(readers, writers, make_kernel(), timetable.buffer_bytes, crew.computing)
         while (block := crew.next_block()) is not None:
             payload = worker.do(block)
             if tail is not None:

@@ -9,6 +9,7 @@ from pipeline.checkpoints.checkpoint import Checkpoint, Source
 from pipeline.engine.plan import Input
 from pipeline.engine.walk import Limits
 from pipeline.errors import UsageError
+from pipeline.storage.locations import split_scale
 from pipeline.tensors.arithmetic import Arithmetic, CpuArithmetic, scratch_bytes
 from pipeline.tensors.dtypes import DType
 from pipeline.units import parse_bytes
@@ -57,12 +58,9 @@ def _require_cuda() -> None:
 
 
 def parse_scaled(text: str, scale: float) -> tuple[str, float]:
-    """A delta's location and its scale from "DELTA" or "DELTA=SCALE"; `scale` is the default.
-
-    A URL with a query keeps its equals signs: give such a delta's scale by itself.
-    """
-    location, equals, number = text.rpartition("=")
-    if not equals or ("://" in text and "?" in text):
+    """A delta's location and its scale from "DELTA" or "DELTA=SCALE"; `scale` is the default."""
+    location, number = split_scale(text)
+    if number is None:
         return text, scale
     try:
         return location, float(number)

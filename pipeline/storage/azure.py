@@ -132,13 +132,14 @@ class AzureWriter(Aborting):
         blocks = [BlobBlock(self._block_id(at)) for at, _ in self._extents.ordered(where=self._name)]
         replacing = self._etag is not None
         commit_id = secrets.token_hex(16)
-        condition = MatchConditions.IfNotModified if replacing else MatchConditions.IfMissing
+        condition: dict[str, Any] = {"match_condition": MatchConditions.IfMissing}
+        if replacing:
+            condition = {"match_condition": MatchConditions.IfNotModified, "etag": self._etag}
         with explained(self._name):
             try:
                 self._client.commit_block_list(
                     blocks,
-                    etag=self._etag,
-                    match_condition=condition,
+                    **condition,
                     metadata={COMMIT_KEY: commit_id},
                     content_settings=ContentSettings(content_type="application/octet-stream"),
                 )

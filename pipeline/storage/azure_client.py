@@ -137,6 +137,7 @@ def explained(where: str) -> Iterator[None]:
 
 
 def error_code(error: Any) -> str:
+    """The service's own name for what went wrong, else the HTTP status."""
     code = getattr(error, "error_code", None)
     return str(getattr(code, "value", code) or getattr(error, "status_code", None) or "no answer")
 

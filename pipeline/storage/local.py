@@ -71,6 +71,7 @@ class LocalReader:
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
+        self._fd = -1
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -242,7 +243,8 @@ class LocalStore:
 
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
         """All files whose path below the root begins with `prefix`, sorted; no partial ones."""
-        for path in sorted(self.root.rglob("*")):
+        folder = self.root / prefix.rpartition("/")[0]  # never walk more than the prefix names
+        for path in sorted(folder.rglob("*")):
             name = path.relative_to(self.root).as_posix()
             if name.startswith(prefix) and PARTIAL not in name and path.is_file():
                 yield BlobInfo(name, path.stat().st_size)

@@ -27,6 +27,9 @@ from pipeline.storage.names import safe_name
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
 
 
+MAX_LENGTH = 4096  # of a path on the systems that we know, and of any URL that works
+
+
 class Scheme(Enum):
     """Which kind of place a location is in."""
 
@@ -93,10 +96,22 @@ def parse_output_model(text: str) -> Location:
     return location
 
 
+def split_scale(text: str) -> tuple[str, str | None]:
+    """The location and the scale's text in "DELTA" or "DELTA=SCALE".
+
+    A URL with a query keeps its equals signs: such a delta's scale is given by itself.
+    """
+    location, equals, scale = text.rpartition("=")
+    if not equals or ("://" in text and "?" in text):
+        return text, None
+    return location, scale
+
+
 def _parse_explicit(text: str) -> Location | None:
     """The location, if `text` itself says which kind it is."""
-    if not text or any(ord(char) < 32 for char in text):
-        raise UsageError(f"{text!r} is not a location")
+    if not text or len(text) > MAX_LENGTH or any(ord(char) < 32 for char in text):
+        shown = text.partition("?")[0][:80]  # what follows a question mark may be a secret
+        raise UsageError(f"{shown!r} is not a location", hint="write org/name, ./folder or az://...")
     if text.startswith(("/", "./", "../", "~/")) or text in (".", ".."):
         return Location(Scheme.LOCAL, str(Path(text).expanduser()) if text[0] == "~" else text)
     scheme, separator, rest = text.partition("://")
@@ -121,8 +136,11 @@ def _parse_explicit(text: str) -> Location | None:
 
 
 def _parse_azure_url(text: str) -> Location:
-    url = urlsplit(text)
-    host = url.hostname or ""
+    try:
+        url = urlsplit(text)
+        host = url.hostname or ""
+    except ValueError:
+        raise UsageError(f"{text.partition('?')[0]!r} is not a URL") from None
     parts = unquote(url.path).strip("/").split("/")
     account_url = f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
     local = is_loopback(host)

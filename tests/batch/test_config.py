@@ -60,7 +60,7 @@ def test_steps_refer_to_each_other_by_id():
     config = read({"$schema": "./batch.schema.json", "steps": [MODEL, DELTA]})
     assert config.graph.order() == ["delta", "model"]
     assert config.by_id["delta"] == Compute(
-        id="delta", base="org/v1", post="org/p", output="d.safetensors"
+        id="delta", base="org/v1", post="org/post", output="d.safetensors"
     )
 
 

@@ -1,0 +1,49 @@
+"""The stores that every behaviour is shown on, each opened as a command would open it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from servers.azurite import Azurite
+
+from pipeline.settings import Settings
+from pipeline.storage.base import Store
+from pipeline.storage.locations import open_folder, parse_store
+
+OpenStore = Callable[[], Store]
+
+KINDS = ("local", "local-fsync", "azure-connection-string", "azure-key", "azure-sas")
+
+
+@pytest.fixture(autouse=True)
+def away_from_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No `.env` of whoever runs the tests is read."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+
+
+@pytest.fixture(params=KINDS)
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
+    """Opens one fresh store, the same one each time, with connections of its own."""
+    kind: str = request.param
+    if kind.startswith("local"):
+        text, env = str(tmp_path / "store"), {"PIPELINE_FSYNC": "1" if kind == "local-fsync" else "0"}
+    else:
+        azurite: Azurite = request.getfixturevalue("azurite")
+        name = azurite.create_container().container_name
+        text = f"{azurite.url}/{name}/some/prefix"
+        if kind == "azure-connection-string":
+            text = f"az://{name}/some/prefix"
+            env = {"AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string}
+        elif kind == "azure-key":
+            env = {"AZURE_STORAGE_ACCOUNT_KEY": azurite.account_key}
+        else:
+            text, env = f"{text}?{azurite.sas_token()}", {}
+    return lambda: open_folder(parse_store(text), Settings.from_mapping(env))
+
+
+@pytest.fixture
+def store(open_store: OpenStore) -> Store:
+    """One fresh, empty store."""
+    return open_store()
