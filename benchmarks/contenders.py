@@ -95,7 +95,7 @@ class Bench:
             self._script("check.py", "same", self.model("post"), restored),
         )
         return Job(
-            "compute: delta = post − base",
+            "compute: post − base",
             [
                 self._limit(inputs, copy, nbytes),
                 Contender("ours: cli.py compute", [self._compute(ours)], [ours, restored], check=check),
@@ -109,7 +109,7 @@ class Bench:
         nbytes = sum(path.stat().st_size for path in self.weights("base2"))
         inputs = [[self.delta], self.weights("base2")]
         return Job(
-            "apply: result = base2 + delta",
+            "apply: base2 + delta",
             [
                 self._limit(inputs, copy, nbytes),
                 Contender(
@@ -140,7 +140,7 @@ class Bench:
             contenders.append(self._mergekit(mergekit))
         if peers:
             contenders.append(self._whole_model())
-        return Job("transfer: result = base2 + (post − base)", contenders)
+        return Job("transfer: base2 + (post − base)", contenders)
 
     def _compute(self, delta: Path) -> Command:
         base, post = self.model("base"), self.model("post")
@@ -205,7 +205,7 @@ class Bench:
         result = self.out("whole")
         folders = [self.model(name) for name in MODELS]
         return Contender(
-            "whole models in memory (transformers)",
+            "whole models in memory",
             [self._script("whole_model.py", *folders, result)],
             [result],
             check=[self._check_sum(result)],

@@ -1,4 +1,4 @@
-"""Contenders of one job in turn, A B C A B C …: whatever else the machine does hits all of them alike."""
+"""Contenders of one job in turn, A B C A B C …, so that a busy machine hits them all alike."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
     python benchmarks/synthesise.py 1.2B FOLDER
 
 Weights are normal with a standard deviation of 0.02 (norms: 0.05 around 1). post is base plus 1% of
-that deviation, base2 is base plus 10% of it: post a heavy fine-tune, base2 a near relative that had more
-pre-training. All three are rounded to bfloat16 by torch. Seeded: the same bytes on every machine with
+that deviation, and so is base2, with other noise: post a heavy fine-tune, base2 a near relative, which
+favours tools that round on the way. All three are rounded to bfloat16 by torch. Seeded: the same bytes on every machine with
 the same numpy. Memory does not grow with the model.
 """
 
@@ -26,11 +26,12 @@ import torch
 from shapes import BYTES_PER_ELEMENT, CONFIG, CONFIGS, MODELS, SHARD_BYTES, Shape, tensors
 
 POST_CHANGE = 1e-2
-BASE2_CHANGE = 1e-1
+BASE2_CHANGE = 1e-2
 WEIGHT_DEVIATION = 0.02
 NORM_DEVIATION = 0.05
 SLICE_ELEMENTS = 1 << 21
 SEED = 20260101
+RECIPE = [POST_CHANGE, BASE2_CHANGE, WEIGHT_DEVIATION, NORM_DEVIATION, SLICE_ELEMENTS, SEED, CONFIGS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +154,14 @@ def write_json_files(folder: Path, config: Mapping[str, Any], files: list[Shard]
 
 def main(size: str, folder: Path) -> None:
     """Make the models of `size` unless they are there; a killed run leaves nothing under `folder`."""
-    if folder.exists():
+    recipe = folder / "recipe.json"
+    if recipe.is_file() and json.loads(recipe.read_text()) == RECIPE:
         return
+    shutil.rmtree(folder, ignore_errors=True)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     write_folders(CONFIGS[size], partial)
+    (partial / recipe.name).write_text(json.dumps(RECIPE))
     partial.rename(folder)
 
 

@@ -50,9 +50,9 @@ from pipeline.batch.fields import (
 )
 from pipeline.batch.graph import Graph
 from pipeline.batch.problems import Problem, field_problems, in_order, load_json
-from pipeline.batch.references import MAKES, Kind, needs_of, reference_problems, split_scale
+from pipeline.batch.references import MAKES, Kind, needs_of, reference_problems
 from pipeline.errors import ConfigError, UsageError
-from pipeline.storage.locations import parse_delta
+from pipeline.storage.locations import parse_delta, split_scale
 
 
 class _Model(BaseModel):

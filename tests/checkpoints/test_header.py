@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -34,11 +35,11 @@ def refused(data: bytes) -> str:
     return str(error.value)
 
 
-@settings(deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(TENSORS, st.none() | st.dictionaries(st.text("abc", max_size=5), st.text("xyz", max_size=5)))
 def test_whatever_the_safetensors_library_writes_is_read(tensors, metadata):
     state = {n: torch.zeros(shape, dtype=torch.uint8).to(dtype) for n, (dtype, shape) in tensors.items()}
-    data = save(state, metadata)
+    data = save(state, metadata or None)  # the library writes nonsense for {} and no tensors
     header = read_header(reader(data))
     assert header.metadata == (metadata or {})
     assert {e.name: e.shape for e in header.entries} == {n: tuple(t.shape) for n, t in state.items()}
@@ -67,28 +68,34 @@ def test_a_header_larger_than_the_first_read_is_read_whole():
     assert [found.name for found in header.entries] == list(names)
 
 
-@pytest.mark.parametrize("size", range(len(GOOD)))
-def test_a_file_that_is_cut_off_anywhere_is_refused(size):
-    assert "x.safetensors" in refused(GOOD[:size])
+def test_a_file_that_is_cut_off_anywhere_is_refused():
+    for size in range(len(GOOD)):
+        assert "x.safetensors" in refused(GOOD[:size])
 
 
 @pytest.mark.parametrize(
-    ("header", "size"),
+    ("header", "size", "message"),
     [
-        pytest.param({"a": entry(0, 8), "b": entry(4, 12)}, 12, id="overlap"),
-        pytest.param({"a": entry(0, 8), "b": entry(0, 8)}, 8, id="the same bytes twice"),
-        pytest.param({"a": entry(0, 4), "b": entry(8, 12)}, 12, id="hole"),
-        pytest.param({"a": entry(4, 8)}, 8, id="hole at the front"),
-        pytest.param({"a": entry(0, 4)}, 8, id="bytes left over"),
-        pytest.param({"a": entry(0, 8)}, 4, id="beyond the end"),
-        pytest.param({"a": entry(0, 1 << 62, shape=[1 << 60])}, 4, id="far beyond the end"),
-        pytest.param({"a": entry(8, 4, shape=[1])}, 8, id="backwards"),
-        pytest.param({"a": entry(0, 8, shape=[3])}, 8, id="shape and bytes differ"),
-        pytest.param({"a": entry(0, 8, shape=[2, 0])}, 8, id="empty shape with bytes"),
+        ({"a": entry(0, 8), "b": entry(4, 12)}, 12, "'b' begins"),
+        ({"a": entry(0, 8), "b": entry(0, 8)}, 8, "'b' begins"),
+        ({"a": entry(0, 4), "b": entry(8, 12)}, 12, "'b' begins"),
+        ({"a": entry(4, 8)}, 8, "'a' begins"),
+        ({"a": entry(0, 4)}, 8, "its tensors end"),
+        ({"a": entry(0, 8)}, 4, "its tensors end"),
+        ({"a": entry(0, 1 << 62, shape=[1 << 60])}, 4, "'a'|its tensors end"),
+        ({"a": entry(8, 4, shape=[1])}, 8, "'a' of shape"),
+        ({"a": entry(0, 8, shape=[3])}, 8, "'a' of shape"),
+        ({"a": entry(0, 8, shape=[2, 0])}, 8, "'a' of shape"),
+        ({"a": entry(0, 0, shape=[1 << 62, 4, 0])}, 0, "'a'"),
     ],
-)
-def test_bytes_must_belong_to_exactly_one_tensor(header, size):
-    assert "'a'" in refused(pack(header, bytes(size))) or size in (8, 12)
+    ids=[
+        "overlap", "the same bytes twice", "hole", "hole at the front", "bytes left over",
+        "beyond the end", "far beyond the end", "backwards", "shape and bytes differ",
+        "empty shape with bytes", "a shape that no program can hold",
+    ],
+)  # fmt: skip
+def test_bytes_must_belong_to_exactly_one_tensor(header, size, message):
+    assert re.search(message, refused(pack(header, bytes(size))))
 
 
 @pytest.mark.parametrize("length", [MAX_HEADER_BYTES + 1, 1 << 40, (1 << 64) - 1])
@@ -166,7 +173,7 @@ def check_as_strict_as_the_library(data: bytes) -> None:
         raise AssertionError(f"accepted by us only: {data!r}") from error
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damage_is_refused_or_harmless(data):
     damaged = bytearray(GOOD)
@@ -189,7 +196,7 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["a", "b", "__metadata__", "é", "\ud800"]),

@@ -32,7 +32,10 @@ TENSORS = st.lists(
 )
 
 
-@settings(deadline=None)
+few = settings(max_examples=40, deadline=None)
+
+
+@few
 @given(TENSORS, st.dictionaries(st.text("abé", max_size=4), st.text("xyz\n", max_size=4)))
 def test_the_safetensors_library_reads_what_we_write(tensors, metadata):
     total = sum(tensor.nbytes for tensor in tensors)
@@ -47,6 +50,7 @@ def test_the_safetensors_library_reads_what_we_write(tensors, metadata):
     assert found == wanted
 
 
+@few
 @given(TENSORS, st.dictionaries(st.text("ab", max_size=4), st.text("xyz", max_size=4)))
 def test_we_read_back_what_we_write(tensors, metadata):
     head = build_header(tensors, metadata)
@@ -56,11 +60,13 @@ def test_we_read_back_what_we_write(tensors, metadata):
     assert header.metadata == metadata
 
 
+@few
 @given(TENSORS)
 def test_tensors_begin_on_a_multiple_of_eight_bytes(tensors):
     assert len(build_header(tensors, {})) % 8 == 0
 
 
+@few
 @given(TENSORS, st.integers(0, 100))
 def test_a_header_fills_the_room_that_was_kept_for_it(tensors, spare):
     needed = len(build_header(tensors, {"k": "v"}))
@@ -78,6 +84,7 @@ def test_a_header_that_does_not_fit_is_an_error_not_a_broken_file():
         build_header(tensors, {}, room=MAX_HEADER_BYTES + 9)
 
 
+@few
 @given(TENSORS)
 def test_in_aligned_order_every_tensor_lies_on_a_multiple_of_its_element_size(tensors):
     ordered = aligned_order(tensors)

@@ -1,0 +1,81 @@
+"""Which side each key of config.json comes from: architecture from the new base, tokens from post."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.checkpoints.policy import config_differences, transfer_config, vocab_size
+
+BASE = {
+    "architectures": ["LlamaForCausalLM"], "rope_theta": 500000.0, "rope_scaling": {"factor": 8},
+    "vocab_size": 100, "eos_token_id": 1, "bos_token_id": 0, "hidden_size": 16,
+}  # fmt: skip
+POST = {
+    "architectures": ["LlamaForCausalLM"], "rope_theta": 10000.0, "vocab_size": 104,
+    "eos_token_id": [1, 103], "pad_token_id": 102, "hidden_size": 16, "_name_or_path": "x",
+}  # fmt: skip
+
+
+def test_architecture_and_rope_come_from_the_new_base_and_token_ids_from_post():
+    config = transfer_config(BASE, POST, vocab_size=104)
+    assert config == {
+        **BASE, "vocab_size": 104, "eos_token_id": [1, 103], "pad_token_id": 102,
+    }  # fmt: skip
+
+
+def test_the_vocabularys_size_is_left_alone_if_none_is_given():
+    assert transfer_config(BASE, POST, vocab_size=None)["vocab_size"] == 100
+
+
+def test_in_a_multimodal_config_the_text_parts_vocabulary_is_meant():
+    base = {"text_config": {"vocab_size": 100, "hidden_size": 16}, "vision_config": {}}
+    assert vocab_size(base) == 100
+    config = transfer_config(base, {}, vocab_size=104)
+    assert config["text_config"] == {"vocab_size": 104, "hidden_size": 16}
+    assert "vocab_size" not in config
+    assert base["text_config"]["vocab_size"] == 100
+
+
+def test_without_a_config_of_the_new_base_there_is_none():
+    assert transfer_config(None, POST, vocab_size=100) is None
+
+
+def test_without_a_config_of_post_the_new_bases_is_kept():
+    assert transfer_config(BASE, None, vocab_size=None) == BASE
+
+
+def test_the_configs_that_were_given_are_left_alone():
+    base, post = dict(BASE), dict(POST)
+    transfer_config(base, post, vocab_size=999)["rope_theta"] = 0
+    assert (base, post) == (BASE, POST)
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        (None, None), ({}, None), ({"vocab_size": 7}, 7), ({"vocab_size": "7"}, None),
+        ({"vocab_size": True}, None), ({"text_config": None}, None), ({"text_config": []}, None),
+        ({"text_config": {"vocab_size": 7}}, 7),
+        ({"vocab_size": 8, "text_config": {"vocab_size": 7}}, 8),
+    ],
+)  # fmt: skip
+def test_the_vocabularys_size_is_an_integer_that_the_config_names_or_unknown(config, size):
+    assert vocab_size(config) == size
+
+
+def test_differences_are_listed_key_by_key_the_new_bases_value_first():
+    found = config_differences(BASE, POST)
+    assert found == [
+        "bos_token_id: 0 in the new base, absent in post",
+        "eos_token_id: 1 in the new base, [1, 103] in post",
+        "pad_token_id: absent in the new base, 102 in post",
+        "rope_scaling: {'factor': 8} in the new base, absent in post",
+        "rope_theta: 500000.0 in the new base, 10000.0 in post",
+        "vocab_size: 100 in the new base, 104 in post",
+    ]
+
+
+def test_what_means_nothing_for_weights_is_no_difference():
+    noise = {"_name_or_path": "y", "transformers_version": "5", "dtype": "float32", "torch_dtype": "x"}
+    assert config_differences(BASE, {**BASE, **noise}) == []
+    assert config_differences(None, POST) == config_differences(BASE, None) == []
