@@ -31,7 +31,7 @@ def print_size(console: Console, size: str, sections: Sections) -> None:
         f"{model_bytes(size) / 1e9:.2f} GB a model",
         title_justify="left",
     )
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for heading in ("wall s", "CPU s", "peak memory", "× limit"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("right?")
@@ -70,7 +70,7 @@ def _spread(values: Sequence[float]) -> str:
 def _verdict(outcome: Outcome) -> str:
     if outcome.differ is None:
         return ""
-    return "exact" if outcome.differ == 0 else f"{outcome.differ:.3%} of elements differ"
+    return "exact" if outcome.differ == 0 else f"{outcome.differ:.2%} of elements wrong"
 
 
 def conclusions(size: str, sections: Sections) -> list[str]:

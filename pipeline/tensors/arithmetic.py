@@ -132,7 +132,6 @@ class CpuArithmetic:
         subtrahend = self._widen(base, 1, width, count=len(difference))
         changed = np.count_nonzero(difference.view(unsigned) != subtrahend.view(unsigned))
         np.subtract(difference, subtrahend, out=difference)
-        difference[np.isnan(difference)] = np.nan  # one canonical NaN
         self._narrow(difference, stored)
         kept = self._widen(stored, 2, width)
         rest = difference.view(unsigned) - kept.view(unsigned)
@@ -162,9 +161,10 @@ class CpuArithmetic:
 
     @staticmethod
     def _add_bf16(base: Operand, term: Term, result: Operand) -> None:
-        scale = np.float32(term.scale)
-        kernels.add_bf16(base.bits, term.stored.bits, scale, result.bits)
-        kernels.add_bf16_at(base.bits, term.stored.bits, scale, term.rest_at, term.rest, result.bits)
+        kernels.add_bf16(base.bits, term.stored.bits, term.scale, result.bits)
+        kernels.add_bf16_at(
+            base.bits, term.stored.bits, term.scale, term.rest_at, term.rest, result.bits
+        )
 
     def _add_any(self, base: Operand, terms: Sequence[Term], result: Operand) -> None:
         width = compute_dtype(base.dtype, *(term.width for term in terms))
@@ -203,7 +203,8 @@ class CpuArithmetic:
         return out
 
     def _narrow(self, values: NDArray[Any], out: Operand) -> None:
-        """Round `values` once, to nearest even, into `out`."""
+        """Round `values` once, to nearest even, into `out`; every NaN becomes the same, in both."""
+        values[np.isnan(values)] = np.nan
         if out.dtype != BF16:
             np.copyto(out.data.view(_NUMPY_FLOATS[out.dtype]), values, casting="same_kind")
             return

@@ -37,13 +37,15 @@ def apply_delta(base: StateDict, delta: StateDict, scale: float = 1.0) -> dict[s
 
     Raises Mismatch for a tensor of the delta that base has not, or has with another shape.
     """
+    from pipeline.tensors.torch_arithmetic import round_once
+
     known = {name: base[name] for name in delta if name in base}
     _require_same(known, delta, "base", "delta")
     result = dict(base)
     for name, change in delta.items():
         width = _width(base[name], change)
         factor = base[name].new_tensor(scale, dtype=width)
-        result[name] = (base[name].to(width) + factor * change.to(width)).to(base[name].dtype)
+        result[name] = round_once(base[name].to(width) + factor * change.to(width), base[name].dtype)
     return result
 
 
@@ -59,13 +61,16 @@ def combine_deltas(
         raise UsageError(
             f"{len(deltas)} deltas with {len(factors)} weights", hint="give one weight each"
         )
+    for number, delta in enumerate(deltas[1:], 2):
+        _require_same(deltas[0], delta, "delta 1", f"delta {number}")
     total: dict[str, torch.Tensor] = {}
-    for number, (delta, factor) in enumerate(zip(deltas, factors, strict=True)):
-        _require_same(deltas[0], delta, "delta 1", f"delta {number + 1}")
-        for name, change in delta.items():
-            width = _width(change, total.get(name, change))
-            scaled = change.new_tensor(factor, dtype=width) * change.to(width)
-            total[name] = total[name].to(width) + scaled if name in total else scaled
+    for name in deltas[0]:
+        changes = [delta[name] for delta in deltas]
+        width = _width(*changes)
+        terms = [
+            c.new_tensor(f, dtype=width) * c.to(width) for c, f in zip(changes, factors, strict=True)
+        ]
+        total[name] = sum(terms[1:], terms[0])
     return total
 
 
@@ -83,6 +88,11 @@ def _require_same(left: StateDict, right: StateDict, left_is: str, right_is: str
         f"{name} is {tuple(left[name].shape)} in {left_is}, {tuple(right[name].shape)} in {right_is}"
         for name in left
         if name in right and left[name].shape != right[name].shape
+    ]
+    problems += [
+        f"{name} is {left[name].dtype} in {left_is}, {right[name].dtype} in {right_is}"
+        for name in left
+        if name in right and left[name].is_floating_point() != right[name].is_floating_point()
     ]
     if problems:
         raise Mismatch(

@@ -16,6 +16,12 @@ from pipeline.tensors.dtypes import BF16, F16, F32, F64, DType, compute_dtype
 
 _FLOATS = {BF16: torch.bfloat16, F16: torch.float16, F32: torch.float32, F64: torch.float64}
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_NANS = {
+    torch.bfloat16: 0x7FC0,
+    torch.float16: 0x7E00,
+    torch.float32: 0x7FC00000,
+    torch.float64: 0x7FF8000000000000,
+}
 
 
 class TorchArithmetic:
@@ -29,14 +35,13 @@ class TorchArithmetic:
         width = compute_dtype(post.dtype, base.dtype)
         ours = self._widen(post, width)
         theirs = self._padded(self._widen(base, width), len(ours))
-        changed = int(torch.count_nonzero(self._bits(ours) != self._bits(theirs)))
-        delta = ours - theirs
-        delta = torch.where(delta.isnan(), torch.full_like(delta, torch.nan), delta)
-        kept = self._narrow(delta, stored.dtype)
-        rest = self._bits(delta) - self._bits(kept.to(delta.dtype))
+        changed = int(torch.count_nonzero(as_bits(ours) != as_bits(theirs)))
+        delta = canonical(ours - theirs)
+        kept = round_once(delta, _FLOATS[stored.dtype])
+        rest = as_bits(delta) - as_bits(canonical(kept.to(delta.dtype)))
         rest_at = torch.nonzero(rest).flatten()
-        restored = self._narrow(theirs + delta, post.dtype)
-        lost_at = torch.nonzero(self._bits(restored) != self._bits(self._load(post))).flatten()
+        restored = round_once(theirs + delta, _FLOATS[post.dtype])
+        lost_at = torch.nonzero(as_bits(restored) != as_bits(self._load(post))).flatten()
         self._store(kept, stored)
         lost = lost_at.cpu().numpy()
         return changed, Corrections(
@@ -55,10 +60,10 @@ class TorchArithmetic:
             delta = self._widen(term.stored, term.width)
             if len(term.rest_at):
                 at = torch.from_numpy(term.rest_at.astype(np.int64)).to(self._device)
-                self._bits(delta)[at] += torch.from_numpy(term.rest.copy()).to(self._device)
+                as_bits(delta)[at] += torch.from_numpy(term.rest.copy()).to(self._device)
             wider = delta.to(_FLOATS[width])
             total[: len(wider)] += wider.new_tensor(term.scale) * wider
-        rounded = self._narrow(total, result.dtype)
+        rounded = round_once(total, _FLOATS[result.dtype])
         self._store(rounded, result)
         return int(torch.count_nonzero(~torch.isfinite(rounded)))
 
@@ -75,21 +80,31 @@ class TorchArithmetic:
     def _padded(self, values: torch.Tensor, count: int) -> torch.Tensor:
         return torch.nn.functional.pad(values, (0, count - len(values)))
 
-    def _narrow(self, values: torch.Tensor, dtype: DType) -> torch.Tensor:
-        """Round once, to nearest even. torch goes from float64 to 16 bits by way of float32: round to
-        odd first, so that the second rounding is the only one that counts.
-        """
-        if values.dtype == torch.float64 and dtype.itemsize == 2:
-            near = values.to(torch.float32)
-            bits = self._bits(near).clone()
-            bits -= (near.abs().to(torch.float64) > values.abs()).to(bits.dtype)
-            inexact = (near.to(torch.float64) != values) & ~values.isnan()
-            values = torch.where(inexact, (bits | 1).view(torch.float32), near)
-        return values.to(_FLOATS[dtype])
-
     def _store(self, values: torch.Tensor, target: Operand) -> None:
-        target.bits[:] = self._bits(values).cpu().numpy().view(target.dtype.bits)
+        target.bits[:] = as_bits(values).cpu().numpy().view(target.dtype.bits)
 
-    @staticmethod
-    def _bits(values: torch.Tensor) -> torch.Tensor:
-        return values.view(_INTEGERS[values.element_size()])
+
+def round_once(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`values` in `dtype`, rounded once, to nearest even; every NaN becomes the one quiet NaN.
+
+    torch goes from float64 to 16 bits by way of float32, which rounds twice: here the first step rounds
+    to odd, so that only the second counts (see `kernels.round_to_odd`).
+    """
+    if values.dtype == torch.float64 and dtype in (torch.bfloat16, torch.float16):
+        near = values.to(torch.float32)
+        bits = as_bits(near).clone()
+        bits -= (near.abs().to(torch.float64) > values.abs()).to(bits.dtype)
+        inexact = (near.to(torch.float64) != values) & ~values.isnan()
+        values = torch.where(inexact, (bits | 1).view(torch.float32), near)
+    return canonical(values.to(dtype))
+
+
+def canonical(values: torch.Tensor) -> torch.Tensor:
+    """`values` with one bit pattern for every NaN: torch's own conversions give several."""
+    bits = as_bits(values)
+    return torch.where(values.isnan(), bits.new_tensor(_NANS[values.dtype]), bits).view(values.dtype)
+
+
+def as_bits(values: torch.Tensor) -> torch.Tensor:
+    """The same memory as signed integers."""
+    return values.view(_INTEGERS[values.element_size()])

@@ -156,7 +156,9 @@ def test_credentials_never_go_over_plain_http_to_another_machine() -> None:
 
 
 @pytest.mark.parametrize("credential", ["AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY"])
-def test_an_accounts_credential_is_not_sent_to_another_address(azurite: Azurite, credential: str) -> None:
+def test_an_accounts_credential_is_not_sent_to_another_address(
+    azurite: Azurite, credential: str
+) -> None:
     """A location in somebody else's config must not collect what the environment holds."""
     seen: list[str] = []
 

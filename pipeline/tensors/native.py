@@ -1,0 +1,93 @@
+"""The kernels' machine code: compiled once by numba, from then on loaded by llvmlite alone.
+
+Importing numba and having it load its own cache takes half a second of every process, as long as moving
+a gigabyte does; loading finished machine code takes a few milliseconds. So the first process that needs
+the kernels compiles them and leaves one object file in the user's cache folder, under a name that says
+everything that its content depends on. Where that folder can't be written, every process compiles.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+from blake3 import blake3
+
+_SOURCE = Path(__file__).with_name("kernel_source.py")
+_OPTIMISATION = 3
+_kept_alive: list[Any] = []  # the engine owns the code: it must live as long as the process
+
+
+def load(names: Iterable[str]) -> dict[str, int]:
+    """The addresses of the entry points called `names`."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    path = _cache_folder() / f"kernels-{_key()}.o"
+    try:
+        code = path.read_bytes()
+    except OSError:
+        code = _compile()
+        _keep(path, code)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
+    engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _kept_alive.append(engine)
+    return {name: engine.get_function_address(name) for name in names}
+
+
+def _compile() -> bytes:
+    """One object file with all entry points under their own names."""
+    from pipeline.tensors import kernel_source
+
+    module = llvm.parse_assembly("")
+    for entry in kernel_source.ENTRY_POINTS:
+        part = llvm.parse_assembly(entry._library.get_llvm_str())
+        part.get_function(entry._wrapper_name).name = entry.__name__
+        module.link_in(part)
+    return bytes(_machine().emit_object(module))
+
+
+def _machine() -> Any:
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=_OPTIMISATION,
+        reloc="default",
+        codemodel="jitdefault",
+        jit=True,
+    )
+
+
+def _key() -> str:
+    """A digest of all that the machine code depends on."""
+    hasher = blake3(_SOURCE.read_bytes())
+    parts = (
+        llvmlite.__version__,
+        llvm.get_process_triple(),
+        llvm.get_host_cpu_name(),
+        llvm.get_host_cpu_features().flatten(),
+    )
+    hasher.update("\0".join(parts).encode())
+    return hasher.hexdigest(length=16)
+
+
+def _cache_folder() -> Path:
+    """Of the user, never shared: what lies there is run."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser() / "paramdelta"
+
+
+def _keep(path: Path, code: bytes) -> None:
+    """Leave the code for the next process; atomically, for others may do the same."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = path.with_suffix(f".{secrets.token_hex(4)}")
+        draft.write_bytes(code)
+        draft.replace(path)
+    except OSError:
+        return  # no cache, then: the next process compiles again

@@ -1,0 +1,51 @@
+"""A delta with something in each of its parts, made once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from models import State, cast, near, random_state, write_model
+
+from pipeline import apply, compute
+from pipeline.operations.apply import ApplyReport
+
+TOKENIZER = json.dumps({"model": {"vocab": {f"t{i}": i for i in range(50)}}})
+
+
+@dataclass(frozen=True)
+class Made:
+    """Two models and the delta between them."""
+
+    base: Path
+    post: Path
+    delta: Path
+    base_state: State
+    post_state: State
+
+    def apply(self, output: Path, delta: Path | None = None) -> ApplyReport:
+        """Restore post from the base, with this delta or another file."""
+        return apply(str(self.base), [str(delta or self.delta)], str(output), workers=2)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """bfloat16 models with remainders, exceptions, a carried tensor, a grown vocabulary, companions."""
+    folder = tmp_path_factory.mktemp("delta")
+    base = random_state(1)
+    post = near(base, 2, scale=0.01, vocab=53)
+    old, new = cast(base), cast(post)
+    old["steps"], new["steps"] = torch.arange(9), torch.arange(9) + 1
+    new["model.norm.weight"][0] = -0.0
+    new["model.norm.weight"][1] = torch.nan
+    write_model(folder / "base", old)
+    write_model(folder / "post", new)
+    (folder / "post" / "tokenizer.json").write_text(TOKENIZER)
+    (folder / "post" / "generation_config.json").write_text('{"eos_token_id": 7}')
+    path = folder / "delta.safetensors"
+    report = compute(str(folder / "base"), str(folder / "post"), str(path), workers=2)
+    assert report.remainders and report.exceptions and report.carried
+    return Made(folder / "base", folder / "post", path, old, new)

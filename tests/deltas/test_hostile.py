@@ -1,0 +1,163 @@
+"""A delta made to do harm, all its digests right: an error of ours, and nothing written elsewhere."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+
+import pytest
+import torch
+from deltas.surgery import PREFIX, put_together, take_apart
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from models import write_model
+
+from pipeline import compute, open_delta
+from pipeline.errors import CorruptFile, PipelineError
+
+VALUES = st.sampled_from(
+    [None, True, 0, -1, 3, 1 << 70, 0.5, float("inf"), float("nan"), "", "x", "BF16", "I64", "F64",
+     "F8_E4M3", "0" * 64, [], [0], [-1], [1 << 70], [[]], {}, {"a": 1}]
+)  # fmt: skip
+
+
+def places(value, path=()):
+    """Every place in a JSON value, as a path of keys."""
+    yield path
+    items = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
+    for key, inner in items:
+        yield from places(inner, (*path, key))
+
+
+def replaced(content, path, value):
+    """A copy of `content` with `value` at `path`."""
+    if not path:
+        return value
+    changed = deepcopy(content)
+    inner = changed
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return changed
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_a_manifest_says_is_an_error_of_ours_or_harmless(made, tmp_path, data):
+    parts = take_apart(made.delta)
+    path = data.draw(st.sampled_from(list(places(parts.manifest))))
+    parts.put_manifest(replaced(parts.manifest, path, data.draw(VALUES)))
+    file = put_together(tmp_path / "x.safetensors", parts)
+    out = tmp_path / "out"
+    try:
+        made.apply(out, file)
+    except PipelineError:
+        assert not out.exists()
+    else:
+        for each in out.iterdir():
+            each.unlink()
+        out.rmdir()
+    assert [each.name for each in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+@pytest.mark.parametrize("field", ["shape", "base_shape", "changed", "remainders", "exceptions"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1 << 70, [float("inf")]], ids=repr)
+def test_numbers_that_are_none_are_refused(made, tmp_path, field, value):
+    parts = take_apart(made.delta)
+    manifest = parts.manifest
+    manifest["tensors"][0][field] = [value, value] if "shape" in field else value
+    parts.put_manifest(manifest)
+    file = put_together(tmp_path / "x.safetensors", parts)
+    with pytest.raises(CorruptFile):
+        made.apply(tmp_path / "out", file)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"3", b"not json", b"\xff", b"[" * 100_000], ids=lambda t: repr(t[:9])
+)
+def test_a_manifest_that_is_none_is_refused(made, tmp_path, text):
+    parts = take_apart(made.delta)
+    parts.put_manifest(text)
+    with pytest.raises(CorruptFile, match="manifest"):
+        open_delta(str(put_together(tmp_path / "x.safetensors", parts)))
+
+
+@pytest.mark.parametrize("place", ["header", "manifest"])
+def test_a_delta_of_a_later_version_is_refused_with_the_version(made, tmp_path, place):
+    parts = take_apart(made.delta)
+    if place == "header":
+        parts.metadata["paramdelta.version"] = "2"
+    else:
+        parts.put_manifest({**parts.manifest, "version": 2})
+    with pytest.raises(CorruptFile, match="version 2"):
+        open_delta(str(put_together(tmp_path / "x.safetensors", parts)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../evil", "/tmp/evil", "a/../../evil", "", "..", "config.json", "README.md", "paramdelta.json",
+     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "modeling_evil.py"],
+)  # fmt: skip
+def test_only_companions_are_taken_for_companions(made, tmp_path, name):
+    """A delta must not bring weights, code or a config under the guise of a tokenizer."""
+    parts = take_apart(made.delta)
+    manifest = parts.manifest
+    content = b"evil"
+    parts.put("file." + name, content)
+    manifest["files"][name] = manifest["files"]["tokenizer.json"]
+    parts.put_manifest(manifest)
+    manifest_tensor = parts.tensors.pop(PREFIX + "manifest")
+    parts.tensors[PREFIX + "manifest"] = manifest_tensor
+    with pytest.raises(PipelineError):
+        open_delta(str(put_together(tmp_path / "x.safetensors", parts)))
+
+
+def test_an_index_that_is_not_in_order_is_refused(made, tmp_path):
+    for number in range(3):
+        parts = take_apart(made.delta)
+        index = bytearray(parts.tensors[PREFIX + "index"][2])
+        index[8 * number : 8 * number + 8] = (1 << 63).to_bytes(8, "little")
+        parts.put("index", bytes(index))
+        with pytest.raises(CorruptFile, match="index"):
+            open_delta(str(put_together(tmp_path / "x.safetensors", parts)))
+
+
+@pytest.mark.parametrize("name", ["index", "digests"])
+def test_tables_of_another_size_are_refused(made, tmp_path, name):
+    parts = take_apart(made.delta)
+    parts.put(name, parts.tensors[PREFIX + name][2] + bytes(8))
+    with pytest.raises(CorruptFile, match="tables"):
+        open_delta(str(put_together(tmp_path / "x.safetensors", parts)))
+
+
+# -- models made to do harm ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["index", "corrections", "digests", "manifest", "file.x", "carried.w"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
+def test_a_model_whose_tensors_bear_reserved_names_is_refused(tmp_path, name, dtype):
+    """Else the delta would have two tensors of one name; and a delta would be taken for a model."""
+    state = {"w": torch.ones(2, dtype=dtype), PREFIX + name: torch.ones(3, dtype=dtype)}
+    for side in ("base", "post"):
+        write_model(tmp_path / side, state)
+    with pytest.raises(PipelineError, match="__paramdelta__"):
+        compute(str(tmp_path / "base"), str(tmp_path / "post"), str(tmp_path / "d.safetensors"))
+    assert not (tmp_path / "d.safetensors").exists()
+
+
+def test_a_pickles_tensor_that_is_called_metadata_is_refused(tmp_path):
+    torch.save({"__metadata__": torch.ones(2), "w": torch.ones(2)}, tmp_path / "model.pt")
+    with pytest.raises(PipelineError, match="__metadata__"):
+        compute(str(tmp_path / "model.pt"), str(tmp_path / "model.pt"), str(tmp_path / "d.safetensors"))
+    assert not (tmp_path / "d.safetensors").exists()
+
+
+def test_the_surgery_of_these_tests_is_sound(made, tmp_path):
+    """A manifest that is written again as it was is accepted."""
+    parts = take_apart(made.delta)
+    parts.put_manifest(json.loads(json.dumps(parts.manifest)))
+    made.apply(tmp_path / "out", put_together(tmp_path / "x.safetensors", parts))
+    assert (tmp_path / "out" / "config.json").exists()
