@@ -3,9 +3,9 @@
     python benchmarks/synthesise.py 1.2B FOLDER
 
 Weights are normal with a standard deviation of 0.02 (norms: 0.05 around 1). post is base plus 1% of
-that deviation, and so is base2, with other noise: post a heavy fine-tune, base2 a near relative, which
-favours tools that round on the way. All three are rounded to bfloat16 by torch. Seeded, so the same bytes
-each time. Memory does not grow with the model.
+that deviation, and so is base2, with other noise: post is a heavy fine-tune, base2 a near relative,
+which favours tools that round on the way. All three are rounded to bfloat16 by torch. Seeded: the same
+bytes each time. Memory does not grow with the model.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ from numba.extending import intrinsic
 U32 = np.uint32
 
 SPAN = 4096  # elements of the inner loops: what they leave behind stays in the first-level cache
-GROUP = 32  # words of four flags that are looked at together
 
 _SIXTEEN = U32(16)
 _ONE = U32(1)
@@ -81,33 +80,28 @@ def nearest_bf16(bits):
 
 
 @njit
-def _subtract_finite(post, base, out, lost):
-    """out = post - base, and in `lost` nonzero where that is not the whole truth.
+def _subtract_simple(post, base, out, suspect):
+    """out = post - base where that is exact; `suspect` is nonzero where the caller must look again.
 
-    Says nothing of value where `out` is not finite: the caller looks.
+    That is where the difference has bits below bfloat16's last place, or base + difference is not post
+    in float32 already. Where `out` is not finite, neither array says anything of value.
     """
     for i in range(post.size):
-        p = U32(post[i])
+        p = U32(U32(post[i]) << _SIXTEEN)
         base_value = wide(base[i])
-        delta = wide(p) - base_value
+        delta = float_of(p) - base_value
         bits = bits_of(delta)
-        high = nearest_bf16(bits)
-        restored = nearest_bf16(bits_of(base_value + delta))
-        rest = U32(U32(bits ^ U32(high << _SIXTEEN)) | U32(restored ^ p))
-        out[i] = np.uint16(high)
-        lost[i] = np.uint16(U32(rest | U32(rest >> _SIXTEEN)))
+        astray = U32(bits_of(base_value + delta) ^ p)
+        out[i] = np.uint16(U32(bits >> _SIXTEEN))
+        suspect[i] = np.uint16(U32(U32(bits | astray) | U32(astray >> _SIXTEEN)))
 
 
 @njit
-def _subtract_any(post, base, out, lost):
-    """`_subtract_finite` for all values, an element at a time."""
+def _subtract_all(post, base, out, suspect):
+    """`out` for any values, an element at a time, and all of them suspect."""
     for i in range(post.size):
-        bits = difference(post[i], base[i])
-        high = round_bf16(bits)
-        restored = round_bf16(bits_of(wide(base[i]) + float_of(bits)))
-        out[i] = np.uint16(high)
-        is_lost = bits != U32(high << _SIXTEEN) or restored != U32(post[i])
-        lost[i] = np.uint16(is_lost)
+        out[i] = np.uint16(round_bf16(difference(post[i], base[i])))
+        suspect[i] = np.uint16(1)
 
 
 @njit
@@ -129,13 +123,25 @@ def _has_all_bits(source, mask):
     return largest == mask
 
 
-@njit(inline="always")
-def _any_nonzero(words):
-    """Whether any of the uint64 is not zero, without a branch for each."""
-    seen = np.uint64(0)
-    for i in range(words.size):
-        seen |= words[i]
-    return seen != 0
+@njit
+def _find_nonzero(flags, words, found):
+    """Fill `found` with the positions of nonzero flags, ascending; returns how many there are.
+
+    Without a branch for each, for a branch that is seldom taken and can't be foreseen costs more than
+    the element: first the words of four flags in which there is any, then the flags of those.
+    """
+    groups = flags.view(np.uint64)
+    filled = 0
+    for word in range(groups.size):
+        words[filled] = np.uint16(word)
+        filled += np.int64(groups[word] != 0)
+    count = 0
+    for k in range(filled):
+        first = 4 * np.int64(words[k])
+        for i in range(first, first + 4):
+            found[count] = np.uint16(i)
+            count += np.int64(flags[i] != 0)
+    return count
 
 
 # --- Entry points: C functions of pointers and counts; `pipeline.tensors.kernels` has their contracts.
@@ -153,12 +159,13 @@ _COUNT = types.int64
     types.void(_BITS, _BITS, _BITS, _COUNT, _BITS, _POSITIONS, _RESTS, _POSITIONS, _BITS, _TOTALS),
     error_model="numpy",
 )
-def subtract_bf16(post, base, out, count, flags, rest_at, rest, lost_at, lost, totals):
+def subtract_bf16(post, base, out, count, scratch, rest_at, rest, lost_at, lost, totals):
     all_post = carray(post, count)
     all_base = carray(base, count)
     all_out = carray(out, count)
-    flag = carray(flags, SPAN)
-    words = flag.view(np.uint64)
+    suspect = carray(scratch, 3 * SPAN)[:SPAN]
+    words = carray(scratch, 3 * SPAN)[SPAN : 2 * SPAN]
+    found = carray(scratch, 3 * SPAN)[2 * SPAN :]
     rest_positions = carray(rest_at, count)
     rests = carray(rest, count)
     lost_positions = carray(lost_at, count)
@@ -171,30 +178,25 @@ def subtract_bf16(post, base, out, count, flags, rest_at, rest, lost_at, lost, t
         b = all_base[start : start + SPAN]
         o = all_out[start : start + SPAN]
         for i in range(p.size, SPAN):
-            flag[i] = 0
-        _subtract_finite(p, b, o, flag)
+            suspect[i] = 0
+        _subtract_simple(p, b, o, suspect)
         if _has_all_bits(o, _BF16_INF):
-            _subtract_any(p, b, o, flag)
+            _subtract_all(p, b, o, suspect)
         changed += _count_differing(p, b)
-        for group in range(0, SPAN // 4, GROUP):
-            if not _any_nonzero(words[group : group + GROUP]):
-                continue
-            for word in range(group, group + GROUP):
-                if words[word] == 0:
-                    continue
-                for i in range(4 * word, 4 * word + 4):
-                    if flag[i] == 0:
-                        continue
-                    bits = difference(p[i], b[i])
-                    low = np.int32(U32(bits - U32(U32(o[i]) << _SIXTEEN)))
-                    if low != 0:
-                        rest_positions[rest_count] = start + i
-                        rests[rest_count] = low
-                        rest_count += 1
-                    if round_bf16(bits_of(wide(b[i]) + float_of(bits))) != U32(p[i]):
-                        lost_positions[lost_count] = start + i
-                        losts[lost_count] = p[i]
-                        lost_count += 1
+        for k in range(_find_nonzero(suspect, words, found)):
+            i = found[k]
+            bits = difference(p[i], b[i])
+            high = round_bf16(bits)
+            o[i] = np.uint16(high)
+            low = np.int32(U32(bits - U32(high << _SIXTEEN)))
+            if low != 0:
+                rest_positions[rest_count] = start + i
+                rests[rest_count] = low
+                rest_count += 1
+            if round_bf16(bits_of(wide(b[i]) + float_of(bits))) != U32(p[i]):
+                lost_positions[lost_count] = start + i
+                losts[lost_count] = p[i]
+                lost_count += 1
     result = carray(totals, 3)
     result[0] = changed
     result[1] = rest_count
@@ -207,8 +209,10 @@ def add_bf16(base, stored, scale, out, count):
     deltas = carray(stored, count)
     results = carray(out, count)
     for i in range(count):
-        value = wide(bases[i]) + scale * wide(deltas[i])
-        results[i] = np.uint16(round_bf16(bits_of(value)))
+        results[i] = np.uint16(nearest_bf16(bits_of(wide(bases[i]) + scale * wide(deltas[i]))))
+    if _has_all_bits(results, _BF16_INF):  # seldom: infinities and NaNs want more care
+        for i in range(count):
+            results[i] = np.uint16(round_bf16(bits_of(wide(bases[i]) + scale * wide(deltas[i]))))
 
 
 @cfunc(

@@ -31,7 +31,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "narrow_bf16": (None, (_POINTER, _POINTER, _COUNT)),
     "round_to_odd": (None, (_POINTER, _POINTER, _COUNT)),
 }
-SPAN = 4096  # elements of scratch space that `subtract_bf16` needs; the same in `kernel_source`
+SCRATCH_ELEMENTS = 3 * 4096  # that `subtract_bf16` needs: three of `kernel_source.SPAN`
 
 
 _lock = threading.Lock()
@@ -66,10 +66,10 @@ def subtract_bf16(
     `out`. lost_at, lost: where base plus the exact difference, rounded, is not post; post's own bits.
     Returns (changed elements, remainders, exceptions).
     """
-    flags = np.empty(SPAN, np.uint16)
+    scratch = np.empty(SCRATCH_ELEMENTS, np.uint16)
     totals = np.zeros(3, np.int64)
     _function("subtract_bf16")(
-        _at(post), _at(base), _at(out), len(post), _at(flags),
+        _at(post), _at(base), _at(out), len(post), _at(scratch),
         _at(rest_at), _at(rest), _at(lost_at), _at(lost), _at(totals),
     )  # fmt: skip
     changed, rests, losses = totals.tolist()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import signal
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,6 @@ from pipeline import open_checkpoint
 from pipeline.errors import CorruptFile, NotACheckpoint, PipelineError
 
 STATE = cast(random_state(1, layers=1))
-ROOT = Path(__file__).parents[2]
 
 
 def raw(tensor: torch.Tensor) -> bytes:
@@ -185,21 +184,20 @@ def test_a_compressed_archive_is_refused_or_read_right_never_wrong(tmp_path):
 
 
 def test_another_byte_order_is_refused_or_read_right_never_wrong(tmp_path):
-    """In a process of its own: torch ends the whole process where this goes wrong."""
+    """In a process of its own, for torch crashes where this goes wrong."""
     path = tmp_path / "model.pt"
     state = {"w": torch.arange(100.0)}
     torch.save(state, path)
     repack(path, order=b"big")
     assert torch.equal(torch.load(path, weights_only=True)["w"], state["w"])
-    program = (
-        "import sys, torch\n"
-        "from pipeline import open_checkpoint\n"
-        "from pipeline.errors import PipelineError\n"
-        "wanted = torch.arange(100.0).numpy().tobytes(); data = bytearray(400)\n"
-        "try: found = open_checkpoint(sys.argv[1])\n"
-        "except PipelineError: sys.exit(0)\n"
-        "found.readers[0].read_into(found.tensors['w'].entry.offset, memoryview(data))\n"
-        "sys.exit(data != wanted)"
-    )
-    result = subprocess.run([sys.executable, "-c", program, path], cwd=ROOT, timeout=60, check=False)
-    assert result.returncode == 0
+    child = os.fork()
+    if child == 0:
+        failed = True
+        try:
+            signal.alarm(60)
+            with suppress(PipelineError):
+                check_holds(path, state)
+            failed = False
+        finally:
+            os._exit(failed)
+    assert os.waitpid(child, 0)[1] == 0

@@ -37,7 +37,7 @@ def peak(function: Callable[[], object]) -> int:
     ("dtype", "stored", "memory", "workers"),
     [
         (torch.bfloat16, "auto", "64MiB", 2),
-        (torch.bfloat16, "auto", "26MiB", 1),
+        (torch.bfloat16, "auto", "48MiB", 1),
         (torch.float32, "auto", "64MiB", 2),
         (torch.float32, "bfloat16", "64MiB", 2),  # loses something of nearly every element
         (torch.float64, "bfloat16", "128MiB", 4),

@@ -1,0 +1,121 @@
+"""inspect: what a delta or a checkpoint holds, from headers alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from models import cast, near, random_state
+from operations.conftest import Cloud, Family
+
+from pipeline import compute, inspect
+from pipeline.errors import CorruptFile, NotACheckpoint, NotFound, PipelineError, UsageError
+
+
+def test_a_model_is_shown_with_its_tensors(family: Family) -> None:
+    (Path(family.post) / "tokenizer.json").write_text("{}")
+    found = inspect(family.post)
+    post = family.state("post")
+    assert (found.location, found.kind) == (family.post, "checkpoint")
+    assert {line.name: (line.dtype, line.shape, line.nbytes) for line in found.tensors} == {
+        name: ("BF16", tuple(tensor.shape), tensor.nbytes) for name, tensor in post.items()
+    }
+    assert found.elements == sum(tensor.numel() for tensor in post.values())
+    assert found.nbytes == 2 * found.elements
+    assert found.facts == {
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 50,
+        "files": 1,
+        "companions": ["tokenizer.json"],
+        "dtypes": ["BF16"],
+    }
+
+
+def test_a_delta_is_shown_with_what_changed(family: Family, tmp_path: Path) -> None:
+    (Path(family.post) / "tokenizer.json").write_text("{}")
+    (Path(family.post) / "chat_template.jinja").write_text("{{ messages }}")
+    base, post = family.state("base"), family.state("post")
+    post["model.norm.weight"] = base["model.norm.weight"].clone()
+    post["model.norm.weight"][3] += 1
+    family.add("post", post)
+    made = compute(family.base, family.post, str(tmp_path / "d.safetensors"))
+    found = inspect(str(tmp_path / "d.safetensors"))
+    assert found.kind == "delta"
+    assert found.nbytes == (tmp_path / "d.safetensors").stat().st_size
+    changed = {line.name: line.changed for line in found.tensors}
+    assert changed == {name: int((base[name] != post[name]).sum()) for name in post}
+    assert changed["model.norm.weight"] == 1
+    assert found.facts["base"] == family.base
+    assert found.facts["post"] == family.post
+    assert found.facts["base_fingerprint"] == made.base_fingerprint
+    assert found.facts["post_fingerprint"] == made.post_fingerprint
+    assert found.facts["companions"] == ["chat_template.jinja", "tokenizer.json"]
+    assert found.facts["codec"] == "none"
+    assert found.facts["changed_share"] == sum(changed.values()) / found.elements
+    assert (found.facts["remainders"], found.facts["exceptions"]) == (made.remainders, made.exceptions)
+
+
+def test_a_name_is_looked_up_in_the_store(family: Family, tmp_path: Path) -> None:
+    compute(family.base, family.post, "deltas/d.safetensors", store=str(tmp_path / "store"))
+    found = inspect("deltas/d.safetensors", store=str(tmp_path / "store"))
+    assert found.kind == "delta"
+
+
+def test_a_bare_weights_file_is_a_model(family: Family, tmp_path: Path) -> None:
+    found = inspect(f"{family.base}/model.safetensors")
+    assert found.kind == "checkpoint"
+    assert "architectures" not in found.facts
+    torch.save(family.state("base"), tmp_path / "weights.pth")
+    assert inspect(str(tmp_path / "weights.pth")).elements == found.elements
+
+
+def test_weights_are_not_read(family: Family) -> None:
+    """A sparse file of 64 GiB is shown as quickly as any other."""
+    count = 1 << 35
+    header = b'{"w":{"dtype":"BF16","shape":[%d],"data_offsets":[0,%d]}}' % (count, 2 * count)
+    with (family.folder / "huge.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 2 * count)
+    assert inspect(str(family.folder / "huge.safetensors")).nbytes == 2 * count
+
+
+def test_a_container_is_looked_into_by_address(family: Family, cloud: Cloud) -> None:
+    cloud.upload(Path(family.post), "models/post")
+    compute(family.base, family.post, f"{cloud.location}/d.safetensors")
+    address, _, token = cloud.url.partition("?")
+    for prefix, suffix in ((cloud.location, ""), (address, f"?{token}")):
+        assert inspect(f"{prefix}/models/post{suffix}").kind == "checkpoint"
+        found = inspect(f"{prefix}/d.safetensors{suffix}")
+        assert (found.kind, found.location) == ("delta", f"{prefix}/d.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("location", "kind"),
+    [
+        ("./none", NotACheckpoint),
+        ("./none.safetensors", NotFound),
+        ("none.safetensors", NotFound),
+        ("a b", UsageError),
+    ],
+)
+def test_what_is_not_there_is_said_so(location: str, kind: type[PipelineError]) -> None:
+    with pytest.raises(kind) as error:
+        inspect(location)
+    assert location.removeprefix("./") in str(error.value)
+
+
+def test_a_damaged_file_is_said_so(family: Family, tmp_path: Path) -> None:
+    compute(family.base, family.post, str(tmp_path / "d.safetensors"))
+    data = (tmp_path / "d.safetensors").read_bytes()
+    for size in (0, 5, 1000, len(data) - 1):
+        (tmp_path / "d.safetensors").write_bytes(data[:size])
+        with pytest.raises(CorruptFile, match=r"d\.safetensors"):
+            inspect(str(tmp_path / "d.safetensors"))
+
+
+def test_a_grown_vocabulary_shows_in_the_shapes(family: Family, tmp_path: Path) -> None:
+    family.add("post", cast(near(random_state(1), 2, vocab=57)))
+    compute(family.base, family.post, str(tmp_path / "d.safetensors"))
+    shapes = {line.name: line.shape for line in inspect(str(tmp_path / "d.safetensors")).tensors}
+    assert shapes["model.embed_tokens.weight"] == (57, 16)
