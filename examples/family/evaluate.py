@@ -1,7 +1,7 @@
 """Score models of the example family: tasks by exact match, prose by bits per byte.
 
     python examples/family/evaluate.py base-v1 post-v1
-    python examples/family/evaluate.py out/post-v2 --base base-v2 --reference post-v2
+    python examples/family/evaluate.py path/to/transferred --base base-v2 --reference post-v2
 
 A model is a folder; a bare name that is no folder here is looked for beside this script.
 
@@ -114,7 +114,9 @@ def is_right(completion: str, answer: str, end: str) -> bool:
 
 @torch.inference_mode()
 def complete(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
 ) -> list[str]:
     """Greedy completions, special tokens kept."""
     tokenizer.padding_side = "left"

@@ -131,11 +131,11 @@ def _find_nonzero(flags, words, found):
     the element: first the words of four flags in which there is any, then the flags of those.
     """
     groups = flags.view(np.uint64)
-    filled = 0
+    filled = np.int64(0)
     for word in range(groups.size):
         words[filled] = np.uint16(word)
         filled += np.int64(groups[word] != 0)
-    count = 0
+    count = np.int64(0)
     for k in range(filled):
         first = 4 * np.int64(words[k])
         for i in range(first, first + 4):

@@ -1,0 +1,195 @@
+"""Killed at any moment, compute and apply leave nothing partial, and a second run succeeds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from models import State, write_model
+from operations.conftest import Cloud
+from operations.zygote import Zygote
+from safetensors.torch import load_file
+
+from pipeline import apply, compute
+
+KILLS = 10
+MODEL_BYTES = 60 << 20
+
+
+def large_state(seed: int) -> State:
+    """60 MB in 13 tensors; quick to make."""
+    block = torch.randn(1 << 19, generator=torch.Generator().manual_seed(seed)) * 0.02
+    rows = block.to(torch.bfloat16).reshape(512, -1)
+    count = MODEL_BYTES // (rows.nbytes * 5)
+    return {f"layers.{n}.w": torch.cat([rows + n * 1e-3] * 5) for n in range(count + 1)}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models of 60 MB and tiny ones, and for each what compute and apply make of them, undisturbed."""
+    folder = tmp_path_factory.mktemp("models")
+    for size, states in (
+        ("large", {name: large_state(seed) for seed, name in enumerate(("base", "post"))}),
+        (
+            "small",
+            {name: {"w": torch.full((9, 3), float(n))} for n, name in enumerate(("base", "post"))},
+        ),
+    ):
+        for name, state in states.items():
+            write_model(folder / f"{size}-{name}", state)
+        for file in ("tokenizer.json", "chat_template.jinja"):
+            (folder / f"{size}-post" / file).write_text("{}")
+        base, post = (str(folder / f"{size}-{name}") for name in ("base", "post"))
+        compute(base, post, str(folder / f"{size}-delta"))
+        apply(base, [str(folder / f"{size}-delta")], str(folder / f"{size}-result"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def zygote(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    warm = str(tmp_path_factory.mktemp("warm") / "delta")
+    with Zygote(["compute", str(models / "small-base"), str(models / "small-post"), warm]) as program:
+        yield program
+
+
+def call(models: Path, size: str, what: str, output: str) -> list[object]:
+    base = str(models / f"{size}-base")
+    if what == "compute":
+        return ["compute", base, str(models / f"{size}-post"), output]
+    return ["apply", base, [str(models / f"{size}-delta")], output]
+
+
+def content(path: Path) -> dict[str, bytes]:
+    """The bytes below `path`, by name; hidden files, which readers do not look at, are left out."""
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    return {each.name: each.read_bytes() for each in files if ".partial-" not in str(each)}
+
+
+def expected(models: Path, size: str, what: str) -> dict[str, bytes]:
+    found = content(models / f"{size}-{'delta' if what == 'compute' else 'result'}")
+    return {("out" if what == "compute" else name): data for name, data in found.items()}
+
+
+def same(found: dict[str, bytes], right: dict[str, bytes]) -> bool:
+    """Equal but for the files that name the delta's location."""
+    named = {"README.md", "paramdelta.json"}
+    return found.keys() == right.keys() and all(found[n] == right[n] for n in right if n not in named)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["compute", "apply"])
+def test_a_run_killed_at_random_leaves_all_or_nothing(
+    models: Path, zygote: Zygote, tmp_path: Path, what: str
+) -> None:
+    right = expected(models, "large", what)
+    code, duration = zygote.run(*call(models, "large", what, str(tmp_path / "first" / "out")))
+    assert code == 0
+    rng = random.Random(what)
+    killed = 0
+    for number in range(KILLS):
+        moment = duration * (number + rng.random()) / KILLS
+        out = tmp_path / str(number) / "out"
+        arguments = call(models, "large", what, str(out))
+        code, _ = zygote.run(*arguments, after=moment)
+        killed += code == -9
+        visible = content(out.parent)
+        assert not visible or same(visible, right), f"killed after {moment:.3f} of {duration:.3f} s"
+        if not visible:
+            assert not out.exists()
+            assert zygote.run(*arguments)[0] == 0
+            assert same(content(out), right)
+    assert killed >= KILLS // 2
+
+
+@pytest.mark.parametrize("what", ["compute", "apply"])
+def test_a_run_killed_at_any_step_of_publishing_leaves_all_or_nothing(
+    models: Path, zygote: Zygote, tmp_path: Path, what: str
+) -> None:
+    right = expected(models, "small", what)
+    for step in range(1, 100):
+        out = tmp_path / str(step) / "out"
+        arguments = call(models, "small", what, str(out))
+        code, _ = zygote.run(*arguments, step=step)
+        visible = content(out.parent)
+        assert not visible or same(visible, right), f"killed at step {step}"
+        if code == 0:
+            break
+        assert code == -9
+        if not visible:
+            assert zygote.run(*arguments)[0] == 0
+            assert same(content(out), right)
+    assert step > 3
+
+
+@pytest.mark.parametrize("what", ["compute", "apply"])
+def test_an_overwriting_run_killed_at_any_step_leaves_the_old_or_the_new(
+    models: Path, zygote: Zygote, tmp_path: Path, what: str
+) -> None:
+    right = expected(models, "small", what)
+    for step in range(1, 100):
+        out = tmp_path / str(step) / "out"
+        if what == "compute":
+            out.parent.mkdir()
+            out.write_bytes(b"old")
+        else:
+            write_model(out, {"old": torch.ones(1)})
+        old = content(out)
+        code, _ = zygote.run(*call(models, "small", what, str(out)), step=step, overwrite=True)
+        found = content(out)
+        assert found == old or same(found, right), f"killed at step {step}: {sorted(found)}"
+        if code == 0:
+            break
+    assert code == 0
+
+
+@pytest.mark.slow
+def test_a_run_into_a_container_killed_at_random_leaves_all_or_nothing(
+    models: Path, zygote: Zygote, cloud: Cloud, tmp_path: Path
+) -> None:
+    rng = random.Random(7)
+    for what in ("compute", "apply"):
+        right = expected(models, "large", what)
+        address, _, token = cloud.url.partition("?")
+        code, duration = zygote.run(*call(models, "large", what, f"{address}/first/out?{token}"))
+        assert code == 0
+        for number in range(3):
+            moment = duration * (number + rng.random()) / 3
+            prefix = f"{what}-{number}"
+            arguments = call(models, "large", what, f"{address}/{prefix}/out?{token}")
+            code, _ = zygote.run(*arguments, after=moment)
+            names = cloud.names(f"{prefix}/")
+            if names and (what == "compute" or f"{prefix}/out/config.json" in names):
+                assert {Path(name).name for name in names} == right.keys()
+            else:
+                assert zygote.run(*arguments)[0] == 0
+            folder = cloud.download(f"{prefix}/out" if what == "apply" else prefix, tmp_path / prefix)
+            assert same(content(folder), right)
+
+
+def test_a_model_on_its_way_into_a_container_is_no_model_until_it_is_whole(
+    models: Path, zygote: Zygote, cloud: Cloud, tmp_path: Path
+) -> None:
+    """Killed before each of the commits that publish it; the same command then succeeds."""
+    right = expected(models, "small", "apply")
+    address, _, token = cloud.url.partition("?")
+    for commit in range(1, 20):
+        out = f"at-{commit}/out"
+        arguments = call(models, "small", "apply", f"{address}/{out}?{token}")
+        code, _ = zygote.run(*arguments, commit=commit)
+        if code == 0:
+            break
+        assert f"{out}/config.json" not in cloud.names()
+        assert zygote.run(*arguments)[0] == 0, f"killed before commit {commit}"
+        assert same(content(cloud.download(out, tmp_path / str(commit))), right)
+    assert commit > 4
+
+
+def test_the_undisturbed_results_are_right(models: Path) -> None:
+    for size in ("large", "small"):
+        result, post = (
+            load_file(models / f"{size}-{n}" / "model.safetensors") for n in ("result", "post")
+        )
+        assert all(torch.equal(result[name], post[name]) for name in post)
