@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -44,7 +45,7 @@ class Zygote:
         commit: int | None = None,
         **options: Any,
     ) -> tuple[int, float]:
-        """Exit code (-9 if killed) and seconds of `call`, a function's name and its arguments, and `options`.
+        """Exit code (-9 if killed) and seconds of `call`: a function's name, its arguments, `options`.
 
         The child is killed `after` seconds, or before file step or Azure commit number n; else not.
         """
@@ -74,14 +75,12 @@ class Zygote:
 
 def _die_at(step: int | None, commit: int | None) -> None:
     """Kill this process just before its file step or commit of that number, counted from 1."""
-    seen = {"step": 0, "commit": 0}
+    steps, commits = count(1), count(1)
 
     def watch(event: str, found: tuple[Any, ...]) -> None:
-        if event in STEPS:
-            seen["step"] += 1
-        elif event == "http.client.send" and b"comp=blocklist" in bytes(found[1][:500]):
-            seen["commit"] += 1
-        if seen["step"] == step or seen["commit"] == commit:
+        is_step = event in STEPS
+        is_commit = event == "http.client.send" and b"comp=blocklist" in bytes(found[1][:500])
+        if (is_step and next(steps) == step) or (is_commit and next(commits) == commit):
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
