@@ -103,7 +103,7 @@ def require_room(work: Path, size: str) -> None:
 def main(words: list[str]) -> int:
     """Measure every size, print as it goes; returns the exit code."""
     options = parse(words)
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 124)
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     env = environment(fsync=options.fsync)

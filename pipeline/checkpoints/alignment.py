@@ -109,10 +109,10 @@ def _ordinary_tokens(tokenizer: bytes) -> dict[int, str]:
         fields = json.loads(tokenizer)
         vocab = fields["model"]["vocab"]
         added = {token["id"] for token in fields.get("added_tokens", ())}
-    except (ValueError, KeyError, TypeError):
+        if isinstance(vocab, Mapping):
+            items = {number: token for token, number in vocab.items()}
+        else:  # a unigram model's list of (token, score)
+            items = {number: token for number, (token, _) in enumerate(vocab)}
+        return {number: token for number, token in items.items() if number not in added}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
-    if isinstance(vocab, Mapping):
-        items = ((number, token) for token, number in vocab.items())
-    else:  # a unigram model's list of (token, score)
-        items = ((number, token) for number, (token, _) in enumerate(vocab))
-    return {number: token for number, token in items if number not in added}

@@ -56,13 +56,13 @@ class Weights:
 
 
 def find_weights(folder: Folder) -> Weights:
-    """Find the weights of a model folder: safetensors before pickles, an index before single files."""
-    for single, index in zip(SINGLE_FILES, INDEXES, strict=True):
+    """Find the weights of a model folder: safetensors before pickles, a single file before an index."""
+    for single, index in zip(SINGLE_FILES, INDEXES, strict=True):  # in transformers' order
+        if folder.stat(single):
+            return Weights((single,))
         if folder.stat(index):
             placed = _read_index(folder, index)
             return Weights(tuple(sorted(set(placed.values()))), placed, index)
-        if folder.stat(single):
-            return Weights((single,))
     names = [blob.name for blob in folder.list() if "/" not in blob.name]
     if "adapter_config.json" in names:
         raise NotACheckpoint(
@@ -106,7 +106,7 @@ def read_json(folder: Folder, name: str) -> Any:
     reader = folder.open(name)
     try:
         return json.loads(read_all(reader))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptFile(f"is not JSON: {error}", where=reader.name) from error
     finally:
         reader.close()
@@ -121,7 +121,12 @@ def read_all(reader: Reader) -> bytes:
     return bytes(data)
 
 
+def is_companion(name: str) -> bool:
+    """Whether a file of this name travels with a post model."""
+    return name in COMPANIONS or (name.startswith(COMPANION_FOLDERS) and name.endswith(".jinja"))
+
+
 def find_companions(folder: Folder) -> list[str]:
     """The companions that `folder` has, by name."""
     extra = [blob.name for place in COMPANION_FOLDERS for blob in folder.list(place)]
-    return [name for name in COMPANIONS if folder.stat(name)] + extra
+    return [name for name in COMPANIONS if folder.stat(name)] + [n for n in extra if is_companion(n)]

@@ -20,6 +20,8 @@ from pipeline.tensors.dtypes import BY_NAME, DType
 from pipeline.units import MIB
 
 LENGTH_BYTES = 8
+METADATA = "__metadata__"
+MAX_FILE_BYTES = 1 << 63
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 _FIRST_READ_BYTES = MIB // 4  # one round trip is enough for most headers
 _DATA_ALIGNMENT = 8
@@ -86,7 +88,7 @@ def parse_header(text: bytes, *, begin: int, file_bytes: int, where: str) -> Hea
         raise _corrupt(where, f"its header is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise _corrupt(where, "its header is not a JSON object")
-    metadata = fields.pop("__metadata__", {})
+    metadata = fields.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _corrupt(where, "its __metadata__ is not an object of strings")
     entries = sorted(
@@ -111,6 +113,10 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse_entry(name: str, value: Any, begin: int, where: str) -> Entry:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise _corrupt(where, f"the tensor name {name!r} is not Unicode") from None
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise _corrupt(where, f"tensor {name!r} is not described by dtype, shape and data_offsets")
     dtype = BY_NAME.get(value["dtype"]) if isinstance(value["dtype"], str) else None
@@ -124,6 +130,8 @@ def _parse_entry(name: str, value: Any, begin: int, where: str) -> Entry:
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise _corrupt(where, f"tensor {name!r} has shape {shape} and data_offsets {offsets}")
     entry = Entry(name, dtype, tuple(shape), begin + offsets[0])
+    if math.prod(size or 1 for size in shape) >= MAX_FILE_BYTES:  # even if it has no elements
+        raise _corrupt(where, f"tensor {name!r} is larger than any file")
     if offsets[1] - offsets[0] != entry.nbytes:
         raise _corrupt(
             where,
@@ -134,7 +142,7 @@ def _parse_entry(name: str, value: Any, begin: int, where: str) -> Entry:
 
 
 def _are_sizes(values: Any) -> bool:
-    return isinstance(values, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in values)
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < MAX_FILE_BYTES for v in values)
 
 
 def _corrupt(where: str, what: str) -> CorruptFile:
@@ -173,9 +181,11 @@ def build_header(
     The result is padded with spaces to `room` bytes, or else to a multiple of eight.
     Raises CorruptFile if the header would be larger than readers accept.
     """
-    fields: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    fields: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
     end = 0
     for tensor in tensors:
+        if tensor.name == METADATA:
+            raise CorruptFile(f"a tensor can't be called {METADATA}", where="output")
         begin, end = end, end + tensor.nbytes
         fields[tensor.name] = {
             "dtype": tensor.dtype.name,

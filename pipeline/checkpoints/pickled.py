@@ -9,6 +9,7 @@ are read into memory whole.
 from __future__ import annotations
 
 import io
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoints.header import Entry
@@ -78,17 +79,46 @@ def read_pickle(reader: Reader) -> list[tuple[Entry, Reader]]:
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    if not _is_plain_archive(reader):
+        return _in_memory(reader)
     with FakeTensorMode():
         tensors = _load(reader)
-    if all(_place(tensor) is not None for tensor in tensors.values()):
-        return [
-            (
-                Entry(name, _dtype(name, tensor, reader), tuple(tensor.shape), _place(tensor) or 0),
-                reader,
-            )
-            for name, tensor in tensors.items()
-        ]
-    return _in_memory(reader)
+    places = {name: _place(tensor) for name, tensor in tensors.items()}
+    if None in places.values():
+        return _in_memory(reader)
+    return [
+        (Entry(name, _dtype(name, tensor, reader), tuple(tensor.shape), places[name] or 0), reader)
+        for name, tensor in tensors.items()
+    ]
+
+
+def _is_plain_archive(reader: Reader) -> bool:
+    """Whether the archive holds its bytes as they are: not compressed, little-endian."""
+    try:
+        with zipfile.ZipFile(io.BufferedReader(_Stream(reader))) as archive:
+            for info in archive.infolist():
+                if info.compress_type != zipfile.ZIP_STORED:
+                    return False
+                if info.filename.endswith("/byteorder") and archive.read(info) != b"little":
+                    return False
+    except (zipfile.BadZipFile, NotImplementedError, OSError):
+        return False  # of the old format, or damaged: torch will say
+    return True
+
+
+def _require_plain(name: str, tensor: torch.Tensor, reader: Reader) -> None:
+    """Refuse tensors that have no plain values in the file."""
+    import torch
+
+    what = None
+    if tensor.layout != torch.strided:
+        what = f"is sparse ({tensor.layout})"
+    elif tensor.is_quantized:
+        what = f"is quantised ({tensor.dtype})"
+    elif tensor.numel() * tensor.element_size() > reader.nbytes:
+        what = "has more values than the file has bytes"
+    if what:
+        raise CorruptFile(f"tensor {name!r} {what}", where=reader.name, hint="save it as plain values")
 
 
 def _load(reader: Reader) -> dict[str, torch.Tensor]:
@@ -98,7 +128,7 @@ def _load(reader: Reader) -> dict[str, torch.Tensor]:
         found = torch.load(io.BufferedReader(_Stream(reader)), weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises nearly anything for a damaged or hostile file
         raise CorruptFile(
-            f"torch cannot read it as weights: {str(error).splitlines()[0]}",
+            f"torch cannot read it as weights: {(str(error) or type(error).__name__).splitlines()[0]}",
             where=reader.name,
             hint="fetch it again; files that need code to be run are refused",
         ) from error
@@ -112,15 +142,17 @@ def _load(reader: Reader) -> dict[str, torch.Tensor]:
     }
     if not tensors:
         raise NotACheckpoint("holds no tensors", where=reader.name)
+    for name, tensor in tensors.items():
+        _require_plain(name, tensor, reader)
     return tensors
 
 
 def _place(tensor: torch.Tensor) -> int | None:
     """The tensor's offset in the file, if its bytes are one range of it."""
-    storage_offset = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
     if tensor.numel() == 0:
         return 0
-    if storage_offset is None or not tensor.is_contiguous():
+    storage_offset = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+    if storage_offset is None or not tensor.is_contiguous() or tensor.is_neg() or tensor.is_conj():
         return None
     return int(storage_offset) + int(tensor.storage_offset()) * tensor.element_size()
 
@@ -137,7 +169,10 @@ def _in_memory(reader: Reader) -> list[tuple[Entry, Reader]]:
 
     found: list[tuple[Entry, Reader]] = []
     for name, tensor in _load(reader).items():
-        data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        if tensor.is_meta:
+            raise CorruptFile(f"tensor {name!r} has no values", where=reader.name)
+        values = tensor.detach().resolve_neg().resolve_conj().contiguous()
+        data = values.reshape(-1).view(torch.uint8).numpy().tobytes()
         entry = Entry(name, _dtype(name, tensor, reader), tuple(tensor.shape), 0)
         found.append((entry, MemoryReader(f"{reader.name}:{name}", data)))
     return found

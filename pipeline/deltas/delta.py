@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.checkpoints.files import is_companion
 from pipeline.checkpoints.header import Entry, Header, read_header
 from pipeline.checkpoints.policy import vocab_size
 from pipeline.deltas.format import (
@@ -22,6 +23,7 @@ from pipeline.deltas.format import (
     DIGESTS,
     DIGESTS_PER_CHUNK,
     FILE,
+    FORMAT_VERSION,
     INDEX,
     MANIFEST,
     MANIFEST_KEY,
@@ -128,7 +130,8 @@ def read_delta(reader: Reader, *, location: str) -> Delta:
         for entry in header.entries
         if entry.name.startswith(FILE)
     }
-    if set(companions) != set(manifest.files):
+    strange = [name for name in companions if not is_companion(name)]
+    if strange or set(companions) != set(manifest.files):
         raise CorruptFile("its companions are not those of the manifest", where=location)
     return Delta(location, reader, manifest, tensors, entries[CORRECTIONS].offset, companions)
 
@@ -141,6 +144,12 @@ def _read_manifest(
             "is a safetensors file, but not a delta",
             where=location,
             hint="make one with `cli.py compute`",
+        )
+    if header.metadata[VERSION_KEY] != str(FORMAT_VERSION):
+        raise CorruptFile(
+            f"is of delta format version {header.metadata[VERSION_KEY]}",
+            where=location,
+            hint=f"this tool reads version {FORMAT_VERSION}: use a newer one",
         )
     if any(name not in entries for name in (MANIFEST, INDEX, DIGESTS, CORRECTIONS)):
         raise CorruptFile("lacks its manifest or its tables", where=location)

@@ -58,7 +58,7 @@ def pack(corrections: Corrections) -> bytes:
         return b""
     counts = np.array([rests, losses], "<u4")
     parts = (counts, corrections.rest_at, corrections.rest, corrections.lost_at, corrections.lost)
-    return b"".join(part.tobytes() for part in parts)
+    return b"".join(part.data for part in parts)
 
 
 def unpack(data: Bytes, *, elements: int, width: DType, post: DType, where: str) -> Corrections:

@@ -67,7 +67,6 @@ class Manifest:
     post: Identity
     codec: str
     tensors: Sequence[TensorRecord]
-    base_vocab_size: int | None
     post_config: Mapping[str, Any] | None
     files: Mapping[str, Digest]
     tool: str = TOOL
@@ -94,12 +93,11 @@ class Manifest:
                 post=_identity(content["post"]),
                 codec=str(content["codec"]),
                 tensors=tuple(_record(record) for record in content["tensors"]),
-                base_vocab_size=content["base_vocab_size"],
-                post_config=content["post_config"],
+                post_config=_config(content["post_config"]),
                 files={str(n): Digest.parse(digest) for n, digest in content["files"].items()},
                 tool=str(content["tool"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise CorruptFile(f"has no valid manifest: {error}", where=where) from error
 
 
@@ -118,17 +116,29 @@ def _identity(content: Mapping[str, Any]) -> Identity:
     )
 
 
+def _config(value: Any) -> Mapping[str, Any] | None:
+    if value is not None and not isinstance(value, dict):
+        raise ValueError("post_config is not an object")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"{value!r} is not a count")
+    return value
+
+
 def _record(content: Mapping[str, Any]) -> TensorRecord:
     return TensorRecord(
         name=str(content["name"]),
-        shape=tuple(int(size) for size in content["shape"]),
-        base_shape=tuple(int(size) for size in content["base_shape"]),
+        shape=tuple(_count(size) for size in content["shape"]),
+        base_shape=tuple(_count(size) for size in content["base_shape"]),
         stored=BY_NAME[content["stored"]],
         base=BY_NAME[content["base"]],
         post=BY_NAME[content["post"]],
-        changed=int(content["changed"]),
-        remainders=int(content["remainders"]),
-        exceptions=int(content["exceptions"]),
+        changed=_count(content["changed"]),
+        remainders=_count(content["remainders"]),
+        exceptions=_count(content["exceptions"]),
         base_digest=Digest.parse(content["base_digest"]),
         post_digest=Digest.parse(content["post_digest"]),
         stored_digest=Digest.parse(content["stored_digest"]),

@@ -8,6 +8,7 @@ with round trips gets more workers than there are cores, and a semaphore keeps c
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -82,7 +83,7 @@ def schedule(
         if size <= SMALLEST_BLOCK_BYTES:
             raise UsageError(
                 f"{format_bytes(limits.memory_bytes)} of memory is less than one slice takes",
-                hint=f"give --memory {format_bytes(each).replace(' ', '')} or more",
+                hint=f"give --memory {math.ceil(each / MIB)}MiB or more",
             )
         size = max(SMALLEST_BLOCK_BYTES, size // 2)
 

@@ -30,7 +30,14 @@ from pipeline.progress import Progressing, silent
 from pipeline.settings import Settings
 from pipeline.storage.base import FolderWriter, exists
 from pipeline.storage.locations import open_parent, parse_output_model
-from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Arithmetic, Corrections, Operand, Term
+from pipeline.tensors.arithmetic import (
+    CHUNK_ELEMENTS,
+    Arithmetic,
+    Corrections,
+    Operand,
+    Term,
+    scratch_bytes,
+)
 from pipeline.tensors.dtypes import F64, Bytes, DType, parse_dtype
 from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_into
 from pipeline.units import parse_bytes
@@ -148,6 +155,14 @@ class _Run:
         fitted = fit(self.base, self.deltas, dtype=self.dtype, as_post=same_base)
         return plan_sum(self.base, self.deltas, fitted, shard_bytes=self.shard_bytes)
 
+    @staticmethod
+    def _dtypes(layout: SumPlan) -> Iterator[DType]:
+        """The formats that take part in the arithmetic."""
+        for item in layout.tensors:
+            yield from (item.base.dtype, item.result.dtype)
+            yield from (stored.record.stored for stored in item.stored)
+            yield from (stored.record.width for stored in item.stored if stored.record.width == F64)
+
     def looks_like_same_base(self) -> bool:
         """Whether one delta goes whole onto what seems to be the base it was made on.
 
@@ -216,7 +231,7 @@ class _Run:
                     same_base,
                 ),
                 limits=self.resources.limits,
-                scratch_bytes=self.resources.scratch_bytes(F64),
+                scratch_bytes=scratch_bytes(self._dtypes(layout)),
                 advance=advance,
             )
         for writer in writers:
@@ -321,14 +336,15 @@ class _Add:
             yield term, corrections
 
     def _carry(self, item: Fitted, part: Slice, inputs: Sequence[Bytes], out: Bytes) -> None:
-        """Post's values of the last delta that changed the tensor, else the new base's."""
-        chosen = inputs[0]
+        """The new base's values, under those of each delta that changed the tensor."""
+        if item.result.dtype == item.base.dtype:
+            out[: len(inputs[0])] = inputs[0]
         for number, stored in enumerate(item.stored):
             data, packed = inputs[1 + 2 * number : 3 + 2 * number]
-            self._check(stored, part.chunk, data, packed, self.deltas[number].location)
-            if stored.record.changed:
-                chosen = data
-        out[:] = chosen
+            if len(data):
+                self._check(stored, part.chunk, data, packed, self.deltas[number].location)
+            if stored.record.changed and stored.record.post == item.result.dtype:
+                out[: len(data)] = data
 
     @staticmethod
     def _check(stored: StoredTensor, chunk: int, data: Bytes, packed: Bytes, where: str) -> None:

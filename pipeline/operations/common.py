@@ -10,8 +10,7 @@ from pipeline.engine.plan import Input
 from pipeline.engine.walk import Limits
 from pipeline.errors import UsageError
 from pipeline.storage.locations import split_scale
-from pipeline.tensors.arithmetic import Arithmetic, CpuArithmetic, scratch_bytes
-from pipeline.tensors.dtypes import DType
+from pipeline.tensors.arithmetic import Arithmetic, CpuArithmetic
 from pipeline.units import parse_bytes
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -44,10 +43,6 @@ class Resources:
 
             return TorchArithmetic("cuda")
         return CpuArithmetic()
-
-    def scratch_bytes(self, width: DType) -> int:
-        """Memory that one instance takes for arithmetic in `width`."""
-        return scratch_bytes(width)
 
 
 def _require_cuda() -> None:

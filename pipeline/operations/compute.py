@@ -13,20 +13,20 @@ from pipeline.checkpoints.alignment import Pair, check_vocabulary, pair_up
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.files import read_all
 from pipeline.checkpoints.header import Tensor
-from pipeline.deltas.format import BASE, CARRIED, POST, STORED, pack
+from pipeline.deltas.format import BASE, CARRIED, POST, RESERVED, STORED, pack
 from pipeline.deltas.layout import DeltaLayout, digests_table
 from pipeline.deltas.manifest import Identity, Manifest, TensorRecord
 from pipeline.engine.plan import Job, Plan, Slice
 from pipeline.engine.tail import OrderedTail
 from pipeline.engine.walk import walk
-from pipeline.errors import UsageError
+from pipeline.errors import NotACheckpoint, UsageError
 from pipeline.operations.common import DEFAULT_MEMORY, Resources, as_input, tokenizer_of
 from pipeline.progress import Progressing, silent
 from pipeline.settings import Settings
 from pipeline.storage.base import exists
 from pipeline.storage.locations import open_parent, parse_delta
-from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Arithmetic, Operand
-from pipeline.tensors.dtypes import F64, Bytes, DType, parse_dtype
+from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Arithmetic, Operand, scratch_bytes
+from pipeline.tensors.dtypes import Bytes, DType, parse_dtype
 from pipeline.tensors.fingerprint import digest_bytes, digest_into, fold_checkpoint, fold_tensor
 
 CODECS = ("none",)
@@ -114,13 +114,14 @@ def compute(
         ):
             tail = OrderedTail(writer, layout.offsets[-1])
             stored = [tensor.dtype for tensor in layout.tensors]
+            entries = [side.entry for pair in pairs for side in (pair.post, pair.base)]
             walk(
                 plan,
                 readers=[*post_model.readers, *base_model.readers],
                 writers=[writer],
                 make_kernel=lambda: _Subtract(ordered, stored, records, resources.arithmetic()),
                 limits=resources.limits,
-                scratch_bytes=resources.scratch_bytes(F64),
+                scratch_bytes=scratch_bytes(entry.dtype for entry in entries),
                 advance=advance,
                 tail=tail,
             )
@@ -141,6 +142,12 @@ def _lay_out(
     pairs: Sequence[Pair], post: Checkpoint, storage: DType | None
 ) -> tuple[DeltaLayout, list[Pair]]:
     """The delta file's layout, and the pairs in the order of its tensors."""
+    reserved = [pair.name for pair in pairs if pair.name.startswith(RESERVED)]
+    if reserved:
+        raise NotACheckpoint(
+            f"tensor {reserved[0]!r} has a name that delta files keep for themselves",
+            where=post.location,
+        )
     by_name = {}
     for pair in pairs:
         entry = pair.post.entry
@@ -209,7 +216,6 @@ class _Records:
             post=Identity(post.location, post.revision, fold_checkpoint(post_digests)),
             codec=codec,
             tensors=tensors,
-            base_vocab_size=base.vocab_size,
             post_config=post.config,
             files={name: digest_bytes(read_all(file)) for name, file in post.companions.items()},
         )
@@ -270,11 +276,13 @@ class _Subtract:
 
 
 def _differing(post: Bytes, base: Bytes, pair: Pair) -> int:
-    """How many elements of a carried tensor differ; all of them if the dtype does."""
+    """How many elements of a carried tensor differ or are new; all of them if the dtype does."""
     ours, theirs = pair.post.entry.dtype, pair.base.entry.dtype
+    count, known = len(post) // ours.itemsize, len(base) // theirs.itemsize
     if ours != theirs:
-        return len(post) // ours.itemsize
-    return int(np.count_nonzero(post.view(ours.bits) != base.view(ours.bits)))
+        return count
+    same = np.count_nonzero(post.view(ours.bits)[:known] == base.view(ours.bits))
+    return count - int(same)
 
 
 def _summary(manifest: Manifest) -> dict[str, Any]:

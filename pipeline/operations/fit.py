@@ -58,9 +58,10 @@ def fit(
             if not _fits(entry, base.vocab_size, tensor, delta)
         ]
         if len(stored) == len(deltas):
-            own = stored[0].record.post if as_post or not entry.dtype.is_float else entry.dtype
-            form = dtype if dtype and own.is_float else own
+            form = _result_dtype(entry, stored, dtype, as_post=as_post)
             shape = max([entry.shape, *(t.record.shape for t in stored)], key=math.prod)
+            if form != entry.dtype and not entry.dtype.is_float and entry.shape != shape:
+                problems.append(f"{name} is {entry.dtype} in the new base, but {form} rows are added")
             fitted.append(Fitted(entry, stored, Tensor(name, form, shape)))
     if problems:
         raise Mismatch(
@@ -72,20 +73,31 @@ def fit(
     return fitted
 
 
+def _result_dtype(
+    entry: Entry, stored: Sequence[StoredTensor], dtype: DType | None, *, as_post: bool
+) -> DType:
+    """The format of one result: carried tensors keep the base's unless a delta changed them."""
+    if entry.dtype.is_float:
+        return dtype or (stored[0].record.post if as_post else entry.dtype)
+    changed = [tensor.record.post for tensor in stored if tensor.record.changed]
+    return changed[-1] if changed else entry.dtype
+
+
 def _fits(entry: Entry, vocab: int | None, tensor: StoredTensor, delta: Delta) -> bool:
     shape, post_vocab = tensor.record.shape, delta.vocab_size
     if entry.dtype.is_float != tensor.record.post.is_float:
         return False
-    return (
-        entry.shape == shape
-        or is_grown(entry.shape, vocab, shape, post_vocab)
-        or is_grown(shape, post_vocab, entry.shape, vocab)
-    )
+    if entry.shape == shape or is_grown(shape, post_vocab, entry.shape, vocab):
+        return True
+    # Rows that the new base lacks must be post's own: a difference added to nothing means nothing.
+    has_old_rows = entry.shape[:1] >= tensor.record.base_shape[:1]
+    return has_old_rows and is_grown(entry.shape, vocab, shape, post_vocab)
 
 
 def _describe(entry: Entry, tensor: StoredTensor, delta: Delta) -> str:
     ours = f"{show(entry.shape)} {entry.dtype}"
-    theirs = f"{show(tensor.record.shape)} {tensor.record.post}"
+    shapes = dict.fromkeys((show(tensor.record.base_shape), show(tensor.record.shape)))
+    theirs = f"{' → '.join(shapes)} {tensor.record.post}"
     return f"{entry.name} is {ours} in the new base, {theirs} in {delta.location}"
 
 

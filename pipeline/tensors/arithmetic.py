@@ -16,7 +16,7 @@ nearly everywhere in a fine-tuned model. Nothing here does I/O.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -87,10 +87,20 @@ class Arithmetic(Protocol):
         """
 
 
-def scratch_bytes(width: DType) -> int:
-    """Memory of one instance of `CpuArithmetic` in bytes, for arithmetic in `width`."""
-    rare = CHUNK_ELEMENTS * (4 + 4 + 4 + 2)
-    return 3 * CHUNK_ELEMENTS * width.itemsize + rare
+def scratch_bytes(dtypes: Iterable[DType]) -> int:
+    """Memory in bytes that one worker needs beside its buffers, for tensors of these formats.
+
+    Counted for the worst case, in which every element has a remainder: the places for them, the packed
+    bytes and their copy on the way to the file, and for other formats than bfloat16 the wide arrays and
+    the temporary ones of numpy.
+    """
+    floats = {dtype for dtype in dtypes if dtype.is_float}
+    packed = 2 * (4 + 4)
+    if floats <= {BF16}:
+        each = (4 + 4 + 4 + 2) + packed
+    else:
+        each = (4 + 4 + 4 + 2) + 2 * packed + (80 if F64 in floats else 48)
+    return CHUNK_ELEMENTS * each
 
 
 class CpuArithmetic:

@@ -18,6 +18,8 @@ import llvmlite
 import llvmlite.binding as llvm
 from blake3 import blake3
 
+from pipeline.tensors.fingerprint import DIGEST_BYTES
+
 _SOURCE = Path(__file__).with_name("kernel_source.py")
 _OPTIMISATION = 3
 _kept_alive: list[Any] = []  # the engine owns the code: it must live as long as the process
@@ -28,9 +30,8 @@ def load(names: Iterable[str]) -> dict[str, int]:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     path = _cache_folder() / f"kernels-{_key()}.o"
-    try:
-        code = path.read_bytes()
-    except OSError:
+    code = _kept(path)
+    if code is None:
         code = _compile()
         _keep(path, code)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
@@ -82,12 +83,22 @@ def _cache_folder() -> Path:
     return Path(home).expanduser() / "paramdelta"
 
 
+def _kept(path: Path) -> bytes | None:
+    """The code that an earlier process left, if it is whole: damaged code would crash this one."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    digest, code = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
+    return code if blake3(code).digest() == digest else None
+
+
 def _keep(path: Path, code: bytes) -> None:
     """Leave the code for the next process; atomically, for others may do the same."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft = path.with_suffix(f".{secrets.token_hex(4)}")
-        draft.write_bytes(code)
+        draft.write_bytes(blake3(code).digest() + code)
         draft.replace(path)
     except OSError:
         return  # no cache, then: the next process compiles again

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -23,8 +23,8 @@ class Made:
     base: Path
     post: Path
     delta: Path
-    base_state: State
-    post_state: State
+    base_state: State = field(repr=False)
+    post_state: State = field(repr=False)
 
     def apply(self, output: Path, delta: Path | None = None) -> ApplyReport:
         """Restore post from the base, with this delta or another file."""

@@ -7,6 +7,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from blake3 import blake3
 from deltas.surgery import PREFIX, put_together, take_apart
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -68,6 +69,38 @@ def test_numbers_that_are_none_are_refused(made, tmp_path, field, value):
     parts = take_apart(made.delta)
     manifest = parts.manifest
     manifest["tensors"][0][field] = [value, value] if "shape" in field else value
+    parts.put_manifest(manifest)
+    file = put_together(tmp_path / "x.safetensors", parts)
+    with pytest.raises(CorruptFile):
+        made.apply(tmp_path / "out", file)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("field", ["post_config", "base_vocab_size"])
+@pytest.mark.parametrize("value", [True, "x", [], [1], 0.5], ids=repr)
+def test_fields_of_another_type_are_refused(made, tmp_path, field, value):
+    parts = take_apart(made.delta)
+    parts.put_manifest({**parts.manifest, field: value})
+    with pytest.raises(CorruptFile, match="manifest"):
+        open_delta(str(put_together(tmp_path / "x.safetensors", parts)))
+
+
+@pytest.mark.parametrize(
+    ("side", "dtype", "column"),
+    [("base", "I16", 0), ("post", "F8_E4M3", 1), ("stored", "I16", 2), ("stored", "F8_E5M2", 2)],
+)
+def test_a_tensor_is_float_on_all_sides_or_on_none(made, tmp_path, side, dtype, column):
+    """With every digest recomputed, so that only the formats themselves can tell."""
+    parts = take_apart(made.delta)
+    manifest = parts.manifest
+    place = [record["name"] for record in manifest["tensors"]].index("model.norm.weight")
+    record = manifest["tensors"][place]
+    at = 96 * place + 32 * column  # each tensor of this delta is one chunk
+    chunk = parts.tensors[PREFIX + "digests"][2][at : at + 32]
+    head = f"paramdelta tensor 1\n{dtype}\n{record['shape'][0]}\n".encode()
+    record |= {side: dtype, f"{side}_digest": blake3(head + chunk).hexdigest()}
+    if side == "stored":
+        parts.tensors[record["name"]] = (dtype, *parts.tensors[record["name"]][1:])
     parts.put_manifest(manifest)
     file = put_together(tmp_path / "x.safetensors", parts)
     with pytest.raises(CorruptFile):

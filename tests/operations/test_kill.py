@@ -31,13 +31,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pairs of three sizes, and for each what compute and apply make of it, undisturbed."""
     folder = tmp_path_factory.mktemp("models")
     for size, states in (
-        ("large", {name: large_state(seed) for seed, name in enumerate(("base", "post"))}),
-        (
-            "small",
-            {name: {"w": torch.full((9, 3), float(n))} for n, name in enumerate(("base", "post"))},
-        ),
+        ("large", [state_of(60, 0), state_of(60, 1)]),
+        ("medium", [state_of(15, 0), state_of(15, 1)]),
+        ("small", [{"w": torch.full((9, 3), 1.0)}, {"w": torch.full((9, 3), 2.0)}]),
     ):
-        for name, state in states.items():
+        for name, state in zip(("base", "post"), states, strict=True):
             write_model(folder / f"{size}-{name}", state)
         for file in ("tokenizer.json", "chat_template.jinja"):
             (folder / f"{size}-post" / file).write_text("{}")
