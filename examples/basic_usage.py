@@ -2,7 +2,7 @@
 
     .venv/bin/python examples/basic_usage.py [FOLDER]
 
-Everything is written below FOLDER (default: build/basic_usage), from the model family in examples/family.
+Everything is written below FOLDER (default: build/basic_usage), from the models in examples/family.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main(folder: Path) -> None:
     moved = apply(new_base, [(delta, 1.0)], str(folder / "post-v2"), overwrite=True)
     print(f"{moved.case}: {len(moved.files)} files in {moved.output}")
 
-    # The same arithmetic on state dicts in memory; tensors that grew are left out of this little example.
+    # The same arithmetic on state dicts in memory; the tensor that grew is left out here.
     old = load_file(FAMILY / "base-v1" / "model.safetensors")
     trained = load_file(FAMILY / "post-v1" / "model.safetensors")
     same = [name for name in old if old[name].shape == trained[name].shape]

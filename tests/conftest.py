@@ -18,7 +18,7 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the credentials, the store or the Hub of whoever runs it."""
     for name in list(os.environ):
         if name.startswith(("AZURE_", "PIPELINE_", "HF_", "HUGGING_FACE_")):
@@ -42,7 +42,7 @@ def hub() -> Iterator[HubServer]:
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
-    """Run the command line in a process of its own, in an empty folder: `cli("compute", ..., env={})`."""
+    """Run the command line in a process of its own, in `tmp_path`: `cli("compute", ..., env={})`."""
 
     def run(
         *arguments: str | Path, env: dict[str, str] | None = None, timeout: float = 120

@@ -48,7 +48,9 @@ def cast(state: State, dtype: torch.dtype = torch.bfloat16) -> State:
 def write_model(folder: Path, state: State, **config: object) -> Path:
     """A model folder with `state` in one safetensors file and a config; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({n: t.contiguous() for n, t in state.items()}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {n: t.contiguous() for n, t in state.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
     embedding = state.get("model.embed_tokens.weight")
     vocab = {} if embedding is None else {"vocab_size": len(embedding)}
     fields = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **vocab, **config}

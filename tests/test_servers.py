@@ -78,9 +78,7 @@ def fetch(url: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
 # -- the Hub: content -------------------------------------------------------------------------
 
 
-def test_a_snapshot_of_a_sharded_repository_has_every_file_once(
-    hub: HubServer, tmp_path: Path
-) -> None:
+def test_a_snapshot_of_a_sharded_repository_has_every_file_once(hub: HubServer, tmp_path: Path) -> None:
     source = write_sharded_model(tmp_path / "source")
     repo = hub.add_repo(REPO, source)
     path = snapshot_download(REPO, endpoint=hub.url, cache_dir=tmp_path / "cache")
@@ -154,9 +152,7 @@ def test_a_second_download_fetches_no_body(hub: HubServer, tmp_path: Path) -> No
     ]
 
 
-def test_unchanged_content_in_a_new_commit_is_not_fetched_again(
-    hub: HubServer, tmp_path: Path
-) -> None:
+def test_unchanged_content_in_a_new_commit_is_not_fetched_again(hub: HubServer, tmp_path: Path) -> None:
     repo = hub.add_repo(REPO, write_model(tmp_path / "old"))
     cache = tmp_path / "cache"
     snapshot_download(REPO, endpoint=hub.url, cache_dir=cache)
@@ -202,9 +198,7 @@ def test_a_gated_repository_needs_a_granted_token(hub: HubServer, tmp_path: Path
     assert "granted" not in repr(hub.requests)
 
 
-def test_a_private_repository_looks_missing_without_its_token(
-    hub: HubServer, tmp_path: Path
-) -> None:
+def test_a_private_repository_looks_missing_without_its_token(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo(REPO, write_model(tmp_path / "source"), private=True, token="owner")
     hub.add_token("a stranger's")
     for token in (False, "a stranger's"):
@@ -225,9 +219,7 @@ def test_an_unknown_token_is_refused_even_for_a_public_repository(
     assert not isinstance(error.value, RepositoryNotFoundError)
 
 
-def test_missing_repositories_revisions_and_files_are_told_apart(
-    hub: HubServer, tmp_path: Path
-) -> None:
+def test_missing_repositories_revisions_and_files_are_told_apart(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo(REPO, write_model(tmp_path / "source"))
     where: dict[str, Any] = {"endpoint": hub.url, "cache_dir": tmp_path / "cache"}
     with pytest.raises(RepositoryNotFoundError):
@@ -293,9 +285,7 @@ def test_safetensors_metadata_comes_by_ranges(
     hub.patch_client(monkeypatch, tmp_path / "home")
     metadata = huggingface_hub.get_safetensors_metadata(REPO)
     assert metadata.files_metadata[WEIGHTS].tensors["w"].shape == [4096, 64]
-    assert [(r.range, r.status, r.sent) for r in hub.gets(WEIGHTS)] == [
-        ("bytes=0-100000", 206, 100_001)
-    ]
+    assert [(r.range, r.status, r.sent) for r in hub.gets(WEIGHTS)] == [("bytes=0-100000", 206, 100_001)]
 
 
 def test_an_interrupted_download_resumes_with_a_range(
@@ -338,9 +328,7 @@ def test_lfs_files_come_from_the_cdn_without_the_token(tmp_path: Path) -> None:
     source = write_model(tmp_path / "source")
     with HubServer(cdn=True) as hub:
         hub.add_repo(REPO, source, token="granted")
-        path = snapshot_download(
-            REPO, token="granted", endpoint=hub.url, cache_dir=tmp_path / "cache"
-        )
+        path = snapshot_download(REPO, token="granted", endpoint=hub.url, cache_dir=tmp_path / "cache")
     assert digests(Path(path)) == digests(source)
     assert {Path(r.path).name: (r.cdn, r.authorized) for r in hub.gets()} == {
         "config.json": (False, True),
@@ -437,9 +425,7 @@ def test_every_way_in_opens_the_same_account(azurite: Azurite) -> None:
 
 def test_a_sas_grants_its_permissions_and_no_more(azurite: Azurite) -> None:
     name = azurite.create_container().container_name
-    blob = BlobClient(
-        azurite.url, name, "blob", credential=AzureSasCredential(azurite.sas_token("r"))
-    )
+    blob = BlobClient(azurite.url, name, "blob", credential=AzureSasCredential(azurite.sas_token("r")))
     with pytest.raises(HttpResponseError) as error:
         blob.upload_blob(b"content")
     assert error.value.status_code == 403

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.deltas.format import FORMAT_VERSION
 from pipeline.errors import CorruptFile
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
-from pipeline.tensors.dtypes import BY_NAME, DType, compute_dtype
+from pipeline.tensors.dtypes import BY_NAME, DType, Kind, compute_dtype
 from pipeline.tensors.fingerprint import Digest
 from pipeline.version import TOOL
 
@@ -129,7 +129,7 @@ def _count(value: Any) -> int:
 
 
 def _record(content: Mapping[str, Any]) -> TensorRecord:
-    return TensorRecord(
+    record = TensorRecord(
         name=str(content["name"]),
         shape=tuple(_count(size) for size in content["shape"]),
         base_shape=tuple(_count(size) for size in content["base_shape"]),
@@ -143,3 +143,7 @@ def _record(content: Mapping[str, Any]) -> TensorRecord:
         post_digest=Digest.parse(content["post_digest"]),
         stored_digest=Digest.parse(content["stored_digest"]),
     )
+    kinds = {record.stored.kind, record.base.kind, record.post.kind}
+    if len(kinds) > 1 or Kind.CODED in kinds or (record.carried and record.stored != record.post):
+        raise ValueError(f"{record.name!r} cannot be {record.post}, {record.base} and {record.stored}")
+    return record

@@ -11,7 +11,7 @@ import threading
 from pipeline.storage.base import Writer
 from pipeline.units import MIB
 
-PENDING_BYTES = 64 * MIB  # workers that run ahead of a slow one wait beyond this
+PENDING_BYTES = 16 * MIB  # workers that run ahead of a slow one wait beyond this
 
 
 class OrderedTail:

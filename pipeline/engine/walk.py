@@ -104,7 +104,7 @@ def walk(
     `advance` is told of bytes read and written. The first error stops the other workers and is
     raised; nothing is committed here.
     """
-    remote = any(reader.is_remote for reader in readers)
+    remote = any(r.is_remote for r in readers) or any(w.is_remote for w in writers)
     block_bytes = max((writer.block_bytes for writer in writers), default=MIB)
     timetable = schedule(
         plan, limits, remote=remote, block_bytes=block_bytes, scratch_bytes=scratch_bytes

@@ -89,6 +89,8 @@ class AzureReader:
 class AzureWriter(Aborting):
     """A blob whose blocks are staged, and which appears by one commit."""
 
+    is_remote = True
+
     def __init__(self, client: BlobClient, name: str, *, size_hint: int, etag: str | None) -> None:
         self._client = client
         self._name = name
@@ -190,6 +192,8 @@ class AzureFolderWriter(Aborting):
 
 class _Staged(Aborting):
     """A blob of a folder: its commit waits for the folder's `publish`."""
+
+    is_remote = True
 
     def __init__(self, inner: Writer) -> None:
         self.inner = inner

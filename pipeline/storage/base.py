@@ -62,6 +62,10 @@ class Writer(Protocol):
     """One blob in the making. `write` may be called from several threads, in any order."""
 
     @property
+    def is_remote(self) -> bool:
+        """Whether a write costs a round trip, so that more of them should be under way at once."""
+
+    @property
     def block_bytes(self) -> int:
         """The size of write that suits this store best."""
 

@@ -108,6 +108,7 @@ class LocalReader:
 class LocalWriter(Aborting):
     """A file that grows under a hidden name."""
 
+    is_remote = False
     block_bytes = BLOCK_BYTES
 
     def __init__(self, path: Path, *, overwrite: bool, fsync: bool) -> None:

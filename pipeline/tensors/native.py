@@ -66,7 +66,7 @@ def _machine() -> Any:
 
 def _key() -> str:
     """A digest of all that the machine code depends on."""
-    hasher = blake3(_SOURCE.read_bytes())
+    hasher = blake3(_SOURCE.read_bytes() + Path(__file__).read_bytes())
     parts = (
         llvmlite.__version__,
         llvm.get_process_triple(),
@@ -86,6 +86,8 @@ def _cache_folder() -> Path:
 def _kept(path: Path) -> bytes | None:
     """The code that an earlier process left, if it is whole: damaged code would crash this one."""
     try:
+        if path.stat().st_uid != os.getuid():
+            return None  # somebody else's: it would be run as us
         data = path.read_bytes()
     except OSError:
         return None

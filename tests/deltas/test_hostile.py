@@ -76,11 +76,10 @@ def test_numbers_that_are_none_are_refused(made, tmp_path, field, value):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("field", ["post_config", "base_vocab_size"])
 @pytest.mark.parametrize("value", [True, "x", [], [1], 0.5], ids=repr)
-def test_fields_of_another_type_are_refused(made, tmp_path, field, value):
+def test_a_config_that_is_none_is_refused(made, tmp_path, value):
     parts = take_apart(made.delta)
-    parts.put_manifest({**parts.manifest, field: value})
+    parts.put_manifest({**parts.manifest, "post_config": value})
     with pytest.raises(CorruptFile, match="manifest"):
         open_delta(str(put_together(tmp_path / "x.safetensors", parts)))
 

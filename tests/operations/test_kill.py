@@ -151,7 +151,7 @@ def test_a_run_into_a_container_killed_at_random_leaves_all_or_nothing(
     for what in ("compute", "apply"):
         right = expected(models, "medium", what)
         address, _, token = cloud.url.partition("?")
-        code, duration = zygote.run(*call(models, "medium", what, f"{address}/first/out?{token}"))
+        code, duration = zygote.run(*call(models, "medium", what, f"{address}/{what}-first/out?{token}"))
         assert code == 0
         for number in range(2):
             moment = duration * (number + rng.random()) / 2

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pipeline import apply, compute
+from pipeline.errors import UsageError
 from pipeline.operations.apply import SAME_BASE
+from pipeline.units import parse_bytes
 
 State = dict[str, torch.Tensor]
 
@@ -45,21 +49,34 @@ def test_twenty_thousand_small_tensors(tmp_path: Path) -> None:
     assert all(same_bits(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_one_tensor_larger_than_the_memory(tmp_path: Path, dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(1)
-    base_state = {"w": torch.randn(5_000_011, generator=generator).to(dtype)}
-    post_state = {"w": base_state["w"] * 1.001}
-    write_model(tmp_path / "base", base_state)
-    write_model(tmp_path / "post", post_state)
+@pytest.mark.parametrize(
+    ("dtype", "count"), [(torch.bfloat16, 17_000_011), (torch.float32, 9_000_011)], ids=str
+)
+def test_one_tensor_larger_than_the_least_memory_that_works(
+    tmp_path: Path, dtype: torch.dtype, count: int
+) -> None:
+    block = torch.randn(1_000_003, generator=torch.Generator().manual_seed(1)).to(dtype)
+    base = {"w": block.repeat(count // len(block) + 1)[:count].clone()}
+    post = {"w": base["w"] * 1.001}
+    for name, state in (("base", base), ("post", post), ("new", {"w": base["w"] + 0.25})):
+        write_model(tmp_path / name, state)
     delta = str(tmp_path / "d.safetensors")
-    compute(str(tmp_path / "base"), str(tmp_path / "post"), delta, memory="16MiB")
-    apply(str(tmp_path / "base"), [delta], str(tmp_path / "out"), memory="16MiB")
-    assert same_bits(read_model(tmp_path / "out")["w"], post_state["w"])
-    other = {"w": base_state["w"] + 0.25}
-    write_model(tmp_path / "new", other)
-    apply(str(tmp_path / "new"), [delta], str(tmp_path / "out-2"), memory="16MiB")
-    expected = formula(other["w"], (1.0, post_state["w"], base_state["w"]))
+
+    def with_least(run: Callable[[str], object]) -> None:
+        """Run with as little memory as the refusal of 1 MiB says; it is less than the tensor takes."""
+        with pytest.raises(UsageError, match=r"give --memory \d+MiB") as error:
+            run("1MiB")
+        least = re.search(r"\d+MiB", str(error.value.hint))
+        assert least is not None
+        assert parse_bytes(least[0]) < base["w"].nbytes * 2
+        run(least[0])
+
+    folders = {name: str(tmp_path / name) for name in ("base", "post", "new", "out", "out-2")}
+    with_least(lambda memory: compute(folders["base"], folders["post"], delta, memory=memory))
+    with_least(lambda memory: apply(folders["base"], [delta], folders["out"], memory=memory))
+    assert same_bits(read_model(tmp_path / "out")["w"], post["w"])
+    with_least(lambda memory: apply(folders["new"], [delta], folders["out-2"], memory=memory))
+    expected = formula(base["w"] + 0.25, (1.0, post["w"], base["w"]))
     assert same_bits(read_model(tmp_path / "out-2")["w"], expected)
 
 

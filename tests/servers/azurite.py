@@ -148,9 +148,7 @@ class Azurite:
             f"AccountKey={self.account_key};BlobEndpoint={self.url};"
         )
 
-    def sas_token(
-        self, permissions: str = "rwdlac", *, lifetime: timedelta = timedelta(hours=1)
-    ) -> str:
+    def sas_token(self, permissions: str = "rwdlac", *, lifetime: timedelta = timedelta(hours=1)) -> str:
         """An account SAS for blobs and containers, without `?`; a negative lifetime is expired.
 
         `permissions` are the letters Azure uses: r(ead) w(rite) d(elete) l(ist) a(dd) c(reate)...

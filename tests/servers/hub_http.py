@@ -106,9 +106,7 @@ class Handler(BaseHTTPRequestHandler):
         granted = repo is not None and token is not None and token == repo.token
         if repo is None or (repo.private and not granted):
             if token is None:
-                raise RefusedError(
-                    Reply.error(401, "Invalid username or password.", "RepoNotFound")
-                )
+                raise RefusedError(Reply.error(401, "Invalid username or password.", "RepoNotFound"))
             raise RefusedError(Reply.error(404, "Repository not found", "RepoNotFound"))
         if content and repo.gated and not granted:
             message = f"Access to model {name} is restricted."
@@ -127,9 +125,7 @@ class Handler(BaseHTTPRequestHandler):
         if segments[:1] == ["whoami-v2"]:
             if self._token() is None:
                 return Reply.error(401, "Invalid username or password.")
-            return Reply.of_json(
-                {"type": "user", "name": "tester", "auth": {"type": "access_token"}}
-            )
+            return Reply.of_json({"type": "user", "name": "tester", "auth": {"type": "access_token"}})
         if segments[:1] != ["models"] or len(segments) < 3:
             return Reply.error(404, "the local Hub has no such endpoint")
         name, rest = "/".join(segments[1:3]), segments[3:]

@@ -66,9 +66,7 @@ class Fault:
     def fits(self, method: str, path: str, reply: Reply) -> bool:
         if self.method not in (None, method) or not path.endswith(self.suffix):
             return False
-        return self.after_bytes is None or (
-            reply.file is not None and reply.length > self.after_bytes
-        )
+        return self.after_bytes is None or (reply.file is not None and reply.length > self.after_bytes)
 
 
 class RefusedError(Exception):
@@ -102,8 +100,6 @@ def file_reply(file: HubFile, headers: dict[str, str], asked: Callable[[str], st
     else:
         start, end = max(file.size - int(last), 0), file.size - 1
     if start > end:
-        return Reply.error(
-            416, "range not satisfiable", **{"Content-Range": f"bytes */{file.size}"}
-        )
+        return Reply.error(416, "range not satisfiable", **{"Content-Range": f"bytes */{file.size}"})
     headers["Content-Range"] = f"bytes {start}-{end}/{file.size}"
     return Reply(206, headers, file=file, offset=start, length=end - start + 1)

@@ -48,8 +48,7 @@ class HubFile:
             return cls(path, source, stat.st_size, stat.st_mtime_ns, digest.hexdigest(), None, 0)
         sha256 = digest.hexdigest()
         pointer = (
-            "version https://git-lfs.github.com/spec/v1\n"
-            f"oid sha256:{sha256}\nsize {stat.st_size}\n"
+            f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {stat.st_size}\n"
         ).encode()
         oid = hashlib.sha1(b"blob %d\0" % len(pointer) + pointer).hexdigest()
         return cls(path, source, stat.st_size, stat.st_mtime_ns, oid, sha256, len(pointer))

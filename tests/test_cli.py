@@ -1,0 +1,124 @@
+"""The command line as people and programs meet it: what it prints, where, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Cli
+from models import cast, near, random_state, read_model, same_bits, write_model
+
+HEAVY = ("torch", "transformers", "azure", "numba", "numpy", "huggingface_hub", "rich")
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Path:
+    """The folders base, post and new, three checkpoints of one small model."""
+    state = random_state(1)
+    for name, seed in (("base", 0), ("post", 2), ("new", 3)):
+        write_model(tmp_path / name, cast(near(state, seed) if seed else state))
+    return tmp_path
+
+
+COMPUTE = ("compute", "--base", "./base", "--post", "./post", "--output", "d.safetensors")
+APPLY = ("apply", "--base", "./base", "--delta", "d.safetensors", "--output", "./out")
+
+
+@pytest.mark.parametrize("command", [[], ["compute"], ["apply"], ["batch"], ["inspect"]], ids=str)
+def test_help_is_quick_because_it_imports_nothing_heavy(command: list[str]) -> None:
+    code = (
+        "import sys, cli\n"
+        f"sys.argv = ['cli.py', *{command!r}, '--help']\n"
+        "try:\n    cli.main()\n"
+        "finally:\n    print(sorted(set(sys.modules) & set(sys.stdin.read().split())))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, input=" ".join(HEAVY), capture_output=True, text=True
+    )
+    assert "Usage: cli.py" in done.stdout
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_compute_then_apply_gives_post_back(cli: Cli, family: Path) -> None:
+    assert cli(*COMPUTE).returncode == 0
+    done = cli(*APPLY)
+    assert done.returncode == 0
+    assert "same base, restored and verified bit for bit" in done.stdout
+    wanted, found = read_model(family / "post"), read_model(family / "out")
+    assert all(same_bits(wanted[name], found[name]) for name in wanted)
+
+
+def test_json_on_standard_output_is_one_object_and_nothing_else(cli: Cli, family: Path) -> None:
+    computed = json.loads(cli(*COMPUTE, "--format", "json").stdout)
+    applied = json.loads(cli(*APPLY, "--format", "json").stdout)
+    inspected = json.loads(cli("inspect", "d.safetensors", "--format", "json").stdout)
+    assert computed["post_fingerprint"] == applied["fingerprint"]
+    assert inspected["facts"]["post_fingerprint"] == computed["post_fingerprint"]
+    assert len(inspected["tensors"]) == computed["tensors"]
+
+
+@pytest.mark.parametrize("command", [COMPUTE, APPLY], ids=["compute", "apply"])
+def test_a_dry_run_writes_nothing(cli: Cli, family: Path, command: tuple[str, ...]) -> None:
+    if command is APPLY:
+        cli(*COMPUTE)
+    before = sorted(family.rglob("*"))
+    done = cli(*command, "--dry-run", "--format", "json")
+    assert done.returncode == 0 and json.loads(done.stdout)["dry_run"] is True
+    assert sorted(family.rglob("*")) == before
+
+
+def test_an_error_is_one_line_on_standard_error_with_the_next_step(cli: Cli, family: Path) -> None:
+    cli(*COMPUTE)
+    done = cli(*COMPUTE)
+    assert done.returncode == 3 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "--overwrite" in done.stderr
+
+
+def test_the_traceback_is_shown_only_with_debug_wherever_it_stands(cli: Cli, family: Path) -> None:
+    for words in (("--debug", "inspect", "./nothing"), ("inspect", "./nothing", "--debug")):
+        assert "Traceback" in cli(*words).stderr
+    assert "Traceback" not in cli("inspect", "./nothing").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("compute", "--base", "./base"), 2),  # a missing option
+        (("inspect", "s3://bucket/model"), 2),  # no such kind of location
+        ((*COMPUTE, "--memory", "lots"), 2),
+        ((*COMPUTE, "--memory", "1KiB"), 2),
+        ((*APPLY, "--scale", "nan"), 2),
+        (("apply", "--base", "./base", "--delta", "d=x", "--output", "./o"), 2),
+        (("batch",), 2),
+        (("batch", "nothing.json"), 2),
+        (("inspect", "./nothing"), 3),
+        (APPLY, 3),  # the delta is not there
+        (("compute", "--base", "az://models/x", "--post", "./post", "--output", "d"), 5),
+    ],
+)
+def test_exit_codes(cli: Cli, family: Path, arguments: tuple[str, ...], code: int) -> None:
+    done = cli(*arguments)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_failed_step_of_a_batch_is_exit_code_3(cli: Cli, family: Path) -> None:
+    pairs = [
+        {"base": "./base", "post": f"./{name}", "output": f"{name}.safetensors"}
+        for name in ("post", "no")
+    ]
+    (family / "config.json").write_text(json.dumps({"model_pairs": pairs}))
+    done = cli("batch", "--config", "config.json")
+    assert done.returncode == 3
+    assert "done" in done.stdout and "failed" in done.stdout
+    assert (family / "store" / "post.safetensors").exists()
+
+
+def test_names_are_data_not_markup(cli: Cli, tmp_path: Path) -> None:
+    state = random_state(1)
+    write_model(tmp_path / "model", cast({"[red]x[/red]": state["model.norm.weight"]}))
+    assert "[red]x[/red]" in cli("inspect", "./model").stdout
