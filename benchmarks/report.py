@@ -34,7 +34,7 @@ def print_size(console: Console, size: str, sections: Sections) -> None:
     table.add_column("", no_wrap=True)
     for heading in ("wall s", "CPU s", "peak memory", "× limit"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("right?")
+    table.add_column("elements")
     for title, outcomes in sections:
         table.add_row(f"[bold]{title}")
         for outcome in outcomes:
@@ -70,7 +70,7 @@ def _spread(values: Sequence[float]) -> str:
 def _verdict(outcome: Outcome) -> str:
     if outcome.differ is None:
         return ""
-    return "exact" if outcome.differ == 0 else f"{outcome.differ:.2%} of elements wrong"
+    return "exact" if outcome.differ == 0 else f"{outcome.differ:.2%} wrong"
 
 
 def conclusions(size: str, sections: Sections) -> list[str]:

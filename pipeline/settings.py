@@ -23,7 +23,7 @@ class AzureSettings:
 
     connection_string: str | None = field(default=None, repr=False)
     account_name: str | None = None
-    account_url: str | None = None
+    account_url: str | None = field(default=None, repr=False)  # may carry a signature
     account_key: str | None = field(default=None, repr=False)
     sas_token: str | None = field(default=None, repr=False)
     container: str | None = None
@@ -39,7 +39,7 @@ class Settings:
     """Everything that comes from the environment rather than from a command's options."""
 
     azure: AzureSettings = field(default_factory=AzureSettings)
-    store: str = DEFAULT_STORE
+    store: str = field(default=DEFAULT_STORE, repr=False)  # may carry a signature
     fsync: bool = False
     hub_token: str | None = field(default=None, repr=False)
 

@@ -24,9 +24,12 @@ def vocab_size(config: Config | None) -> int | None:
 
 
 def transfer_config(
-    base: Config | None, post: Config | None, *, vocab_size: int | None
+    base: Config | None, post: Config | None, *, vocab_size: int | None, dtype: str | None = None
 ) -> dict[str, Any] | None:
-    """The config of new base + delta: new base's keys, post's token ids, `vocab_size` if given."""
+    """The config of new base + delta: new base's keys, post's token ids, the others if given.
+
+    dtype: the float format that was asked for, by torch's name.
+    """
     if base is None:
         return None
     config = dict(base)
@@ -39,6 +42,9 @@ def transfer_config(
             config["text_config"] = {**text, "vocab_size": vocab_size}
         else:
             config["vocab_size"] = vocab_size
+    if dtype is not None:
+        config.pop("torch_dtype", None)  # its older name
+        config["dtype"] = dtype
     return config
 
 

@@ -38,7 +38,7 @@ from pipeline.tensors.arithmetic import (
     Term,
     scratch_bytes,
 )
-from pipeline.tensors.dtypes import F64, Bytes, DType, parse_dtype
+from pipeline.tensors.dtypes import F64, Bytes, DType, parse_dtype, torch_name
 from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_into
 from pipeline.units import parse_bytes
 
@@ -105,17 +105,17 @@ def apply(
         raise UsageError("no delta is given", hint="add --delta NAME")
     if any(not math.isfinite(factor) for _, factor in wanted):
         raise UsageError("a scale must be a finite number", hint="for example --scale 0.8")
+    destination, name = open_parent(target, settings)
+    if not overwrite and (destination.stat(name) or next(destination.list(f"{name}/"), None)):
+        raise exists(str(target))  # before anything is downloaded
     with ExitStack() as stack:
         model = stack.enter_context(open_checkpoint(base, settings=settings, headers_only=dry_run))
         opened = [stack.enter_context(open_delta(name, settings=settings)) for name, _ in wanted]
         _check_vocabularies(model, opened)
         run = _Run(model, opened, [factor for _, factor in wanted], form, shard_bytes, resources)
-        destination, name = open_parent(target, settings)
         same_base = run.looks_like_same_base()
         report = run.report(str(target), same_base=same_base)
         if dry_run:
-            if not overwrite and (destination.stat(name) or next(destination.list(f"{name}/"), None)):
-                raise exists(str(target))
             return replace(report, dry_run=True)
         size = report.written_bytes
         try:
@@ -236,7 +236,7 @@ class _Run:
             )
         for writer in writers:
             writer.commit()
-        release = Release(self.base, self.deltas, self.scales, layout, same_base=same_base)
+        release = Release(self.base, self.deltas, self.scales, layout, same_base, torch_name(self.dtype))
         finished = replace(report, **release.summary(found.base, found.result, found.nonfinite))
         names = list(report.files)
         for name, content in other_files(release, finished):

@@ -80,6 +80,9 @@ def compute(
     resources = Resources.parse(memory=memory, workers=workers, device=device)
     storage = parse_dtype(dtype)
     target = parse_delta(output)
+    destination, name = open_parent(target, settings)
+    if not overwrite and destination.stat(name):
+        raise exists(str(target))  # before anything is downloaded
     with (
         open_checkpoint(base, settings=settings, headers_only=dry_run) as base_model,
         open_checkpoint(post, settings=settings, headers_only=dry_run) as post_model,
@@ -92,7 +95,6 @@ def compute(
         )
         layout, ordered = _lay_out(pairs, post_model, storage)
         plan = _plan(layout, ordered, len(post_model.readers))
-        destination, name = open_parent(target, settings)
         report = ComputeReport(
             output=str(target),
             base=base_model.location,
@@ -104,8 +106,6 @@ def compute(
             written_bytes=plan.written_bytes,
         )
         if dry_run:
-            if not overwrite and destination.stat(name):
-                raise exists(str(target))
             return report
         records = _Records.empty(plan.rows)
         with (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
@@ -12,6 +13,7 @@ from pipeline.checkpoints.files import SAFETENSORS
 from pipeline.deltas.delta import Delta, open_delta
 from pipeline.errors import NotFound, UsageError
 from pipeline.settings import Settings
+from pipeline.storage.locations import parse_delta
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +44,24 @@ class Inspection:
 def inspect(location: str, *, store: str | None = None) -> Inspection:
     """What the delta or checkpoint at `location` holds. Reads headers and manifests, never weights."""
     settings = Settings.load(store=store)
-    if location.endswith(SAFETENSORS):
+    if _names_a_file(location):
         try:
             with open_delta(location, settings=settings) as delta:
                 return _inspect_delta(delta)
-        except (UsageError, NotFound) as not_a_delta:
-            try:
-                return _inspect_model(location, settings)
-            except (UsageError, NotFound):
-                raise not_a_delta from None
+        except UsageError:
+            pass  # a safetensors file, but not a delta
+        except NotFound:
+            if not Path(location).exists():
+                raise  # neither in the store nor here
     return _inspect_model(location, settings)
+
+
+def _names_a_file(location: str) -> bool:
+    """Whether `location` is one of a safetensors file, which may be a delta."""
+    try:
+        return parse_delta(location).path.endswith(SAFETENSORS)
+    except UsageError:
+        return False  # a model on the Hub
 
 
 def _inspect_model(location: str, settings: Settings) -> Inspection:

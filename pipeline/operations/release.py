@@ -37,6 +37,7 @@ class Release:
     scales: Sequence[float]
     layout: SumPlan
     same_base: bool
+    dtype: str | None  # by torch's name, if one was asked for
 
     @cached_property
     def config(self) -> Mapping[str, Any] | None:
@@ -46,7 +47,8 @@ class Release:
             return post
         sizes = [vocab_size(self.base.config), *(delta.vocab_size for delta in self.deltas)]
         known = [size for size in sizes if size is not None]
-        return transfer_config(self.base.config, post, vocab_size=max(known, default=None))
+        size = max(known, default=None)
+        return transfer_config(self.base.config, post, vocab_size=size, dtype=self.dtype)
 
     def companions(self) -> dict[str, bytes]:
         """Tokenizer, chat template and generation config: the first delta's, else the new base's."""

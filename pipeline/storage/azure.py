@@ -128,31 +128,34 @@ class AzureWriter(Aborting):
     def commit(self) -> None:
         """Publish the blob by one conditional Put Block List; see `Writer.commit`."""
         from azure.core import MatchConditions
-        from azure.core.exceptions import HttpResponseError, ResourceExistsError
+        from azure.core.exceptions import HttpResponseError
         from azure.storage.blob import BlobBlock, ContentSettings
 
         blocks = [BlobBlock(self._block_id(at)) for at, _ in self._extents.ordered(where=self._name)]
-        replacing = self._etag is not None
         commit_id = secrets.token_hex(16)
         condition: dict[str, Any] = {"match_condition": MatchConditions.IfMissing}
-        if replacing:
+        if self._etag is not None:
             condition = {"match_condition": MatchConditions.IfNotModified, "etag": self._etag}
-        with explained(self._name):
-            try:
-                self._client.commit_block_list(
-                    blocks,
-                    **condition,
-                    metadata={COMMIT_KEY: commit_id},
-                    content_settings=ContentSettings(content_type="application/octet-stream"),
-                )
-            except (ResourceExistsError, HttpResponseError) as error:
-                if error.status_code not in (409, 412):
-                    raise
-                if self._found_commit() == commit_id:
-                    return  # the answer to our own commit was lost, and the SDK asked again
-                if replacing:
-                    raise
-                raise exists(self._name) from error
+
+        def attempt() -> None:
+            with explained(self._name):
+                try:
+                    self._client.commit_block_list(
+                        blocks,
+                        **condition,
+                        metadata={COMMIT_KEY: commit_id},
+                        content_settings=ContentSettings(content_type="application/octet-stream"),
+                    )
+                except HttpResponseError as error:
+                    if error.status_code not in (409, 412):
+                        raise
+                    if self._found_commit() == commit_id:
+                        return  # the answer to our own commit was lost, and it was sent again
+                    if self._etag is not None:
+                        raise
+                    raise exists(self._name) from error
+
+        retried(attempt)
 
     def _found_commit(self) -> str | None:
         metadata: dict[str, str] = self._client.get_blob_properties().metadata or {}
@@ -226,6 +229,7 @@ class AzureStore:
 
     def stat(self, name: str) -> BlobInfo | None:
         """The blob called `name`, or None."""
+        safe_name(name)
         with explained(self._where(name)):
             found = self._properties(name)
         return BlobInfo(name, int(found.size)) if found else None
@@ -233,13 +237,12 @@ class AzureStore:
     def _properties(self, name: str) -> Any | None:
         from azure.core.exceptions import ResourceNotFoundError
 
+        client = self._client(name)
         try:
-            return self._client(name).get_blob_properties()
+            return client.get_blob_properties()
         except ResourceNotFoundError as error:
             if error_code(error) == "ContainerNotFound":
                 raise
-            # A HEAD has no body, so the code may be missing: ask for the container itself.
-            self._container.get_container_properties()
             return None
 
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import (
     AccessError,
+    CorruptFile,
     NotFound,
     PipelineError,
     StorageError,
@@ -124,7 +125,8 @@ def explained(where: str) -> Iterator[None]:
         raise AccessError(
             f"credentials were refused ({error_code(error)})",
             where=where,
-            hint="check the account's key or SAS token, or sign in with `az login`",
+            hint="check the account's key or SAS token, or sign in with `az login`; "
+            "AZURE_STORAGE_ACCOUNT_KEY and AZURE_STORAGE_SAS_TOKEN are read from the environment",
         ) from error
     except azure.HttpResponseError as error:
         raise _explain_answer(error, where) from error
@@ -150,6 +152,8 @@ def _explain_answer(error: Any, where: str) -> PipelineError:
             return NotFound("there is no such container", where=where, hint=hint)
         case ("MemoryExtentStoreAtSizeLimit", _) | (_, 507):
             return StorageError("the store is full", where=where)
+        case _, 416:
+            return CorruptFile("ends before the bytes that were asked for", where=where)
         case _, 404:
             return NotFound("no such blob", where=where)
         case _, 401 | 403:

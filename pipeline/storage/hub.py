@@ -29,6 +29,7 @@ class HubRepo:
         from huggingface_hub import HfApi
 
         self.repo = repo
+        self._revision = revision
         self._token = token
         self._api: HfApi = HfApi(token=token)
         self._sizes: dict[str, int] = {}
@@ -84,13 +85,15 @@ class HubRepo:
     def fetch(self, names: Sequence[str]) -> None:
         """Bring files into the cache. A download that breaks off is resumed, or begun again."""
         for name in names:
-            retried(partial(self._download, name))
+            retried(partial(self._download, name, self.commit))
+        # The cache knows a branch only by what was asked for by its name: offline it will be.
+        retried(partial(self._download, names[0], self._revision))
 
-    def _download(self, name: str) -> None:
+    def _download(self, name: str, revision: str | None) -> None:
         from huggingface_hub import hf_hub_download
 
-        with explained(self.repo, self.commit):
-            hf_hub_download(self.repo, name, revision=self.commit, token=self._token)
+        with explained(self.repo, revision):
+            hf_hub_download(self.repo, name, revision=revision, token=self._token)
 
 
 class _RangeReader:

@@ -9,13 +9,13 @@ that this holds through a power cut.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import secrets
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import CorruptFile, NotFound, PipelineError, StorageError
@@ -32,6 +32,8 @@ from pipeline.storage.names import safe_name
 from pipeline.units import MIB, format_bytes
 
 PARTIAL = ".partial-"
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 BLOCK_BYTES = MIB  # one compute slice: still in the cache when it is written
 
 
@@ -106,7 +108,9 @@ class LocalReader:
 
 
 class LocalWriter(Aborting):
-    """A file that grows under a hidden name."""
+    """A file that grows under a hidden name. It is opened anew for every write: a model may have more
+    shards than a process may have open files, and opening costs nothing beside writing a slice.
+    """
 
     is_remote = False
     block_bytes = BLOCK_BYTES
@@ -118,22 +122,27 @@ class LocalWriter(Aborting):
         self._extents = Extents()
         self._lock = threading.Lock()
         self._partial: Path | None = None
+        make_folder(path.parent)
+        partial = partial_name(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = partial_name(path)
             # Readable like any file: tempfile's 0600 would lock out the colleagues it is meant for.
-            self._fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
         except OSError as error:
             raise explain(error, path) from error
         self._partial = partial
 
     def write(self, offset: int, data: Buffer) -> None:
         """Write `data` at `offset`; see `Writer.write`."""
+        assert self._partial is not None, "write after commit or abort"
         view = memoryview(data).cast("B")
         done = 0
         try:
-            while done < len(view):
-                done += os.pwrite(self._fd, view[done:], offset + done)
+            fd = os.open(self._partial, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                while done < len(view):
+                    done += os.pwrite(fd, view[done:], offset + done)
+            finally:
+                os.close(fd)
         except OSError as error:
             raise explain(error, self._final) from error
         if done:
@@ -146,14 +155,13 @@ class LocalWriter(Aborting):
         self._extents.ordered(where=str(self._final))
         try:
             if self._fsync:
-                os.fsync(self._fd)
-            os.close(self._fd)
+                sync(self._partial)
             if self._overwrite:
                 os.replace(self._partial, self._final)
             else:
                 rename_to_new(self._partial, self._final)
             if self._fsync:
-                sync_folder(self._final.parent)
+                sync(self._final.parent)
         except OSError as error:
             raise explain(error, self._final) from error
         self._partial = None
@@ -163,8 +171,6 @@ class LocalWriter(Aborting):
         if self._partial is not None:
             self._partial.unlink(missing_ok=True)
             self._partial = None
-            with suppress(OSError):  # a failed commit has closed it already
-                os.close(self._fd)
 
 
 class LocalFolderWriter(Aborting):
@@ -175,12 +181,9 @@ class LocalFolderWriter(Aborting):
         self._overwrite = overwrite
         self._fsync = fsync
         self._partial: Path | None = None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = partial_name(path)
-            partial.mkdir()
-        except OSError as error:
-            raise explain(error, path) from error
+        make_folder(path.parent)
+        partial = partial_name(path)
+        make_folder(partial)
         self._partial = partial
 
     def create(self, name: str, *, size_hint: int) -> Writer:
@@ -198,20 +201,19 @@ class LocalFolderWriter(Aborting):
             else:
                 os.rename(self._partial, self._final)
             if self._fsync:
-                sync_folder(self._final.parent)
+                sync(self._final.parent)
         except OSError as error:
             raise explain(error, self._final) from error
         self._partial = None
 
     def _swap(self, partial: Path) -> None:
-        """Put the new folder in the old one's place, keeping the old one until that is done."""
-        old = partial_name(self._final)
-        os.rename(self._final, old)
-        try:
+        """Put the new folder in the old one's place, at once where the system can exchange names."""
+        if exchange(partial, self._final):
+            old = partial
+        else:
+            old = partial_name(self._final)
+            os.rename(self._final, old)
             os.rename(partial, self._final)
-        except OSError:
-            os.rename(old, self._final)
-            raise
         shutil.rmtree(old) if old.is_dir() else old.unlink()
 
     def abort(self) -> None:
@@ -245,8 +247,8 @@ class LocalStore:
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
         """All files whose path below the root begins with `prefix`, sorted; no partial ones."""
         folder = self.root / prefix.rpartition("/")[0]  # never walk more than the prefix names
-        for path in sorted(folder.rglob("*")):
-            name = path.relative_to(self.root).as_posix()
+        found = {path.relative_to(self.root).as_posix(): path for path in folder.rglob("*")}
+        for name, path in sorted(found.items()):
             if name.startswith(prefix) and PARTIAL not in name and path.is_file():
                 yield BlobInfo(name, path.stat().st_size)
 
@@ -297,9 +299,34 @@ def rename_to_new(source: Path, target: Path) -> None:
     source.unlink()
 
 
-def sync_folder(path: Path) -> None:
-    """Force a folder's entries to the disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it. Raises StorageError if a file is in the way."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StorageError(
+            "a file is where a folder should be", where=str(path), hint="name another output"
+        ) from error
+    except OSError as error:
+        raise explain(error, path) from error
+
+
+def exchange(left: Path, right: Path) -> bool:
+    """Exchange two names at once, so that `right` is never missing; False where that can't be done.
+
+    renameat2(2) with RENAME_EXCHANGE, which Python does not offer; Linux on most file systems.
+    """
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    done = rename(_AT_FDCWD, os.fsencode(left), _AT_FDCWD, os.fsencode(right), _RENAME_EXCHANGE)
+    return int(done) == 0
+
+
+def sync(path: Path) -> None:
+    """Force a file, or a folder's entries, to the disk."""
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

@@ -74,7 +74,7 @@ def parse_model(text: str) -> Location:
     match = _HUB_ID.fullmatch(text)
     if match is None:
         raise UsageError(
-            f"{text!r} is neither a folder that exists nor a Hub id",
+            f"{text.partition('?')[0]!r} is neither a folder that exists nor a Hub id",
             hint="write org/name, org/name@revision, ./folder or az://container/path",
         )
     return Location(Scheme.HUB, match["repo"], match["revision"])
@@ -138,7 +138,7 @@ def _parse_explicit(text: str) -> Location | None:
 def _parse_azure_url(text: str) -> Location:
     try:
         url = urlsplit(text)
-        host = url.hostname or ""
+        host, _ = url.hostname or "", url.port
     except ValueError:
         raise UsageError(f"{text.partition('?')[0]!r} is not a URL") from None
     parts = unquote(url.path).strip("/").split("/")

@@ -94,3 +94,8 @@ def parse_dtype(text: str) -> DType | None:
         names = "auto, bfloat16, float16, float32 or float64"
         raise UsageError(f"{text!r} is not a dtype for deltas", hint=f"use {names}")
     return dtype
+
+
+def torch_name(dtype: DType | None) -> str | None:
+    """What torch calls `dtype`; None for None."""
+    return next((name for name, known in TORCH_NAMES.items() if known == dtype), None)
