@@ -23,7 +23,7 @@ class AzureSettings:
 
     connection_string: str | None = field(default=None, repr=False)
     account_name: str | None = None
-    account_url: str | None = field(default=None, repr=False)  # may carry a signature
+    account_url: str | None = None  # without the signature that it may have had
     account_key: str | None = field(default=None, repr=False)
     sas_token: str | None = field(default=None, repr=False)
     container: str | None = None
@@ -56,12 +56,13 @@ class Settings:
         def first(*names: str) -> str | None:
             return next((value for name in names if (value := env.get(name))), None)
 
+        account_url, _, signature = (first("AZURE_STORAGE_ACCOUNT_URL") or "").partition("?")
         azure = AzureSettings(
             connection_string=first("AZURE_STORAGE_CONNECTION_STRING"),
             account_name=first("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT"),
-            account_url=first("AZURE_STORAGE_ACCOUNT_URL"),
+            account_url=account_url.rstrip("/") or None,
             account_key=first("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY"),
-            sas_token=first("AZURE_STORAGE_SAS_TOKEN"),
+            sas_token=first("AZURE_STORAGE_SAS_TOKEN") or signature or None,
             container=first("AZURE_STORAGE_CONTAINER_NAME"),
         )
         in_azure = f"az://{azure.container}" if azure.names_an_account and azure.container else None

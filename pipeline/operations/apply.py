@@ -106,7 +106,7 @@ def apply(
     if any(not math.isfinite(factor) for _, factor in wanted):
         raise UsageError("a scale must be a finite number", hint="for example --scale 0.8")
     destination, name = open_parent(target, settings)
-    if not overwrite and (destination.stat(name) or next(destination.list(f"{name}/"), None)):
+    if not overwrite and destination.has_folder(name):
         raise exists(str(target))  # before anything is downloaded
     with ExitStack() as stack:
         model = stack.enter_context(open_checkpoint(base, settings=settings, headers_only=dry_run))

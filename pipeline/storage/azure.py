@@ -14,6 +14,7 @@ import math
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 8 * MIB
 MAX_BLOCKS = 50_000
 COMMIT_KEY = "paramdelta_commit"
+CLAIM = ".being-published"
+SMALL_BYTES = MIB
 
 
 class AzureReader:
@@ -166,48 +169,84 @@ class AzureWriter(Aborting):
 
 
 class AzureFolderWriter(Aborting):
-    """A folder of blobs, staged one by one and committed together at the end."""
+    """A folder of blobs, staged one by one and committed together at the end.
+
+    A container has no commit for several blobs, so a folder that is being published holds a claim, a
+    small blob that says so: one run publishes at a time, and what a killed one has left is known for
+    what it is. What readers look for first is removed first and committed last, so that at no time new
+    and old files pass for one model.
+    """
 
     def __init__(self, store: AzureStore, name: str, *, overwrite: bool) -> None:
         self._store = store
         self._prefix = name
         self._overwrite = overwrite
-        self._writers: dict[str, _Staged] = {}
+        self._files: dict[str, _Staged] = {}
 
     def create(self, name: str, *, size_hint: int) -> Writer:
         """Start one blob of the folder; see `FolderWriter.create`."""
-        path = f"{self._prefix}/{safe_name(name)}"
-        writer = self._store.create(path, size_hint=size_hint, overwrite=self._overwrite)
-        staged = _Staged(writer)
-        self._writers[name] = staged
+        staged = _Staged(self._store.stage(f"{self._prefix}/{safe_name(name)}", size_hint))
+        self._files[name] = staged
         return staged
 
     def publish(self, order: Sequence[str]) -> None:
         """Commit the blobs in `order`, whose last should be what readers look for first."""
-        if set(order) != set(self._writers):
+        if set(order) != set(self._files):
             raise ValueError("the order must name every file of the folder once")
+        old = self._claim()
+        for name in sorted(old, key=lambda name: name != f"{self._prefix}/{order[-1]}"):
+            self._store.remove(name)
         for name in order:
-            self._writers[name].inner.commit()
+            self._files[name].publish()
+        self._store.remove(self._claim_name)
+
+    @property
+    def _claim_name(self) -> str:
+        return f"{self._prefix}/{CLAIM}"
+
+    def _claim(self) -> list[str]:
+        """Claim the folder; returns what lies there. Raises OutputExists if that is a whole one."""
+        left = self._store.stat(self._claim_name)  # by a run that was killed, or is under way
+        old = [b.name for b in self._store.list(f"{self._prefix}/") if b.name != self._claim_name]
+        if old and not left and not self._overwrite:
+            raise exists(self._prefix)
+        with self._store.create(self._claim_name, size_hint=1, overwrite=left is not None) as claim:
+            claim.write(0, b"being published")
+            claim.commit()
+        return old
 
     def abort(self) -> None:
         """Nothing: uncommitted blocks are invisible."""
 
 
 class _Staged(Aborting):
-    """A blob of a folder: its commit waits for the folder's `publish`."""
+    """A blob of a folder: `commit` waits for the folder's `publish`.
+
+    The bytes of a small one wait here, for what is staged under a name goes when its old blob does.
+    """
 
     is_remote = True
 
-    def __init__(self, inner: Writer) -> None:
-        self.inner = inner
+    def __init__(self, inner: AzureWriter) -> None:
+        self._inner = inner
+        self._small: dict[int, bytes] = {}
         self.block_bytes = inner.block_bytes
 
     def write(self, offset: int, data: Buffer) -> None:
-        """Stage a block."""
-        self.inner.write(offset, data)
+        """Stage a block, or keep it if it is small."""
+        if memoryview(data).nbytes < SMALL_BYTES:
+            self._small[offset] = bytes(data)
+        else:
+            self._inner.write(offset, data)
 
     def commit(self) -> None:
         """Nothing yet."""
+
+    def publish(self) -> None:
+        """Stage what was kept, and commit."""
+        for offset, data in self._small.items():
+            self._inner.write(offset, data)
+        self._inner.commit()
 
     def abort(self) -> None:
         """Nothing: see `AzureWriter.abort`."""
@@ -264,11 +303,27 @@ class AzureStore:
         etag = found.etag if found else None
         return AzureWriter(self._client(name), self._where(name), size_hint=size_hint, etag=etag)
 
+    def has_folder(self, name: str) -> bool:
+        """Whether a blob, or a folder that was published whole, has that name."""
+        blobs = [blob.name for blob in self.list(f"{safe_name(name)}/")]
+        return bool(self.stat(name)) or (bool(blobs) and f"{name}/{CLAIM}" not in blobs)
+
     def create_folder(self, name: str, *, size_hint: int, overwrite: bool) -> FolderWriter:
-        """Start a folder. Raises OutputExists if a blob lies below `name`."""
-        if not overwrite and next(self.list(f"{safe_name(name)}/"), None):
+        """Start a folder. Raises OutputExists if a blob, or a whole folder, has that name."""
+        if self.stat(name) or (self.has_folder(name) and not overwrite):
             raise exists(self._where(name))
         return AzureFolderWriter(self, name, overwrite=overwrite)
+
+    def stage(self, name: str, size_hint: int) -> AzureWriter:
+        """A writer whose commit replaces nothing but what `remove` has removed before."""
+        return AzureWriter(self._client(name), self._where(name), size_hint=size_hint, etag=None)
+
+    def remove(self, name: str) -> None:
+        """Delete a blob, if it is there."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with explained(self._where(name)), suppress(ResourceNotFoundError):
+            self._client(name).delete_blob()
 
     def _client(self, name: str) -> BlobClient:
         return self._container.get_blob_client(self._prefix + safe_name(name))

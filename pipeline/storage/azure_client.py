@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pipeline.errors import (
     AccessError,
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
 
 EMULATOR_API = "2026-06-06"  # Azurite knows no newer one; the SDK speaks a newer one by default
+AZURE_HOSTS = (
+    ".blob.core.windows.net",
+    ".blob.storage.azure.net",
+    ".blob.core.usgovcloudapi.net",
+    ".blob.core.chinacloudapi.cn",
+)
 _CONNECTIONS = 32
 _TIMEOUT_S = 120  # a whole block must leave within this: 8 MiB at 1 Mbit/s takes 67 s
 _RETRIES = 3  # of the SDK, quick; `retried` has more patience where a run is under way
@@ -44,17 +51,10 @@ def connect(location: Location, settings: AzureSettings) -> ContainerClient:
         "retry_policy": ExponentialRetry(_FIRST_WAIT_S, 2, retry_total=_RETRIES),
         "transport": RequestsTransport(session=_session(), session_owner=False),
     }
-    assert location.container is not None
-    if not location.account_url and settings.connection_string:
-        try:
-            return ContainerClient.from_connection_string(
-                settings.connection_string, location.container, **_emulated(options, settings)
-            )
-        except ValueError as error:  # its text may quote the string: not passed on
-            raise UsageError(
-                "AZURE_STORAGE_CONNECTION_STRING is not a connection string",
-                hint="copy it whole from the portal: AccountName=...;AccountKey=...",
-            ) from error
+    if settings.connection_string and not location.sas:
+        client = _by_connection_string(location, settings.connection_string, options)
+        if location.account_url in (None, str(client.url).partition("?")[0].rpartition("/")[0]):
+            return client
     url = location.account_url or settings.account_url
     if url is None and settings.account_name:
         url = f"https://{settings.account_name}.blob.core.windows.net"
@@ -65,20 +65,30 @@ def connect(location: Location, settings: AzureSettings) -> ContainerClient:
             hint="set AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME, "
             "or write the location as https://ACCOUNT.blob.core.windows.net/container/path",
         )
+    credential = _credential(url, location, settings)
     return ContainerClient(
-        url,
-        location.container,
-        credential=_credential(url, location, settings),
-        **_emulated(options, settings, url),
+        url, str(location.container), credential=credential, **_emulated(options, url)
     )
 
 
-def _emulated(
-    options: dict[str, Any], settings: AzureSettings, url: str | None = None
-) -> dict[str, Any]:
-    """The options, with the protocol version that an emulator understands if this is one."""
-    text = url or settings.connection_string or ""
-    local = any(mark in text for mark in ("//127.", "//localhost", "UseDevelopmentStorage=true"))
+def _by_connection_string(location: Location, text: str, options: dict[str, Any]) -> ContainerClient:
+    from azure.storage.blob import ContainerClient
+
+    try:
+        return ContainerClient.from_connection_string(
+            text, str(location.container), **_emulated(options, text)
+        )
+    except ValueError as error:  # its text may quote the string: not passed on
+        raise UsageError(
+            "AZURE_STORAGE_CONNECTION_STRING is not a connection string",
+            hint="copy it whole from the portal: AccountName=...;AccountKey=...",
+        ) from error
+
+
+def _emulated(options: dict[str, Any], address: str) -> dict[str, Any]:
+    """The options, with the protocol version that an emulator understands if `address` is one's."""
+    marks = ("//127.", "//localhost", "UseDevelopmentStorage=true")
+    local = any(mark in address for mark in marks)
     return {**options, "api_version": EMULATOR_API} if local else options
 
 
@@ -95,21 +105,49 @@ def _session() -> Any:
 
 
 def _credential(url: str, location: Location, settings: AzureSettings) -> Any:
+    """What opens the account at `url`.
+
+    What the environment holds is for the environment's account: a location in somebody else's config
+    must not collect it.
+    """
     from azure.core.credentials import AzureSasCredential
 
-    if sas := location.sas or settings.sas_token:
+    ours = _is_ours(url, settings)
+    sas = location.sas or (settings.sas_token if ours else None)
+    if sas:
         return AzureSasCredential(sas.lstrip("?"))
-    if settings.account_key:
-        name = settings.account_name or _account_of(url)
-        return {"account_name": name, "account_key": settings.account_key}
+    if settings.account_key and ours:
+        return {"account_name": _account_of(url), "account_key": settings.account_key}
+    if not url.startswith("https://") or not (ours or _is_azure(url)):
+        raise AccessError(
+            "no credential is known for this account",
+            where=url,
+            hint="set AZURE_STORAGE_ACCOUNT_URL and AZURE_STORAGE_ACCOUNT_KEY (or _SAS_TOKEN) for it, "
+            "or add a SAS to the address",
+        )
     from azure.identity import DefaultAzureCredential
 
     return DefaultAzureCredential()
 
 
+def _is_ours(url: str, settings: AzureSettings) -> bool:
+    """Whether `url` is the account that the environment's credentials are for."""
+    if settings.account_url:
+        return url.rstrip("/") == settings.account_url.rstrip("/")
+    host = urlsplit(url).hostname or ""
+    known = _is_azure(url) or is_loopback(host)
+    return known and settings.account_name in (None, _account_of(url))
+
+
+def _is_azure(url: str) -> bool:
+    """Whether `url` is an account's address in one of Microsoft's clouds."""
+    return (urlsplit(url).hostname or "").endswith(AZURE_HOSTS)
+
+
 def _account_of(url: str) -> str:
-    host, _, path = url.partition("://")[2].partition("/")
-    return path if is_loopback(host.partition(":")[0]) else host.partition(".")[0]
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return parts.path.strip("/") if is_loopback(host) else host.partition(".")[0]
 
 
 @contextmanager

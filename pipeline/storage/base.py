@@ -127,6 +127,9 @@ class Store(Protocol):
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
         """All blobs whose name begins with `prefix`, sorted by name."""
 
+    def has_folder(self, name: str) -> bool:
+        """Whether `create_folder` would refuse `name` without `overwrite`."""
+
     def open(self, name: str) -> Reader:
         """Open a blob for reading. Raises NotFound."""
 

@@ -264,10 +264,15 @@ class LocalStore:
         self._require_room(path, size_hint)
         return LocalWriter(path, overwrite=overwrite, fsync=self._fsync)
 
+    def has_folder(self, name: str) -> bool:
+        """Whether a file, or a folder that is not empty, has that name."""
+        path = self.path(name)
+        return path.is_file() or (path.is_dir() and any(path.iterdir()))
+
     def create_folder(self, name: str, *, size_hint: int, overwrite: bool) -> FolderWriter:
         """Start a folder. Raises OutputExists if it has content and `overwrite` is not set."""
         path = self.path(name)
-        if path.exists() and not overwrite and (path.is_file() or any(path.iterdir())):
+        if not overwrite and self.has_folder(name):
             raise exists(str(path))
         self._require_room(path, size_hint)
         return LocalFolderWriter(path, overwrite=overwrite, fsync=self._fsync)

@@ -97,6 +97,14 @@ def test_an_overwritten_folder_has_the_new_files_and_no_others(store: Store) -> 
     assert content(store, "model") == MODEL
 
 
+def test_large_files_are_overwritten_under_their_own_names(store: Store) -> None:
+    """What is staged for a name must outlive whatever happens to the name's old content."""
+    for fill in (b"old", b"new"):
+        files = {"model.safetensors": fill * (3 << 20), "config.json": fill}
+        publish(store, "model", files, overwrite=True)
+        assert content(store, "model") == files
+
+
 def test_overwriting_a_folder_that_is_not_there_makes_it(store: Store) -> None:
     publish(store, "model", MODEL, overwrite=True)
     assert content(store, "model") == MODEL
