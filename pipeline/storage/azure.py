@@ -94,10 +94,14 @@ class AzureWriter(Aborting):
 
     is_remote = True
 
-    def __init__(self, client: BlobClient, name: str, *, size_hint: int, etag: str | None) -> None:
+    def __init__(
+        self, client: BlobClient, name: str, *, size_hint: int, etag: str | None, claimed: bool = False
+    ) -> None:
+        """Etag: of the blob to be replaced, None if there must be none. Claimed: whatever is there."""
         self._client = client
         self._name = name
-        self._etag = etag  # of the blob to be replaced; None if there must be none
+        self._etag = etag
+        self._claimed = claimed
         self._run = secrets.token_hex(4)
         self._extents = Extents()
         self._lock = threading.Lock()
@@ -137,7 +141,9 @@ class AzureWriter(Aborting):
         blocks = [BlobBlock(self._block_id(at)) for at, _ in self._extents.ordered(where=self._name)]
         commit_id = secrets.token_hex(16)
         condition: dict[str, Any] = {"match_condition": MatchConditions.IfMissing}
-        if self._etag is not None:
+        if self._claimed:
+            condition = {}
+        elif self._etag is not None:
             condition = {"match_condition": MatchConditions.IfNotModified, "etag": self._etag}
 
         def attempt() -> None:
@@ -193,26 +199,32 @@ class AzureFolderWriter(Aborting):
         """Commit the blobs in `order`, whose last should be what readers look for first."""
         if set(order) != set(self._files):
             raise ValueError("the order must name every file of the folder once")
-        old = self._claim()
-        for name in sorted(old, key=lambda name: name != f"{self._prefix}/{order[-1]}"):
+        alone = len(order) == 1  # one commit is atomic by itself
+        old = self._old_files() if alone else self._claim()
+        last = f"{self._prefix}/{order[-1]}"
+        kept = {f"{self._prefix}/{name}" for name in order} - {last}
+        for name in sorted(set(old) - kept, key=lambda name: name != last):
             self._store.remove(name)
         for name in order:
             self._files[name].publish()
-        self._store.remove(self._claim_name)
+        if not alone:
+            self._store.remove(self._claim_name)
 
     @property
     def _claim_name(self) -> str:
         return f"{self._prefix}/{CLAIM}"
 
-    def _claim(self) -> list[str]:
-        """Claim the folder; returns what lies there. Raises OutputExists if that is a whole one."""
-        left = self._store.stat(self._claim_name)  # by a run that was killed, or is under way
-        old = [b.name for b in self._store.list(f"{self._prefix}/") if b.name != self._claim_name]
-        if old and not left and not self._overwrite:
+    def _old_files(self) -> list[str]:
+        """What lies under the name. Raises OutputExists if it is a whole folder, not to be replaced."""
+        found = [blob.name for blob in self._store.list(f"{self._prefix}/")]
+        if found and self._claim_name not in found and not self._overwrite:
             raise exists(self._prefix)
-        with self._store.create(self._claim_name, size_hint=1, overwrite=left is not None) as claim:
-            claim.write(0, b"being published")
-            claim.commit()
+        return [name for name in found if name != self._claim_name]
+
+    def _claim(self) -> list[str]:
+        """Say that the folder is being published; returns what lies there. Raises OutputExists."""
+        old = self._old_files()
+        self._store.mark(self._claim_name)
         return old
 
     def abort(self) -> None:
@@ -315,8 +327,14 @@ class AzureStore:
         return AzureFolderWriter(self, name, overwrite=overwrite)
 
     def stage(self, name: str, size_hint: int) -> AzureWriter:
-        """A writer whose commit replaces nothing but what `remove` has removed before."""
-        return AzureWriter(self._client(name), self._where(name), size_hint=size_hint, etag=None)
+        """A writer for one file of a claimed folder: its commit replaces what is there."""
+        where = self._where(name)
+        return AzureWriter(self._client(name), where, size_hint=size_hint, etag=None, claimed=True)
+
+    def mark(self, name: str) -> None:
+        """Put an empty blob."""
+        with explained(self._where(name)):
+            self._client(name).upload_blob(b"", overwrite=True)
 
     def remove(self, name: str) -> None:
         """Delete a blob, if it is there."""

@@ -191,7 +191,9 @@ def _explain_answer(error: Any, where: str) -> PipelineError:
         case ("MemoryExtentStoreAtSizeLimit", _) | (_, 507):
             return StorageError("the store is full", where=where)
         case _, 416:
-            return CorruptFile("ends before the bytes that were asked for", where=where)
+            return CorruptFile(
+                "ends before the bytes that were asked for", where=where, hint="it is truncated"
+            )
         case _, 404:
             return NotFound("no such blob", where=where)
         case _, 401 | 403:
