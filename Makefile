@@ -20,7 +20,7 @@ quickstart: $(VENV)/.runtime ## Move post-training from base-v1 to base-v2, and 
 		$(RESULT) $(FAMILY)/post-v2 --base $(FAMILY)/base-v2 --reference $(FAMILY)/post-v2
 
 test: setup ## Run the tests, ruff and mypy among them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-real: setup $(VENV)/.real ## Prove exactness on SmolLM2-135M (downloads 90 MB)
 	$(BIN)/python -m pytest -m real tests/real

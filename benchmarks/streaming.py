@@ -24,12 +24,13 @@ from processes import CommandFailed, run
 from race import Outcome, Race
 from report import Sections, as_json, print_machine, print_size
 from rich.console import Console
-from shapes import CONFIGS, model_bytes
+from shapes import CONFIGS, MODELS, model_bytes
 
 DEFAULT_SIZES = ("0.1B", "1.2B")
 LARGE = "3B"
 PRIVATE = ("PIPELINE_", "AZURE_")  # settings that would change what is measured
-FILES_AT_ONCE = 6  # in models: three inputs, the delta, and up to two results
+OUTPUTS_AT_ONCE = 3  # in models: the delta that apply reads, another, and what it restores
+SPARE_BYTES = 5 * 10**9  # for the disk is seldom ours alone
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -91,13 +92,13 @@ def measure(bench: Bench, options: argparse.Namespace, mergekit: Path | None, ra
         shutil.rmtree(bench.out(""), ignore_errors=True)
 
 
-def require_room(work: Path, size: str) -> None:
+def require_room(bench: Bench) -> None:
     """Stop before the disk is full. Raises CommandFailed."""
-    wanted, free = FILES_AT_ONCE * model_bytes(size), shutil.disk_usage(work).free
+    inputs = 0 if bench.model("base").exists() else len(MODELS)
+    wanted = (inputs + OUTPUTS_AT_ONCE) * model_bytes(bench.size) + SPARE_BYTES
+    free = shutil.disk_usage(bench.work).free
     if free < wanted:
-        raise CommandFailed(
-            f"{size} needs {wanted / 1e9:.0f} GB in {work}, {free / 1e9:.0f} GB are free"
-        )
+        raise CommandFailed(f"needs {wanted / 1e9:.0f} GB in {bench.work}, {free / 1e9:.0f} GB are free")
 
 
 def main(words: list[str]) -> int:
@@ -112,13 +113,14 @@ def main(words: list[str]) -> int:
     mergekit = find_mergekit(work, env, console) if options.peers else None
     results: dict[str, Sections] = {}
     for size in options.sizes:
+        bench = Bench(size, work, options.fsync)
         try:
-            require_room(work, size)
+            require_room(bench)
             with console.status(size) as status:
                 race = Race(
                     work, env, lambda text, size=size, status=status: status.update(f"{size}: {text}")
                 )
-                results[size] = measure(Bench(size, work, options.fsync), options, mergekit, race)
+                results[size] = measure(bench, options, mergekit, race)
         except CommandFailed as error:
             console.print(f"{size}: {error}", style="red", highlight=False)
             return 1

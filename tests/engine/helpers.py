@@ -42,6 +42,8 @@ class Memory:
 class Sink(Aborting):
     """A writer into memory that notes how often each byte was written."""
 
+    is_remote = False
+
     def __init__(self, nbytes: int, block_bytes: int = MIB, fails_at: int | None = None) -> None:
         self.block_bytes = block_bytes
         self.data = bytearray(nbytes)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from operations.conftest import Cloud
 from operations.zygote import Zygote
 from safetensors.torch import load_file
 
-from pipeline import apply, compute
+from pipeline import apply, compute, open_checkpoint
+from pipeline.errors import PipelineError
 
 KILLS = 10
 
@@ -31,9 +34,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pairs of three sizes, and for each what compute and apply make of it, undisturbed."""
     folder = tmp_path_factory.mktemp("models")
     for size, states in (
-        ("large", [state_of(60, 0), state_of(60, 1)]),
+        ("large", [state_of(40, 0), state_of(40, 1)]),
         ("medium", [state_of(15, 0), state_of(15, 1)]),
-        ("small", [{"w": torch.full((9, 3), 1.0)}, {"w": torch.full((9, 3), 2.0)}]),
+        ("small", [{n: torch.full((9, 3), float(v)) for n in "abc"} for v in (1, 2)]),
     ):
         for name, state in zip(("base", "post"), states, strict=True):
             write_model(folder / f"{size}-{name}", state)
@@ -183,6 +186,30 @@ def test_a_model_on_its_way_into_a_container_is_no_model_until_it_is_whole(
         assert zygote.run(*arguments)[0] == 0, f"killed before commit {commit}"
         assert same(content(cloud.download(out, tmp_path / str(commit))), right)
     assert commit > 4
+
+
+def test_a_model_overwritten_in_a_container_is_never_read_as_a_mix(
+    models: Path, zygote: Zygote, cloud: Cloud
+) -> None:
+    """Killed before each commit: it is refused as unfinished, or it is the old one or the new one."""
+    address, _, token = cloud.url.partition("?")
+    for commit in range(1, 20):
+        out = f"{address}/at-{commit}/out?{token}"
+        arguments = call(models, "small", "apply", out)
+        assert zygote.run(*arguments, scale=0.5, shard_size=100)[0] == 0
+        code, _ = zygote.run(*arguments, shard_size=100, overwrite=True, commit=commit)
+        with contextlib.suppress(PipelineError), open_checkpoint(out) as model:
+            values = set()
+            for source in model.tensors.values():
+                first = bytearray(4)
+                model.readers[source.file].read_into(source.entry.offset, memoryview(first))
+                values.add(struct.unpack("<f", first)[0])
+            assert values in ({1.5}, {2.0}), f"killed before commit {commit}"
+        if code == 0:
+            break
+        assert zygote.run(*arguments, shard_size=100, overwrite=True)[0] == 0
+    assert code == 0
+    assert values == {2.0}
 
 
 def test_the_undisturbed_results_are_right(models: Path) -> None:

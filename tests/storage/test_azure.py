@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import random
 import subprocess
 import sys
@@ -117,21 +119,27 @@ def test_a_signature_that_only_reads_cannot_write(azurite: Azurite, container: C
 
 def test_a_signature_for_one_container_is_enough(azurite: Azurite, container: ContainerClient) -> None:
     """The commonest kind. It may not ask for the container's own properties."""
-    token = generate_container_sas(
-        azurite.account_name,
-        container.container_name,
-        azurite.account_key,
-        permission="rwlc",
-        expiry=datetime.now(UTC) + timedelta(hours=1),
-    )
-    store = open_store(f"{azurite.url}/{container.container_name}?{token}")
+
+    def opened(permission: str) -> Store:
+        token = generate_container_sas(
+            azurite.account_name,
+            container.container_name,
+            azurite.account_key,
+            permission=permission,
+            expiry=datetime.now(UTC) + timedelta(hours=1),
+        )
+        return open_store(f"{azurite.url}/{container.container_name}?{token}")
+
+    store = opened("rwlc")
     assert store.stat("new") is None
     put(store, "new", b"written")
     assert get(store, "new") == b"written"
-    with store.create_folder("model", size_hint=2, overwrite=False) as folder:
-        folder.create("config.json", size_hint=2).write(0, b"{}")
-        folder.publish(["config.json"])
-    assert [blob.name for blob in store.list()] == ["blob", "model/config.json", "new"]
+    with opened("rwdlc").create_folder("model", size_hint=2, overwrite=False) as folder:
+        for name in ("model.safetensors", "config.json"):
+            folder.create(name, size_hint=2).write(0, b"{}")
+        folder.publish(["model.safetensors", "config.json"])
+    found = [blob.name for blob in store.list()]
+    assert found == ["blob", "model/config.json", "model/model.safetensors", "new"]
 
 
 @pytest.mark.parametrize(
@@ -286,3 +294,49 @@ def test_whoever_sees_the_last_file_of_a_folder_sees_all_of_it(store: Store, fau
         folder.publish(order)
     commits = [path for method, path in faults.log if method == "PUT" and "comp=blocklist" in path]
     assert [path.partition("?")[0].rpartition("/")[2] for path in commits] == order
+
+
+@pytest.mark.parametrize("commit", [1, 2, 3])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_runs_that_publish_at_the_same_time_do_not_mix(
+    commit: int,
+    overwrite: bool,
+    faults: Faults,
+    store: Store,
+    azurite: Azurite,
+    container: ContainerClient,
+) -> None:
+    """One begins while the other is at that commit; what lies there in the end is one run's, whole."""
+    other = open_store(
+        f"{azurite.url}/{container.container_name}", AZURE_STORAGE_ACCOUNT_KEY=azurite.account_key
+    )
+    contents = [
+        {"model.safetensors": b"one", "tokenizer.json": b"one", "config.json": b"one"},
+        {"model-1-of-1.safetensors": b"two", "tokenizer.json": b"two", "config.json": b"two"},
+    ]
+    folders = [s.create_folder("model", size_hint=1, overwrite=overwrite) for s in (store, other)]
+    for folder, files in zip(folders, contents, strict=True):
+        for name, data in files.items():
+            folder.create(name, size_hint=3).write(0, data)
+    published = [False, False]
+
+    def publish(number: int) -> None:
+        with contextlib.suppress(PipelineError):
+            folders[number].publish(list(contents[number]))
+            published[number] = True
+
+    second = threading.Thread(target=publish, args=(1,))
+    seen = itertools.count(1)
+
+    def rule(method: str, path: str) -> None:
+        if method == "PUT" and "comp=blocklist" in path and next(seen) == commit:
+            second.start()
+            second.join(timeout=2)
+
+    faults.rule = rule
+    publish(0)
+    second.join()
+    left = {blob.name.removeprefix("model/"): get(other, blob.name) for blob in other.list("model/")}
+    assert left in contents
+    assert published[contents.index(left)]
+    assert overwrite or published.count(True) == 1
