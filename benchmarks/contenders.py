@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from processes import Command
@@ -154,7 +155,7 @@ class Bench:
         self, inputs: Sequence[Sequence[Path]], output: Path, nbytes: int, threads: int = 1
     ) -> Contender:
         reads = [word for files in inputs for word in ("--read", *files)]
-        command = [
+        command: Command = [
             sys.executable, "-I", "-S", HERE / "plain_copy.py",
             *reads, "--write", output, "--bytes", str(nbytes), "--threads", str(threads),
             *(["--fsync"] if self.fsync else []),
@@ -169,14 +170,8 @@ class Bench:
         others = [self._limit(inputs, output, nbytes, threads=2)]
         if not self.fsync:
             *first, last = inputs
-            read = [
-                "sh",
-                "-c",
-                'cat "$@" > /dev/null',
-                "sh",
-                *(path for files in first for path in files),
-            ]
-            write = ["sh", "-c", 'mkdir "$0" && cp --reflink=never "$@" "$0"', output, *last]
+            read: Command = ["sh", "-c", 'cat "$@" > /dev/null', "sh", *chain(*first)]
+            write: Command = ["sh", "-c", 'mkdir "$0" && cp --reflink=never "$@" "$0"', output, *last]
             others.append(Contender("the same by cat and cp", [read, write], [output], copies=True))
         return others
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from processes import run
+from processes import Command, run
 
 REQUIREMENTS = Path(__file__).resolve().with_name("mergekit.txt")
 
@@ -24,7 +24,7 @@ def install_mergekit(work: Path, env: Mapping[str, str]) -> Path:
     if not marker.is_file() or marker.read_text() != wanted:
         shutil.rmtree(folder, ignore_errors=True)
         run([sys.executable, "-m", "venv", folder], folder=work, env=env)
-        pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "-r", REQUIREMENTS]
+        pip: Command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "-r", REQUIREMENTS]
         run(pip, folder=work, env=env)
         marker.write_text(wanted)
     run([command, "--help"], folder=work, env=env)  # its imports come from the page cache from now on

@@ -13,7 +13,7 @@ from contenders import Contender, Job
 from machine import memory_bytes
 from processes import CommandFailed, Usage, run
 
-Say = Callable[[str], None]
+Say = Callable[[str], object]
 
 
 @dataclass(slots=True)

@@ -117,9 +117,7 @@ def main(words: list[str]) -> int:
         try:
             require_room(bench)
             with console.status(size) as status:
-                race = Race(
-                    work, env, lambda text, size=size, status=status: status.update(f"{size}: {text}")
-                )
+                race = Race(work, env, status.update)
                 results[size] = measure(bench, options, mergekit, race)
         except CommandFailed as error:
             console.print(f"{size}: {error}", style="red", highlight=False)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from azure.storage.blob import ContainerClient
 from servers.azurite import Azurite
 
 from pipeline.settings import Settings
@@ -47,3 +48,11 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
 def store(open_store: OpenStore) -> Store:
     """One fresh, empty store."""
     return open_store()
+
+
+@pytest.fixture
+def container(azurite: Azurite) -> ContainerClient:
+    """A fresh container, as the tests themselves see it, with one blob in it."""
+    client = azurite.create_container()
+    client.upload_blob("blob", b"content")
+    return client

@@ -1,0 +1,169 @@
+"""What downloads from the Hub promise: resumed, cached, and by range where that is enough."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+from models import read_model
+from servers.hub import HubServer
+from storage.hub_models import bytes_of, is_whole, large, raw, small
+
+from pipeline import compute, inspect, open_checkpoint
+from pipeline.errors import AccessError, NotFound, PipelineError
+from pipeline.storage import retry
+
+REPO = "org/model"
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def client(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real client, pointed at the local Hub, and impatient."""
+    hub.patch_client(monkeypatch, tmp_path / "home")
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.01)
+
+
+# -- broken downloads -------------------------------------------------------------------------
+
+
+def test_an_interrupted_download_is_resumed(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = large(tmp_path / "source")
+    hub.add_repo(REPO, source)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 64 << 10)
+    hub.cut_next(WEIGHTS, after_bytes=1_000_000)
+    with open_checkpoint(REPO) as model:
+        assert is_whole(model, source)
+    kept = 1_000_000 // (64 << 10) * (64 << 10)
+    assert [request.range for request in hub.gets(WEIGHTS)] == [None, f"bytes={kept}-"]
+
+
+def test_a_reset_connection_is_tried_again(hub: HubServer, tmp_path: Path) -> None:
+    source = large(tmp_path / "source")
+    hub.add_repo(REPO, source)
+    hub.cut_next(WEIGHTS, after_bytes=1_000_000, reset=True, times=2)
+    with open_checkpoint(REPO) as model:
+        assert is_whole(model, source)
+    assert len(hub.gets(WEIGHTS)) == 3
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+@pytest.mark.parametrize("headers_only", [False, True])
+def test_a_passing_failure_is_tried_again(
+    hub: HubServer, tmp_path: Path, status: int, headers_only: bool
+) -> None:
+    source = small(tmp_path / "source")
+    hub.add_repo(REPO, source)
+    hub.fail_next(f"/api/models/{REPO}", status, times=1)
+    hub.fail_next(WEIGHTS, status, times=2)
+    with open_checkpoint(REPO, headers_only=headers_only) as model:
+        assert is_whole(model, source)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_range_that_breaks_off_is_read_again(hub: HubServer, tmp_path: Path, reset: bool) -> None:
+    source = large(tmp_path / "source")
+    hub.add_repo(REPO, source)
+    with open_checkpoint(REPO, headers_only=True) as model:
+        hub.cut_next(WEIGHTS, after_bytes=1_000_000, reset=reset)
+        assert is_whole(model, source)
+
+
+def test_a_hub_that_is_down_is_an_error_of_ours(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo(REPO, small(tmp_path / "source"))
+    hub.stop()
+    with pytest.raises(AccessError, match="HF_ENDPOINT") as error:
+        open_checkpoint(REPO)
+    assert error.value.exit_code == 5
+
+
+# -- cache and ranges -------------------------------------------------------------------------
+
+
+def test_a_second_run_downloads_nothing(hub: HubServer, tmp_path: Path) -> None:
+    source = small(tmp_path / "source")
+    hub.add_repo(REPO, source)
+    open_checkpoint(REPO).close()
+    hub.requests.clear()
+    for headers_only in (False, True):
+        with open_checkpoint(REPO, headers_only=headers_only) as model:
+            assert is_whole(model, source)
+    assert not hub.gets()
+
+
+@pytest.mark.parametrize("revision", ["", "@main", "@sha"])
+def test_offline_a_cached_model_is_read_from_the_cache(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str
+) -> None:
+    source = small(tmp_path / "source")
+    sha = hub.add_repo(REPO, source).sha()
+    open_checkpoint(REPO).close()
+    hub.requests.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with open_checkpoint(REPO + revision.replace("sha", sha)) as model:
+        assert is_whole(model, source)
+        assert model.revision == sha
+    assert not hub.requests
+
+
+def test_offline_a_model_that_is_not_cached_says_so(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_repo(REPO, small(tmp_path / "source"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(NotFound, match="HF_HUB_OFFLINE"):
+        open_checkpoint(REPO)
+
+
+def test_offline_a_cache_without_the_weights_says_so(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted first run leaves the config there and the weights not."""
+    hub.add_repo(REPO, small(tmp_path / "source"))
+    open_checkpoint(REPO).close()
+    for link in (tmp_path / "home").rglob(WEIGHTS):
+        link.unlink()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(PipelineError) as error:
+        open_checkpoint(REPO)
+    assert REPO in str(error.value)
+
+
+def test_inspecting_reads_the_header_and_never_the_weights(hub: HubServer, tmp_path: Path) -> None:
+    source = large(tmp_path / "source")
+    hub.add_repo(REPO, source)
+    found = inspect(REPO)
+    assert (found.elements, found.facts["files"]) == (1 << 20, 1)
+    assert sum(request.sent for request in hub.gets(WEIGHTS)) <= 256 << 10
+    assert all(request.range for request in hub.gets(WEIGHTS))
+    assert not any("blobs" in name for _, folders, _ in os.walk(tmp_path / "home") for name in folders)
+
+
+def test_a_dry_run_downloads_no_weights(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo("org/base", large(tmp_path / "base"))
+    hub.add_repo("org/post", large(tmp_path / "post"))
+    report = compute("org/base", "org/post", str(tmp_path / "d.safetensors"), dry_run=True)
+    assert report.dry_run
+    assert sum(request.sent for request in hub.gets(WEIGHTS)) <= 512 << 10
+    assert not (tmp_path / "d.safetensors").exists()
+
+
+def test_an_output_that_is_taken_is_noticed_before_the_download(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo("org/base", large(tmp_path / "base"))
+    hub.add_repo("org/post", large(tmp_path / "post"))
+    (tmp_path / "d.safetensors").write_bytes(b"old")
+    with pytest.raises(PipelineError, match="exists"):
+        compute("org/base", "org/post", str(tmp_path / "d.safetensors"))
+    assert not [request for request in hub.gets(WEIGHTS) if not request.range]
+
+
+def test_weights_read_by_range_are_those_of_the_cache(hub: HubServer, tmp_path: Path) -> None:
+    source = small(tmp_path / "source")
+    hub.add_repo(REPO, source)
+    with open_checkpoint(REPO, headers_only=True) as by_range, open_checkpoint(REPO) as cached:
+        for name, tensor in read_model(source).items():
+            assert bytes_of(by_range, name) == bytes_of(cached, name) == raw(tensor)
