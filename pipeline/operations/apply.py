@@ -114,17 +114,19 @@ def apply(
         _check_vocabularies(model, opened)
         run = _Run(model, opened, [factor for _, factor in wanted], form, shard_bytes, resources)
         same_base = run.looks_like_same_base()
-        report = run.report(str(target), same_base=same_base)
+        layout = run.plan(same_base=same_base)
+        report = run.report(str(target), layout, same_base=same_base)
         if dry_run:
             return replace(report, dry_run=True)
         size = report.written_bytes
         try:
             with destination.create_folder(name, size_hint=size, overwrite=overwrite) as folder:
-                return run.write(folder, report, progress, same_base=same_base)
+                return run.write(folder, layout, report, progress, same_base=same_base)
         except _NotTheSameBase:  # identical where it was probed, different elsewhere: begin again
-            report = run.report(str(target), same_base=False)
+            layout = run.plan(same_base=False)
+            report = run.report(str(target), layout, same_base=False)
             with destination.create_folder(name, size_hint=size, overwrite=overwrite) as folder:
-                return run.write(folder, report, progress, same_base=False)
+                return run.write(folder, layout, report, progress, same_base=False)
 
 
 class _NotTheSameBase(PipelineError):
@@ -192,9 +194,8 @@ class _Run:
         digest_into(found, data.data)
         return bool(np.array_equal(found, stored.digests[0, BASE]))
 
-    def report(self, output: str, *, same_base: bool) -> ApplyReport:
+    def report(self, output: str, layout: SumPlan, *, same_base: bool) -> ApplyReport:
         """What is known before the run."""
-        layout = self.plan(same_base=same_base)
         return ApplyReport(
             output=output,
             base=self.base.location,
@@ -209,10 +210,15 @@ class _Run:
         )
 
     def write(
-        self, folder: FolderWriter, report: ApplyReport, progress: Progressing, *, same_base: bool
+        self,
+        folder: FolderWriter,
+        layout: SumPlan,
+        report: ApplyReport,
+        progress: Progressing,
+        *,
+        same_base: bool,
     ) -> ApplyReport:
         """Write the whole folder and publish it."""
-        layout = self.plan(same_base=same_base)
         writers = [folder.create(shard.name, size_hint=shard.nbytes) for shard in layout.shards]
         for writer, shard in zip(writers, layout.shards, strict=True):
             writer.write(0, shard.header)

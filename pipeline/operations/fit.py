@@ -49,13 +49,14 @@ def fit(
     for delta in deltas:
         problems += name_problems(base.tensors, delta.tensors, "the new base", delta.location)
     fitted = []
+    vocab, vocabs = base.vocab_size, [delta.vocab_size for delta in deltas]
     for name, source in base.tensors.items():
         entry = source.entry
         stored = tuple(delta.tensors[name] for delta in deltas if name in delta.tensors)
         problems += [
             _describe(entry, tensor, delta)
-            for tensor, delta in zip(stored, deltas, strict=False)
-            if not _fits(entry, base.vocab_size, tensor, delta)
+            for tensor, delta, post_vocab in zip(stored, deltas, vocabs, strict=False)
+            if not _fits(entry, vocab, tensor, post_vocab)
         ]
         if len(stored) == len(deltas):
             form = _result_dtype(entry, stored, dtype, as_post=as_post)
@@ -83,8 +84,8 @@ def _result_dtype(
     return changed[-1] if changed else entry.dtype
 
 
-def _fits(entry: Entry, vocab: int | None, tensor: StoredTensor, delta: Delta) -> bool:
-    shape, post_vocab = tensor.record.shape, delta.vocab_size
+def _fits(entry: Entry, vocab: int | None, tensor: StoredTensor, post_vocab: int | None) -> bool:
+    shape = tensor.record.shape
     if entry.dtype.is_float != tensor.record.post.is_float:
         return False
     if entry.shape == shape or is_grown(shape, post_vocab, entry.shape, vocab):

@@ -124,21 +124,21 @@ def _has_all_bits(source, mask):
 
 
 @njit
-def _find_nonzero(flags, words, found):
+def _find_nonzero(flags, groups, found):
     """Fill `found` with the positions of nonzero flags, ascending; returns how many there are.
 
     Without a branch for each, for a branch that is seldom taken and can't be foreseen costs more than
-    the element: first the words of four flags in which there is any, then the flags of those.
+    the element: first the groups of eight flags in which there is any, then the flags of those.
     """
-    groups = flags.view(np.uint64)
+    words = flags.view(np.uint64)
     filled = np.int64(0)
-    for word in range(groups.size):
-        words[filled] = np.uint16(word)
-        filled += np.int64(groups[word] != 0)
+    for group in range(words.size // 2):
+        groups[filled] = np.uint16(group)
+        filled += np.int64((words[2 * group] | words[2 * group + 1]) != 0)
     count = np.int64(0)
     for k in range(filled):
-        first = 4 * np.int64(words[k])
-        for i in range(first, first + 4):
+        first = 8 * np.int64(groups[k])
+        for i in range(first, first + 8):
             found[count] = np.uint16(i)
             count += np.int64(flags[i] != 0)
     return count
@@ -164,7 +164,7 @@ def subtract_bf16(post, base, out, count, scratch, rest_at, rest, lost_at, lost,
     all_base = carray(base, count)
     all_out = carray(out, count)
     suspect = carray(scratch, 3 * SPAN)[:SPAN]
-    words = carray(scratch, 3 * SPAN)[SPAN : 2 * SPAN]
+    groups = carray(scratch, 3 * SPAN)[SPAN : 2 * SPAN]
     found = carray(scratch, 3 * SPAN)[2 * SPAN :]
     rest_positions = carray(rest_at, count)
     rests = carray(rest, count)
@@ -183,7 +183,7 @@ def subtract_bf16(post, base, out, count, scratch, rest_at, rest, lost_at, lost,
         if _has_all_bits(o, _BF16_INF):
             _subtract_all(p, b, o, suspect)
         changed += _count_differing(p, b)
-        for k in range(_find_nonzero(suspect, words, found)):
+        for k in range(_find_nonzero(suspect, groups, found)):
             i = found[k]
             bits = difference(p[i], b[i])
             high = round_bf16(bits)

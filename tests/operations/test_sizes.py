@@ -34,17 +34,17 @@ def pair(folder: Path, base: State, seed: int = 2) -> tuple[str, str, State]:
 
 
 @pytest.mark.slow
-def test_twenty_thousand_small_tensors(tmp_path: Path) -> None:
+def test_five_thousand_small_tensors(tmp_path: Path) -> None:
     """As a mixture of experts has them; seconds, not the minutes of work that grows by squares."""
     generator = torch.Generator().manual_seed(1)
-    rows = torch.randn(20_000, 32, generator=generator).to(torch.bfloat16)
+    rows = torch.randn(5_000, 32, generator=generator).to(torch.bfloat16)
     base_state = {f"experts.{n}.w": row.clone() for n, row in enumerate(rows)}
     base, post, expected = pair(tmp_path, base_state)
     delta = str(tmp_path / "d.safetensors")
     started = time.process_time()
     compute(base, post, delta, memory="32MiB")
     assert apply(base, [delta], str(tmp_path / "out"), memory="32MiB").case == SAME_BASE
-    assert time.process_time() - started < 40
+    assert time.process_time() - started < 15
     found = read_model(tmp_path / "out")
     assert all(same_bits(found[name], expected[name]) for name in expected)
 
