@@ -43,9 +43,10 @@ def load(names: Iterable[str]) -> dict[str, int]:
 
 def _compile() -> bytes:
     """One object file with all entry points under their own names."""
-    from numba import config
+    import numba
 
-    config.CPU_NAME, config.CPU_FEATURES = llvm.get_host_cpu_name(), _features()
+    settings: Any = numba.config
+    settings.CPU_NAME, settings.CPU_FEATURES = llvm.get_host_cpu_name(), _features()
     from pipeline.tensors import kernel_source
 
     module = llvm.parse_assembly("")
