@@ -89,7 +89,13 @@ def open_checkpoint(
     if where.path.endswith((SAFETENSORS, *PICKLES)):
         store, name = open_parent(where, settings)
         return _assemble(str(where), Weights((name,)), [store.open(name)], None, {})
-    folder = open_folder(where, settings)
+    folder = open_folder(where, settings).settled()
+    if folder is None:
+        raise NotACheckpoint(
+            "is being published, or its publishing was interrupted",
+            where=str(where),
+            hint="wait for it, or run the apply again with --overwrite",
+        )
     return _open_folder(folder, find_weights(folder), str(where))
 
 

@@ -1,21 +1,11 @@
-"""Reaching Azure Blob Storage: which account, which credential, and what its refusals mean."""
+"""Reaching Azure Blob Storage: which account, and which credential."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pipeline.errors import (
-    AccessError,
-    CorruptFile,
-    NotFound,
-    PipelineError,
-    StorageError,
-    Unreachable,
-    UsageError,
-)
+from pipeline.errors import AccessError, UsageError
 from pipeline.settings import AzureSettings
 from pipeline.storage.locations import Location, is_loopback
 
@@ -33,6 +23,7 @@ _CONNECTIONS = 32
 _TIMEOUT_S = 120  # a whole block must leave within this: 8 MiB at 1 Mbit/s takes 67 s
 _RETRIES = 3  # of the SDK, quick; `retried` has more patience where a run is under way
 _FIRST_WAIT_S = 1
+_JITTER_S = 1  # the SDK's own 3 would make the first wait up to four seconds
 
 
 def connect(location: Location, settings: AzureSettings) -> ContainerClient:
@@ -48,7 +39,9 @@ def connect(location: Location, settings: AzureSettings) -> ContainerClient:
     options: dict[str, Any] = {
         "connection_timeout": _TIMEOUT_S,
         "read_timeout": _TIMEOUT_S,
-        "retry_policy": ExponentialRetry(_FIRST_WAIT_S, 2, retry_total=_RETRIES),
+        "retry_policy": ExponentialRetry(
+            _FIRST_WAIT_S, 2, retry_total=_RETRIES, random_jitter_range=_JITTER_S
+        ),
         "transport": RequestsTransport(session=_session(), session_owner=False),
     }
     if settings.connection_string and not location.sas:
@@ -148,63 +141,3 @@ def _account_of(url: str) -> str:
     parts = urlsplit(url)
     host = parts.hostname or ""
     return parts.path.strip("/") if is_loopback(host) else host.partition(".")[0]
-
-
-@contextmanager
-def explained(where: str) -> Iterator[None]:
-    """Turn what the SDK raises about `where` into our own errors, without its request's text."""
-    from azure.core import exceptions as azure
-
-    try:
-        yield
-    except PipelineError:
-        raise
-    except azure.ClientAuthenticationError as error:
-        raise AccessError(
-            f"credentials were refused ({error_code(error)})",
-            where=where,
-            hint="check the account's key or SAS token, or sign in with `az login`; "
-            "AZURE_STORAGE_ACCOUNT_KEY and AZURE_STORAGE_SAS_TOKEN are read from the environment",
-        ) from error
-    except azure.HttpResponseError as error:
-        raise _explain_answer(error, where) from error
-    except azure.AzureError as error:
-        raise Unreachable(
-            f"the storage account does not answer ({type(error).__name__})",
-            where=where,
-            hint="check the account's name, the network and proxies, then run the command again",
-        ) from error
-
-
-def error_code(error: Any) -> str:
-    """The service's own name for what went wrong, else the HTTP status."""
-    code = getattr(error, "error_code", None)
-    return str(getattr(code, "value", code) or getattr(error, "status_code", None) or "no answer")
-
-
-def _explain_answer(error: Any, where: str) -> PipelineError:
-    code = error_code(error)
-    match code, error.status_code:
-        case "ContainerNotFound", _:
-            hint = "create it: az storage container create --name NAME"
-            return NotFound("there is no such container", where=where, hint=hint)
-        case ("MemoryExtentStoreAtSizeLimit", _) | (_, 507):
-            return StorageError("the store is full", where=where)
-        case _, 416:
-            return CorruptFile(
-                "ends before the bytes that were asked for", where=where, hint="it is truncated"
-            )
-        case _, 404:
-            return NotFound("no such blob", where=where)
-        case _, 401 | 403:
-            hint = "the identity needs the role Storage Blob Data Contributor, or a SAS with rwlc"
-            return AccessError(f"access was refused ({code})", where=where, hint=hint)
-        case _, 409 | 412:
-            return StorageError(
-                f"changed while it was in use ({code})", where=where, hint="run the command again"
-            )
-    return Unreachable(
-        f"the storage account answered {error.status_code} ({code})",
-        where=where,
-        hint="run the same command again later",
-    )

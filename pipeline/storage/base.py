@@ -113,13 +113,12 @@ class FolderWriter(Protocol):
     ) -> None: ...
 
 
-@runtime_checkable
-class Store(Protocol):
-    """A place where deltas and models lie."""
+class Files(Protocol):
+    """What can be read in a place."""
 
     @property
     def url(self) -> str:
-        """The store as a location, without secrets."""
+        """The place as a location, without secrets."""
 
     def stat(self, name: str) -> BlobInfo | None:
         """The blob called `name`, or None."""
@@ -127,11 +126,22 @@ class Store(Protocol):
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
         """All blobs whose name begins with `prefix`, sorted by name."""
 
-    def has_folder(self, name: str) -> bool:
-        """Whether `create_folder` would refuse `name` without `overwrite`."""
-
     def open(self, name: str) -> Reader:
         """Open a blob for reading. Raises NotFound."""
+
+
+@runtime_checkable
+class Store(Files, Protocol):
+    """A place where deltas and models lie."""
+
+    def settled(self) -> Files | None:
+        """The store's root as one run published it, for reading; None while it is being published.
+
+        None, too, if that was interrupted. What changes after this call is refused by its readers.
+        """
+
+    def has_folder(self, name: str) -> bool:
+        """Whether `create_folder` would refuse `name` without `overwrite`."""
 
     def create(self, name: str, *, size_hint: int, overwrite: bool) -> Writer:
         """Start a blob of about `size_hint` bytes. Raises OutputExists."""

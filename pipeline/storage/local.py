@@ -264,6 +264,10 @@ class LocalStore:
         self._require_room(path, size_hint)
         return LocalWriter(path, overwrite=overwrite, fsync=self._fsync)
 
+    def settled(self) -> LocalStore:
+        """The store itself: a folder takes its name whole."""
+        return self
+
     def has_folder(self, name: str) -> bool:
         """Whether a file, or a folder that is not empty, has that name."""
         path = self.path(name)

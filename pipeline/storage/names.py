@@ -16,3 +16,9 @@ def safe_name(name: str) -> str:
     if bad or "\\" in name or ":" in parts[0] or any(ord(char) < 32 for char in name):
         raise UsageError(f"{name!r} is not a name inside a store or folder", hint="use a/b.c")
     return name
+
+
+def safe_prefix(prefix: str) -> str:
+    """`prefix` itself, if a name that begins with it can be a `safe_name`. Raises UsageError."""
+    safe_name(f"{prefix}x")
+    return prefix

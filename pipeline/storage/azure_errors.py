@@ -1,0 +1,98 @@
+"""What Azure Blob Storage refuses, in our own errors, and which refusals are worth another try."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from pipeline.errors import (
+    AccessError,
+    CorruptFile,
+    NotFound,
+    PipelineError,
+    StorageError,
+    Unreachable,
+)
+from pipeline.storage.retry import retried
+
+_GARBLED = ("Md5Mismatch", "Crc64Mismatch")  # a body that the wire spoiled: to be sent again
+
+Result = TypeVar("Result")
+
+
+class Changed(StorageError):
+    """Something that was to be changed only as it had been seen, and is no longer so."""
+
+
+@contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Turn what the SDK raises about `where` into our own errors, without its request's text."""
+    from azure.core import exceptions as azure
+
+    try:
+        yield
+    except PipelineError:
+        raise
+    except azure.ClientAuthenticationError as error:
+        raise AccessError(
+            f"credentials were refused ({error_code(error)})",
+            where=where,
+            hint="check the account's key or SAS token, or sign in with `az login`; "
+            "AZURE_STORAGE_ACCOUNT_KEY and AZURE_STORAGE_SAS_TOKEN are read from the environment",
+        ) from error
+    except azure.HttpResponseError as error:
+        raise _explain_answer(error, where) from error
+    except azure.AzureError as error:
+        raise Unreachable(
+            f"the storage account does not answer ({type(error).__name__})",
+            where=where,
+            hint="check the account's name, the network and proxies, then run the command again",
+        ) from error
+
+
+def error_code(error: Any) -> str:
+    """The service's own name for what went wrong, else the HTTP status."""
+    code = getattr(error, "error_code", None)
+    return str(getattr(code, "value", code) or getattr(error, "status_code", None) or "no answer")
+
+
+def asked(where: str, action: Callable[[], Result]) -> Result:
+    """The result of one request about `where`, with patience, and with errors of our own."""
+
+    def attempt() -> Result:
+        with explained(where):
+            return action()
+
+    return retried(attempt)
+
+
+def _explain_answer(error: Any, where: str) -> PipelineError:
+    code, status = error_code(error), error.status_code
+    match code, status:
+        case "ContainerNotFound", _:
+            hint = "create it: az storage container create --name NAME"
+            return NotFound("there is no such container", where=where, hint=hint)
+        case ("MemoryExtentStoreAtSizeLimit", _) | (_, 507):
+            return StorageError("the store is full", where=where)
+        case _, 416:
+            return CorruptFile(
+                "ends before the bytes that were asked for", where=where, hint="it is truncated"
+            )
+        case _, 404:
+            return NotFound("no such blob", where=where)
+        case _, 401 | 403:
+            hint = (
+                "the identity needs the role Storage Blob Data Contributor, or a SAS with rwlc; "
+                "a model's folder needs rwdlc, for old files are deleted"
+            )
+            return AccessError(f"access was refused ({code})", where=where, hint=hint)
+        case ("InvalidBlockList", _) | (_, 409 | 412):
+            hint = "another run may be writing there: run the command again"
+            return Changed(f"changed while it was in use ({code})", where=where, hint=hint)
+    passing = status is None or status in (408, 429) or status >= 500 or code in _GARBLED
+    what = f"the storage account answered {status} ({code})"
+    if passing:
+        return Unreachable(what, where=where, hint="run the same command again later")
+    hint = "it does not take this request: check the address, and that this is Azure Blob Storage"
+    return StorageError(what, where=where, hint=hint)
