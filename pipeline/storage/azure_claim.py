@@ -175,7 +175,7 @@ class Claim:
     def remove(self) -> bool:
         """End the claim: the folder is whole. False if it was not, or not any more, ours to end."""
         try:
-            self.check()
+            self.keep()
             asked(self._where, partial(self._client.delete_blob, lease=self._lease))
         except (Changed, NotFound):
             return False

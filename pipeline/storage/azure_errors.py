@@ -84,7 +84,7 @@ def _explain_answer(error: Any, where: str) -> PipelineError:
         case _, 401 | 403:
             hint = (
                 "the identity needs the role Storage Blob Data Contributor, or a SAS with rwlc; "
-                "a model's folder needs rwdlc, for old files are deleted"
+                "with rwdlc to write a model's folder"
             )
             return AccessError(f"access was refused ({code})", where=where, hint=hint)
         case ("InvalidBlockList", _) | (_, 409 | 412):

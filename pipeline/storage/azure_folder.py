@@ -166,6 +166,8 @@ class _Staged(Aborting):
     def write(self, offset: int, data: Buffer) -> None:
         """Stage a block, or hold it if it is small, or if it is the whole of a file of one block."""
         nbytes = memoryview(data).nbytes
+        if not nbytes:
+            return
         if nbytes < SMALL_BYTES or nbytes == self._size_hint <= self.block_bytes:
             self._held[offset] = bytes(data)
         else:

@@ -6,6 +6,7 @@ import http.client
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -16,6 +17,8 @@ from urllib.parse import urlsplit
 # "reset" breaks off in the middle of the body, "lost" drops the answer, "short" sends half of the
 # range as if it were whole, "flip" changes one byte of the request's body, a number is an HTTP status.
 Rule = Callable[[str, str], str | int | None]
+
+STALE_S = 2.0  # Azurite closes a connection that nobody uses for five seconds
 
 
 class Faults:
@@ -68,8 +71,11 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else a body waits 40 ms for its headers to be acknowledged
     faults: Faults
     upstream: str
+    _connection: http.client.HTTPConnection | None = None
+    _used = 0.0
 
     def _forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -105,7 +111,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection(self.upstream, timeout=60)
+        if self._connection and time.monotonic() - self._used > STALE_S:
+            self._connection.close()
+            self._connection = None
+        connection = self._connection = self._connection or http.client.HTTPConnection(
+            self.upstream, timeout=60
+        )
         sent = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
         connection.request(self.command, self.path, body, sent)
         answer = connection.getresponse()
@@ -113,10 +124,15 @@ class _Handler(BaseHTTPRequestHandler):
         hidden = {"transfer-encoding", "connection", "keep-alive"}
         headers = {name.lower(): value for name, value in answer.getheaders()}
         headers = {name: value for name, value in headers.items() if name not in hidden}
-        connection.close()
+        self._used = time.monotonic()
         if self.command != "HEAD":
             headers["content-length"] = str(len(data))
         return answer.status, headers, data
+
+    def finish(self) -> None:
+        super().finish()
+        if self._connection:
+            self._connection.close()
 
     def _break_off(self) -> None:
         self.close_connection = True

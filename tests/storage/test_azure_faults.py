@@ -125,7 +125,7 @@ def test_two_runs_that_publish_at_the_same_time_do_not_mix(
     def rule(method: str, path: str) -> None:
         if method == "PUT" and "comp=blocklist" in path and next(seen) == commit:
             second.start()
-            second.join(timeout=2)
+            second.join(timeout=0.3)
 
     faults.rule = rule
     publish(0)
