@@ -2,23 +2,21 @@
 
 A file grows under a hidden name beside its final one (`.NAME.partial-XXXX`) and takes its place by
 `link` (which fails if the name is taken) or `replace` (which is atomic). A folder does the same with
-`rename`. A killed run leaves at most such a hidden partial; nothing under a final name is ever
-incomplete. With `PIPELINE_FSYNC=1` files are also forced to the disk before they are published, so
-that this holds through a power cut.
+`rename`. A killed run leaves at most such a hidden partial, which the next run of that name removes
+(`partials`); nothing under a final name is ever incomplete. With `PIPELINE_FSYNC=1` files are also
+forced to the disk before they are published, so that this holds through a power cut.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import secrets
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.errors import CorruptFile, NotFound, PipelineError, StorageError
+from pipeline.errors import CorruptFile
 from pipeline.storage.base import (
     Aborting,
     BlobInfo,
@@ -28,42 +26,20 @@ from pipeline.storage.base import (
     Writer,
     exists,
 )
-from pipeline.storage.names import safe_name
-from pipeline.units import MIB, format_bytes
+from pipeline.storage.local_files import (
+    exchange,
+    explain,
+    free_bytes,
+    make_file,
+    make_folder,
+    rename_to_new,
+    sync,
+)
+from pipeline.storage.names import safe_name, safe_prefix
+from pipeline.storage.partials import PARTIAL, Partial, discard, partial_name, remove_abandoned
+from pipeline.units import MIB
 
-PARTIAL = ".partial-"
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
 BLOCK_BYTES = MIB  # one compute slice: still in the cache when it is written
-
-
-def explain(error: OSError, path: Path) -> PipelineError:
-    """The pipeline's own error for what the operating system said about `path`."""
-    where = str(path)
-    match error.errno:
-        case errno.ENOENT:
-            return NotFound("no such file or folder", where=where)
-        case errno.ENOSPC | errno.EDQUOT:
-            free = format_bytes(_free_bytes(path))
-            return StorageError(
-                f"no space left ({free} free)",
-                where=where,
-                hint="free some room, or name an --output on another disk or in a container",
-            )
-        case errno.EEXIST | errno.ENOTEMPTY:
-            return exists(where)
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            return StorageError(
-                f"not allowed: {error.strerror}", where=where, hint="check its owner and mode"
-            )
-    return StorageError(error.strerror or str(error), where=where)
-
-
-def _free_bytes(path: Path) -> int:
-    for folder in (path, *path.parents):
-        if folder.is_dir():
-            return shutil.disk_usage(folder).free
-    return 0
 
 
 class LocalReader:
@@ -110,26 +86,31 @@ class LocalReader:
 class LocalWriter(Aborting):
     """A file that grows under a hidden name. It is opened anew for every write: a model may have more
     shards than a process may have open files, and opening costs nothing beside writing a slice.
+
+    alone: not in a folder in the making, whose lock is for all its files.
     """
 
     is_remote = False
     block_bytes = BLOCK_BYTES
 
-    def __init__(self, path: Path, *, overwrite: bool, fsync: bool) -> None:
+    def __init__(self, path: Path, *, overwrite: bool, fsync: bool, alone: bool = True) -> None:
         self._final = path
         self._overwrite = overwrite
         self._fsync = fsync
         self._extents = Extents()
         self._lock = threading.Lock()
+        self._hold: Partial | None = None
         self._partial: Path | None = None
         make_folder(path.parent)
-        partial = partial_name(path)
         try:
-            # Readable like any file: tempfile's 0600 would lock out the colleagues it is meant for.
-            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+            if alone:
+                self._hold = Partial(path, make_file)
+                self._partial = self._hold.path
+            else:
+                make_file(partial := partial_name(path))
+                self._partial = partial
         except OSError as error:
             raise explain(error, path) from error
-        self._partial = partial
 
     def write(self, offset: int, data: Buffer) -> None:
         """Write `data` at `offset`; see `Writer.write`."""
@@ -165,12 +146,18 @@ class LocalWriter(Aborting):
         except OSError as error:
             raise explain(error, self._final) from error
         self._partial = None
+        self._let_go()
 
     def abort(self) -> None:
         """Remove the hidden file, unless it was committed."""
         if self._partial is not None:
             self._partial.unlink(missing_ok=True)
             self._partial = None
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._hold is not None:
+            self._hold.close()
 
 
 class LocalFolderWriter(Aborting):
@@ -180,17 +167,18 @@ class LocalFolderWriter(Aborting):
         self._final = path
         self._overwrite = overwrite
         self._fsync = fsync
-        self._partial: Path | None = None
         make_folder(path.parent)
-        partial = partial_name(path)
-        make_folder(partial)
-        self._partial = partial
+        try:
+            self._hold = Partial(path, lambda partial: partial.mkdir())
+        except OSError as error:
+            raise explain(error, path) from error
+        self._partial: Path | None = self._hold.path
 
     def create(self, name: str, *, size_hint: int) -> Writer:
         """Start one file of the folder; see `FolderWriter.create`."""
         assert self._partial is not None, "create after publish or abort"
         path = self._partial / safe_name(name)
-        return LocalWriter(path, overwrite=False, fsync=self._fsync)
+        return LocalWriter(path, overwrite=False, fsync=self._fsync, alone=False)
 
     def publish(self, order: Sequence[str]) -> None:
         """Give the folder its name: one rename, so `order` does not matter here."""
@@ -205,22 +193,25 @@ class LocalFolderWriter(Aborting):
         except OSError as error:
             raise explain(error, self._final) from error
         self._partial = None
+        self._hold.close()
 
     def _swap(self, partial: Path) -> None:
         """Put the new folder in the old one's place, at once where the system can exchange names."""
         if exchange(partial, self._final):
             old = partial
         else:
-            old = partial_name(self._final)
+            # Under a name that nobody removes by himself: if we end here, it is all that there is.
+            old = self._final.with_name(f"{partial.name}-replaced")
             os.rename(self._final, old)
             os.rename(partial, self._final)
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
+        discard(old)
 
     def abort(self) -> None:
         """Remove the hidden folder, unless it was published."""
         if self._partial is not None:
             shutil.rmtree(self._partial, ignore_errors=True)
             self._partial = None
+        self._hold.close()
 
 
 class LocalStore:
@@ -246,7 +237,8 @@ class LocalStore:
 
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
         """All files whose path below the root begins with `prefix`, sorted; no partial ones."""
-        folder = self.root / prefix.rpartition("/")[0]  # never walk more than the prefix names
+        # Never walk more than the prefix names.
+        folder = self.root / safe_prefix(prefix).rpartition("/")[0]
         found = {path.relative_to(self.root).as_posix(): path for path in folder.rglob("*")}
         for name, path in sorted(found.items()):
             if name.startswith(prefix) and PARTIAL not in name and path.is_file():
@@ -261,6 +253,7 @@ class LocalStore:
         path = self.path(name)
         if path.exists() and (not overwrite or path.is_dir()):
             raise exists(str(path))
+        remove_abandoned(path)
         self._require_room(path, size_hint)
         return LocalWriter(path, overwrite=overwrite, fsync=self._fsync)
 
@@ -278,65 +271,11 @@ class LocalStore:
         path = self.path(name)
         if not overwrite and self.has_folder(name):
             raise exists(str(path))
+        remove_abandoned(path)
         self._require_room(path, size_hint)
         return LocalFolderWriter(path, overwrite=overwrite, fsync=self._fsync)
 
     def _require_room(self, path: Path, nbytes: int) -> None:
         """Stop before the first byte when the disk can't hold the result."""
-        if nbytes > _free_bytes(path):
+        if nbytes > free_bytes(path):
             raise explain(OSError(errno.ENOSPC, "no space left"), path)
-
-
-def partial_name(path: Path) -> Path:
-    """A hidden name beside `path` that no other run will choose."""
-    return path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
-
-
-def rename_to_new(source: Path, target: Path) -> None:
-    """Rename a file, failing with FileExistsError if `target` is there, with no gap between."""
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
-            raise
-        # A file system without hard links (exFAT, some network mounts): look, then rename. Another
-        # run could slip in between, but no reader ever sees half a file.
-        if target.exists():
-            raise FileExistsError(errno.EEXIST, "exists", str(target)) from error
-        os.rename(source, target)
-        return
-    source.unlink()
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it. Raises StorageError if a file is in the way."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise StorageError(
-            "a file is where a folder should be", where=str(path), hint="name another output"
-        ) from error
-    except OSError as error:
-        raise explain(error, path) from error
-
-
-def exchange(left: Path, right: Path) -> bool:
-    """Exchange two names at once, so that `right` is never missing; False where that can't be done.
-
-    renameat2(2) with RENAME_EXCHANGE, which Python does not offer; Linux on most file systems.
-    """
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
-        return False
-    done = rename(_AT_FDCWD, os.fsencode(left), _AT_FDCWD, os.fsencode(right), _RENAME_EXCHANGE)
-    return int(done) == 0
-
-
-def sync(path: Path) -> None:
-    """Force a file, or a folder's entries, to the disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -14,7 +14,7 @@ from servers.azurite import Azurite
 from storage.faults import Faults
 from storage.helpers import get, open_store, put
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StorageError
 from pipeline.storage import retry
 from pipeline.storage.base import Store
 
@@ -47,7 +47,7 @@ def test_a_spoiled_range_is_read_again(
     assert [method for method, path in faults.log].count("GET") > 1
 
 
-@pytest.mark.parametrize("fault", ["flip", "lost", 500, 503, 429])
+@pytest.mark.parametrize("fault", ["flip", "lost", 408, 500, 503, 429])
 def test_a_spoiled_block_is_sent_again(
     fault: str | int, faults: Faults, store: Store, container: ContainerClient
 ) -> None:
@@ -56,6 +56,19 @@ def test_a_spoiled_block_is_sent_again(
     put(store, "x", data)
     assert container.download_blob("x").readall() == data
     assert sum("comp=block&" in path for _, path in faults.log) == 3
+
+
+@pytest.mark.parametrize("status", [400, 405, 411, 413])
+def test_a_request_that_will_never_be_taken_is_not_sent_again(
+    status: int, faults: Faults, store: Store
+) -> None:
+    with store.create("x", size_hint=3, overwrite=False) as writer:
+        faults.log.clear()
+        faults.once(status, "PUT", "comp=block&", times=9)
+        with pytest.raises(StorageError, match=str(status)) as error:
+            writer.write(0, b"abc")
+    assert error.value.hint
+    assert len(faults.log) == 1
 
 
 @pytest.mark.parametrize("fault", ["lost", 500, 503, 429])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,9 @@ def test_a_process_has_ended_when_it_was_killed_and_not_before() -> None:
         assert not has_ended(other)
         program.kill()
         program.stdout.read()  # ends when it does
+        deadline = time.monotonic() + 10
         while not has_ended(other):  # before anybody has asked for its exit code
-            pass
+            assert time.monotonic() < deadline
         program.wait()
     assert has_ended(other)
 

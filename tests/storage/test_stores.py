@@ -228,3 +228,9 @@ def test_a_list_is_sorted_by_name_and_keeps_to_its_prefix(store: Store) -> None:
     assert names(store, "a/") == ["a/c"]
     assert names(store, "none") == []
     assert {blob.name: blob.nbytes for blob in store.list("a")} == {"a-b": 3, "a/c": 3, "ab": 2}
+
+
+@pytest.mark.parametrize("prefix", ["../", "a/../../", "/", "/etc/", "a//", "./", "a\\b", "c:/x"])
+def test_a_prefix_that_leaves_the_store_is_refused(store: Store, prefix: str) -> None:
+    with pytest.raises(UsageError):
+        names(store, prefix)
