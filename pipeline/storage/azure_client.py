@@ -22,8 +22,8 @@ AZURE_HOSTS = (
 _CONNECTIONS = 32
 _TIMEOUT_S = 120  # a whole block must leave within this: 8 MiB at 1 Mbit/s takes 67 s
 _RETRIES = 3  # of the SDK, quick; `retried` has more patience where a run is under way
-_FIRST_WAIT_S = 1
-_JITTER_S = 1  # the SDK's own 3 would make the first wait up to four seconds
+_WAIT_S = 1  # and one second more, the SDK says, give or take the jitter: two seconds each time
+_JITTER_S = 1  # the SDK's own is 3
 
 
 def connect(location: Location, settings: AzureSettings) -> ContainerClient:
@@ -40,7 +40,7 @@ def connect(location: Location, settings: AzureSettings) -> ContainerClient:
         "connection_timeout": _TIMEOUT_S,
         "read_timeout": _TIMEOUT_S,
         "retry_policy": ExponentialRetry(
-            _FIRST_WAIT_S, 2, retry_total=_RETRIES, random_jitter_range=_JITTER_S
+            _WAIT_S, 1, retry_total=_RETRIES, random_jitter_range=_JITTER_S
         ),
         "transport": RequestsTransport(session=_session(), session_owner=False),
     }
