@@ -2,7 +2,8 @@
 
 A revision is resolved to a commit once, and everything is read at that commit. Headers and small files
 are read by range without a download; weights go through the client's cache (`fetch`), which other tools
-share and which resumes an interrupted download.
+share and which resumes an interrupted download. A Hub that is down, or not to be asked, is no obstacle
+to what the cache has: the client itself sees it so.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
+class _Silent(Unreachable):
+    """The Hub gives no answer at all."""
+
+
 class HubRepo:
     """The files of one model repository at one commit, for reading."""
 
@@ -33,7 +38,8 @@ class HubRepo:
         self._token = token
         self._api: HfApi = HfApi(token=token)
         self._sizes: dict[str, int] = {}
-        self.commit = retried(lambda: self._resolve(revision))
+        self._is_cached = False
+        self.commit = self._resolve(revision)
 
     @property
     def url(self) -> str:
@@ -41,20 +47,47 @@ class HubRepo:
         return f"hf://{self.repo}@{self.commit}"
 
     def _resolve(self, revision: str | None) -> str:
-        """Find the commit and the files. Offline, what the cache has of the revision."""
-        from huggingface_hub import snapshot_download
+        """Find the commit and the files: the Hub's, or the cache's if the Hub can't be asked."""
         from huggingface_hub.errors import OfflineModeIsEnabled
 
+        def ask() -> str:
+            try:
+                return self._ask(revision)
+            except OfflineModeIsEnabled:
+                return self._look_up(revision)
+            except _Silent as error:
+                return self._look_up(revision, error)
+
         try:
-            with explained(self.repo, revision, passing=OfflineModeIsEnabled):
-                info = self._api.model_info(self.repo, revision=revision, files_metadata=True)
-        except OfflineModeIsEnabled:
+            return retried(ask)
+        except Unreachable as error:  # it answers, but only that it can't: not for a moment, it seems
+            return self._look_up(revision, error)
+
+    def _look_up(self, revision: str | None, failure: Unreachable | None = None) -> str:
+        """The commit and the files that the cache has of the revision. Raises `failure`, or NotFound."""
+        from huggingface_hub import snapshot_download
+
+        try:
             with explained(self.repo, revision):
-                folder = Path(snapshot_download(self.repo, revision=revision, local_files_only=True))
-            for path in folder.rglob("*"):
-                if path.is_file():
-                    self._sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
-            return folder.name
+                # What is missing of the repository is not missed before somebody wants to read it.
+                found = snapshot_download(
+                    self.repo, revision=revision, local_files_only=True, allow_patterns=[]
+                )
+        except NotFound as error:
+            raise failure or error from None
+        folder = Path(found)
+        for path in folder.rglob("*"):
+            if path.is_file():
+                self._sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
+        self._is_cached = True
+        return folder.name
+
+    def _ask(self, revision: str | None) -> str:
+        """The commit and the files, from the Hub."""
+        from huggingface_hub.errors import OfflineModeIsEnabled
+
+        with explained(self.repo, revision, passing=OfflineModeIsEnabled):
+            info = self._api.model_info(self.repo, revision=revision, files_metadata=True)
         for sibling in info.siblings or ():
             self._sizes[sibling.rfilename] = sibling.size or 0
         if not info.sha:
@@ -86,6 +119,8 @@ class HubRepo:
         """Bring files into the cache. A download that breaks off is resumed, or begun again."""
         for name in names:
             retried(partial(self._download, name, self.commit))
+        if self._is_cached:
+            return
         # The cache knows a branch only by what was asked for by its name: offline it will be.
         retried(partial(self._download, names[0], self._revision))
 
@@ -176,7 +211,8 @@ def explained(
     except errors.EntryNotFoundError as error:
         raise NotFound("no such file in the repository", where=where) from error
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
-        raise Unreachable(
+        kind = Unreachable if isinstance(error, errors.HfHubHTTPError) else _Silent
+        raise kind(
             f"the Hub did not answer as it should: {type(error).__name__}",
             where=where,
             hint="check the network and HF_ENDPOINT, then run the same command again",

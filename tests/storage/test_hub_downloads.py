@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, snapshot_download
 from models import read_model
 from servers.hub import HubServer
 from storage.hub_models import bytes_of, is_whole, large, raw, small
@@ -59,7 +59,7 @@ def test_a_passing_failure_is_tried_again(
     source = small(tmp_path / "source")
     hub.add_repo(REPO, source)
     hub.fail_next(f"/api/models/{REPO}", status, times=1)
-    hub.fail_next(WEIGHTS, status, times=2)
+    hub.fail_next(WEIGHTS, status, times=1 if status == 429 else 2)  # the client waits 1 s for each 429
     with open_checkpoint(REPO, headers_only=headers_only) as model:
         assert is_whole(model, source)
 
@@ -108,6 +108,48 @@ def test_offline_a_cached_model_is_read_from_the_cache(
         assert is_whole(model, source)
         assert model.revision == sha
     assert not hub.requests
+
+
+@pytest.mark.parametrize("revision", ["", "@main", "@sha"])
+@pytest.mark.parametrize("status", [None, 503])
+def test_while_the_hub_is_down_a_cached_model_is_read_from_the_cache(
+    hub: HubServer, tmp_path: Path, revision: str, status: int | None
+) -> None:
+    """As the client does: nobody has to know that it is down, and to say so."""
+    source = small(tmp_path / "source")
+    sha = hub.add_repo(REPO, source).sha()
+    open_checkpoint(REPO).close()
+    if status:
+        hub.fail_next("", status, times=1000, method=None)
+    else:
+        hub.stop()
+    with open_checkpoint(REPO + revision.replace("sha", sha)) as model:
+        assert is_whole(model, source)
+        assert model.revision == sha
+
+
+def test_a_hub_that_fails_for_a_moment_is_asked_again_and_not_the_cache(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    """The cache may have an older commit of the branch."""
+    repo = hub.add_repo(REPO, small(tmp_path / "old"))
+    open_checkpoint(REPO).close()
+    repo.set_branch("main", small(tmp_path / "new", seed=2))
+    hub.fail_next(f"/api/models/{REPO}", 503, times=2)
+    with open_checkpoint(REPO) as model:
+        assert model.revision == repo.sha()
+
+
+def test_offline_a_model_is_read_that_another_tool_has_fetched_in_part(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = small(tmp_path / "source")
+    (source / "big.gguf").write_bytes(b"not wanted")
+    hub.add_repo(REPO, source)
+    snapshot_download(REPO, allow_patterns=["*.json", "*.safetensors"])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with open_checkpoint(REPO) as model:
+        assert is_whole(model, source)
 
 
 def test_offline_a_model_that_is_not_cached_says_so(
