@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import shutil
 import struct
@@ -17,9 +16,10 @@ from operations.zygote import Zygote
 from safetensors.torch import load_file
 
 from pipeline import apply, compute, open_checkpoint
-from pipeline.errors import PipelineError
+from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.errors import NotACheckpoint
 
-KILLS = 10
+KILLS = 8
 
 
 def state_of(mib: int, seed: int) -> State:
@@ -101,6 +101,7 @@ def test_a_run_killed_at_random_leaves_all_or_nothing(
             assert not out.exists()
             assert zygote.run(*arguments)[0] == 0
             assert same(content(out), right)
+            assert [path.name for path in out.parent.iterdir()] == ["out"]
         shutil.rmtree(out.parent, ignore_errors=True)
     assert killed >= KILLS // 2
 
@@ -188,28 +189,38 @@ def test_a_model_on_its_way_into_a_container_is_no_model_until_it_is_whole(
     assert commit > 4
 
 
+def first_values(model: Checkpoint) -> set[float]:
+    """The first number of each tensor."""
+    values = set()
+    for source in model.tensors.values():
+        first = bytearray(4)
+        model.readers[source.file].read_into(source.entry.offset, memoryview(first))
+        values.add(struct.unpack("<f", first)[0])
+    return values
+
+
 def test_a_model_overwritten_in_a_container_is_never_read_as_a_mix(
     models: Path, zygote: Zygote, cloud: Cloud
 ) -> None:
-    """Killed before each commit: it is refused as unfinished, or it is the old one or the new one."""
+    """Killed before a commit, it is refused as unfinished; the same command then succeeds."""
     address, _, token = cloud.url.partition("?")
-    for commit in range(1, 20):
-        out = f"{address}/at-{commit}/out?{token}"
-        arguments = call(models, "small", "apply", out)
-        assert zygote.run(*arguments, scale=0.5, shard_size=100)[0] == 0
-        code, _ = zygote.run(*arguments, shard_size=100, overwrite=True, commit=commit)
-        with contextlib.suppress(PipelineError), open_checkpoint(out) as model:
-            values = set()
-            for source in model.tensors.values():
-                first = bytearray(4)
-                model.readers[source.file].read_into(source.entry.offset, memoryview(first))
-                values.add(struct.unpack("<f", first)[0])
-            assert values in ({1.5}, {2.0}), f"killed before commit {commit}"
+    out = f"{address}/out?{token}"
+    arguments = call(models, "small", "apply", out)
+    assert zygote.run(*arguments, scale=0.5, shard_size=100)[0] == 0
+    for number, commit in enumerate([1, 2, 3, *range(5, 20, 2)]):  # the first three are of shards
+        scale = 0.5 if number % 2 else 1.0
+        options = {"scale": scale, "shard_size": 100, "overwrite": True}
+        code, _ = zygote.run(*arguments, commit=commit, **options)
         if code == 0:
             break
-        assert zygote.run(*arguments, shard_size=100, overwrite=True)[0] == 0
-    assert code == 0
-    assert values == {2.0}
+        with pytest.raises(NotACheckpoint, match="--overwrite"):
+            open_checkpoint(out)
+        assert zygote.run(*arguments, **options)[0] == 0, f"killed before commit {commit}"
+        with open_checkpoint(out) as model:
+            assert first_values(model) == {1 + scale}
+    assert commit > 6
+    with open_checkpoint(out) as model:
+        assert first_values(model) == {1 + scale}
 
 
 def test_the_undisturbed_results_are_right(models: Path) -> None:
