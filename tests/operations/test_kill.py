@@ -19,7 +19,7 @@ from pipeline import apply, compute, open_checkpoint
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.errors import NotACheckpoint
 
-KILLS = 8
+KILLS = 10
 
 
 def state_of(mib: int, seed: int) -> State:
