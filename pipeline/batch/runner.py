@@ -24,7 +24,7 @@ from pipeline.errors import PipelineError, StepFailed
 from pipeline.progress import Progressing, silent
 from pipeline.settings import Settings
 from pipeline.storage.base import exists
-from pipeline.storage.locations import Scheme, open_folder, open_parent, parse_delta, parse_output_model
+from pipeline.storage.locations import Scheme, open_parent, parse_delta, parse_output_model
 
 INTERRUPTED = 130
 A_BUG = 1
@@ -185,8 +185,8 @@ class _Run:
         if step.makes == "delta":
             store, name = open_parent(parse_delta(step.output), self.settings)
             return store.stat(name) is not None
-        folder = open_folder(parse_output_model(step.output), self.settings)
-        return next(iter(folder.list()), None) is not None
+        store, name = open_parent(parse_output_model(step.output), self.settings)
+        return store.has_folder(name)
 
     def _look_at(self, step: Compute | Apply) -> None:
         """Check what can be of a step that waits for others: its other inputs, and its output."""
