@@ -1,4 +1,4 @@
-"""The kernels' machine code: compiled once by numba, from then on loaded by llvmlite alone.
+"""Kernels' machine code: compiled once by numba, from then on loaded by llvmlite alone.
 
 Importing numba and having it load its own cache takes half a second of every process, as long as moving
 a gigabyte does; loading finished machine code takes a few milliseconds. So the first process that needs
@@ -8,9 +8,11 @@ everything that its content depends on. Where that folder can't be written, ever
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,36 @@ from blake3 import blake3
 
 from pipeline.tensors.fingerprint import DIGEST_BYTES
 
-_SOURCE = Path(__file__).with_name("kernel_source.py")
+_ROOT = Path(__file__).parents[2]
 _OPTIMISATION = 3
 _kept_alive: list[Any] = []  # the engine owns the code: it must live as long as the process
 
 
-def load(names: Iterable[str]) -> dict[str, int]:
-    """The addresses of the entry points called `names`."""
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A module of numba's C functions, listed in its `ENTRY_POINTS`, and modules that it is made of."""
+
+    module: str
+    parts: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> bytes:
+        """All that the machine code is compiled from."""
+        paths = (_ROOT / f"{name.replace('.', '/')}.py" for name in (self.module, *self.parts))
+        return b"\0".join(path.read_bytes() for path in paths)
+
+
+KERNELS = Source("pipeline.tensors.kernel_source")
+
+
+def load(names: Iterable[str], source: Source = KERNELS) -> dict[str, int]:
+    """The addresses of the entry points called `names`; 0 for one that this processor's code lacks."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    path = _cache_folder() / f"kernels-{_key()}.o"
+    path = _cache_folder() / f"kernels-{_key(source)}.o"
     code = _kept(path)
     if code is None:
-        code = _compile()
+        code = _compile(source)
         _keep(path, code)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
     engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(code))
@@ -41,14 +60,14 @@ def load(names: Iterable[str]) -> dict[str, int]:
     return {name: engine.get_function_address(name) for name in names}
 
 
-def _compile() -> bytes:
+def _compile(source: Source) -> bytes:
     """One object file with all entry points under their own names."""
-    from pipeline.tensors import kernel_source
-
     module = llvm.parse_assembly("")
-    for entry in kernel_source.ENTRY_POINTS:
+    for entry in importlib.import_module(source.module).ENTRY_POINTS:
         part = llvm.parse_assembly(entry._library.get_llvm_str())
         part.get_function(entry._wrapper_name).name = entry.__name__
+        outside = [f.name for f in part.functions if f.is_declaration and not f.name.startswith("llvm.")]
+        assert not outside, f"{entry.__name__} calls {outside}, which are numba's and are not kept"
         module.link_in(part)
     return bytes(_machine().emit_object(module))
 
@@ -64,9 +83,9 @@ def _machine() -> Any:
     )
 
 
-def _key() -> str:
+def _key(source: Source) -> str:
     """A digest of all that the machine code depends on."""
-    hasher = blake3(_SOURCE.read_bytes() + Path(__file__).read_bytes())
+    hasher = blake3(source.text + Path(__file__).read_bytes())
     parts = (
         llvmlite.__version__,
         llvm.get_process_triple(),

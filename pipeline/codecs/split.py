@@ -1,0 +1,62 @@
+"""The halves of wide elements apart: the lower bytes of all, then the upper bytes of all.
+
+Exponents and signs are then among themselves, and can be coded; mantissas can't, and cost nothing to
+leave. For elements of 2, 4 or 8 bytes:
+
+    u32     how many bytes the lower halves take
+    ...     the lower halves, an encoded chunk of elements half as wide
+    ...     the upper halves, likewise, to the end
+
+So elements of 8 bytes may split three times, down to single bytes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.codecs.base import MAX_ELEMENTS, Damage, Nested, Scratch
+from pipeline.tensors.dtypes import Bytes
+
+_SIZE_BYTES = 4
+
+
+class Split:
+    """Both halves, each encoded as suits it."""
+
+    code = 3
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
+
+    def encode(self, data: Bytes, itemsize: int, out: Bytes, nested: Nested) -> int | None:
+        if itemsize not in (2, 4, 8):
+            return None
+        half, narrow = self._half(data, itemsize)
+        at = _SIZE_BYTES
+        for which in range(2):
+            half.view(narrow)[:] = data.view(narrow)[which::2]
+            if at >= len(out) or (size := nested.encode_part(half, itemsize // 2, out[at:])) is None:
+                return None
+            at += size
+            if which == 0:
+                out[:_SIZE_BYTES] = np.frombuffer(size.to_bytes(_SIZE_BYTES, "little"), np.uint8)
+        return at
+
+    def decode(self, payload: Bytes, itemsize: int, out: Bytes, nested: Nested) -> None:
+        if itemsize not in (2, 4, 8):
+            raise Damage(f"elements of {itemsize} bytes can't be split")
+        if len(payload) < _SIZE_BYTES:
+            raise Damage("a split chunk ends before its first half begins")
+        middle = _SIZE_BYTES + int.from_bytes(payload[:_SIZE_BYTES].tobytes(), "little")
+        if middle > len(payload):
+            raise Damage("the lower halves are said to be longer than the chunk")
+        half, narrow = self._half(out, itemsize)
+        for which, part in enumerate((payload[_SIZE_BYTES:middle], payload[middle:])):
+            nested.decode_part(part, itemsize // 2, half)
+            out.view(narrow)[which::2] = half.view(narrow)
+
+    def _half(self, whole: Bytes, itemsize: int) -> tuple[Bytes, np.dtype[np.unsignedinteger]]:
+        """Room for the halves of all elements, one at a time, and their type."""
+        limit = MAX_ELEMENTS * (itemsize // 2)
+        half = self._scratch.buffer(f"halves of {itemsize}", len(whole) // 2, limit)
+        return half, np.dtype(f"<u{itemsize // 2}")
