@@ -1,15 +1,10 @@
-"""What a method of encoding is, and what methods share: scratch space and the sign of damage."""
+"""What a method of encoding is, and the sign of damage."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-
-from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 from pipeline.tensors.dtypes import Bytes
-
-MAX_ELEMENTS = CHUNK_ELEMENTS
 
 
 class Damage(Exception):
@@ -33,8 +28,8 @@ class Nested(Protocol):
 class Method(Protocol):
     """One way to encode a chunk. An instance belongs to one thread: it reuses its scratch space.
 
-    Payloads are without the method's code. `data` and `out` hold at least one and at most `MAX_ELEMENTS`
-    elements of `itemsize` bytes.
+    Payloads are without the method's code. `data` and `out` hold elements of `itemsize` bytes, at least
+    one and at most `tables.MAX_ELEMENTS`.
     """
 
     code: int
@@ -44,16 +39,3 @@ class Method(Protocol):
 
     def decode(self, payload: Bytes, itemsize: int, out: Bytes, nested: Nested) -> None:
         """Fill `out`, exactly, from all of `payload`, whatever its bytes are. Raises Damage."""
-
-
-class Scratch:
-    """Buffers by name, allocated when first wanted and then kept."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, Bytes] = {}
-
-    def buffer(self, name: str, nbytes: int, limit: int) -> Bytes:
-        """The first `nbytes` of the buffer called `name`, which never needs more than `limit` bytes."""
-        if name not in self._buffers:
-            self._buffers[name] = np.empty(limit, np.uint8)
-        return self._buffers[name][:nbytes]

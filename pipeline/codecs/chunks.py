@@ -9,10 +9,11 @@
 
 from __future__ import annotations
 
-from pipeline.codecs.base import MAX_ELEMENTS, Damage, Method, Scratch
+from pipeline.codecs.base import Damage, Method
 from pipeline.codecs.plain import Constant, Raw
 from pipeline.codecs.rans import Rans
 from pipeline.codecs.split import Split
+from pipeline.codecs.tables import MAX_ELEMENTS
 from pipeline.errors import CorruptFile
 from pipeline.tensors.dtypes import Bytes
 
@@ -29,12 +30,11 @@ class ChunkCodec:
     """
 
     def __init__(self, *, vectors: bool = True) -> None:
-        scratch = Scratch()
         self._raw = Raw()
-        self._rans = Rans(scratch, vectors=vectors)
+        self._rans = Rans(vectors=vectors)
         # In the order in which they are tried: the first that beats raw bytes wins, for each refuses
         # what the next is better at.
-        self._clever: tuple[Method, ...] = (Constant(), self._rans, Split(scratch))
+        self._clever: tuple[Method, ...] = (Constant(), self._rans, Split())
         self._by_code: dict[int, Method] = {m.code: m for m in (self._raw, *self._clever)}
 
     def encode(self, data: Bytes, itemsize: int, out: Bytes) -> int:

@@ -4,8 +4,9 @@ Only `pipeline.tensors.native` imports this module, and only to compile it. `pip
 has the functions' contracts; `pipeline.codecs.rans` says what the numbers mean. `vector_source` has the
 two loops that take nearly all the time again, for processors with AVX-512; both write the same bytes.
 
-No builtin that may raise, such as `min`: what it would call is Python's. Pointers with unsigned indices, because for signed ones numba compiles Python's negative indexing; and
-`U32(...)` around every operation, because it widens integer results to 64 bits.
+Here are pointers with unsigned indices, because for signed ones numba compiles Python's negative
+indexing; `U32(...)` around every operation, because it widens integer results to 64 bits; and no builtin
+that may raise, such as `min`, because what it would call is Python's.
 
 Formulas: J. Duda, "Asymmetric numeral systems", arXiv:1311.2540; division by multiplication: T. Granlund
 and P. Montgomery, "Division by invariant integers using multiplication", PLDI 1994. For a dividend
@@ -18,10 +19,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import cfunc, types  # type: ignore[attr-defined]
+from numba import cfunc, njit, types  # type: ignore[attr-defined]
 
 from pipeline.codecs import vector_source
-from pipeline.codecs.tables import BITS, LOWEST, MAX_SYMBOLS, SAMPLE, SAMPLE_PERIOD, TOTAL
+from pipeline.codecs.tables import BITS, LANES, LOWEST, MAX_SYMBOLS, SAMPLE, SAMPLE_PERIOD, TOTAL
 
 U8, U16, U32, U64, I64 = np.uint8, np.uint16, np.uint32, np.uint64, np.int64
 
@@ -42,6 +43,7 @@ _N = types.int64
 
 @cfunc(types.int64(_P8, _N, _N), error_model="numpy")
 def is_constant(data, count, itemsize):
+    """See `kernels`."""
     for start in range(itemsize, count, 4096):
         different = U8(0)
         for i in range(start, start + 4096 if start + 4096 < count else count):
@@ -82,6 +84,7 @@ def count_values(pointer, name):
 
 @cfunc(types.void(_P32, _N, _N, _COSTS, _P16, _P16, _TOTALS), error_model="numpy")
 def plan(counts, size, total, costs, values, frequencies, totals):
+    """Choose a table's values and frequencies. totals: see `kernels.Plan`; [2] is `sampled` before."""
     least = 2 + (total >> 15) if size > 256 else 1
     symbols = 0
     kept = 0
@@ -150,27 +153,9 @@ def plan(counts, size, total, costs, values, frequencies, totals):
     totals[3] = others
 
 
-@cfunc(types.int64(_P32, _N, _COSTS), error_model="numpy")
-def split_bits(counts, total, costs):
-    columns = U64(1 << 16)  # the second table of `count16`, which is not needed any more
-    for low in range(256):
-        counts[columns + U64(low)] = U32(0)
-    bits = 0.0
-    for high in range(256):
-        row = U32(0)
-        for low in range(256):
-            count = counts[U64(256 * high + low)]
-            row += count
-            counts[columns + U64(low)] += count
-        bits += row * costs[U64(I64(row) * TOTAL // total)]
-    for low in range(256):
-        column = counts[columns + U64(low)]
-        bits += column * costs[U64(I64(column) * TOTAL // total)]
-    return I64(bits)
-
-
 @cfunc(types.void(_P16, _P16, _N, _N, _P64, _N), error_model="numpy")
 def encoding_table(values, frequencies, symbols, place, table, size):
+    """For each value: reciprocal, shift, bias and frequency, from the upper bits down (see `_push`)."""
     # Twice: the first time for the placeholder's entry alone, which all other values share.
     for others in range(1, -1, -1):
         first = I64(0)
@@ -194,30 +179,47 @@ def encoding_table(values, frequencies, symbols, place, table, size):
                     table[U64(v)] = word
 
 
-def _encode(data, start, end, states, lanes, table, words, room, escapes, escape, totals):
+@njit(inline="always")
+def _push(entry, value, lane, states, words, used):
+    """Encode one element into its state; returns how many words are used then."""
+    packed = U32(entry)
+    x = states[lane]
+    over = x >= U32(U32(packed & _MASK) << _LIMIT)
+    words[used] = U16(x)
+    x = U32(x >> _WORD) if over else x
+    quotient = U32((U64(x) * U64(entry >> U64(32))) >> U64(32))
+    quotient = U32(quotient >> U32(packed >> U32(2 * BITS + 1)))
+    bias = U32(U32(packed >> _BITS) & U32(2 * TOTAL - 1))
+    rest = U32(U32(TOTAL) - U32(packed & _MASK))
+    states[lane] = U32(x + U32(U32(quotient * rest) + bias))
+    return used + U64(over)
+
+
+def _encode(data, start, end, states, lanes, table, words, room, escapes, place, totals):
     used = U64(totals[0])
     escaped = U64(totals[1])
-    one_for_all = table[U64(escape)] if escape >= 0 else U64(0)
+    escape = table[U64(place)] if place >= 0 else U64(0)  # no entry is 0
     lane = U64(start % lanes)
-    for i in range(start, end):
-        if I64(used) >= room:
+    i = start
+    while i < end:
+        if lane == U64(0) and lanes == LANES and end - i >= LANES and I64(used) + LANES <= room:
+            for k in range(LANES):
+                value = data[U64(i + k)]
+                entry = table[U64(value)]
+                used = _push(entry, value, U64(k), states, words, used)
+                escapes[escaped] = value
+                escaped += U64(entry == escape)
+            i += LANES
+        elif I64(used) < room:
+            value = data[U64(i)]
+            entry = table[U64(value)]
+            used = _push(entry, value, lane, states, words, used)
+            escapes[escaped] = value
+            escaped += U64(entry == escape)
+            lane = U64(0) if lane + U64(1) == U64(lanes) else lane + U64(1)
+            i += 1
+        else:
             return 0
-        value = data[U64(i)]
-        entry = table[U64(value)]
-        packed = U32(entry)
-        x = states[lane]
-        over = x >= U32(U32(packed & _MASK) << _LIMIT)
-        words[used] = U16(x)
-        used += U64(over)
-        x = U32(x >> _WORD) if over else x
-        quotient = U32((U64(x) * U64(entry >> U64(32))) >> U64(32))
-        quotient = U32(quotient >> U32(packed >> U32(2 * BITS + 1)))
-        bias = U32(U32(packed >> _BITS) & U32(2 * TOTAL - 1))
-        rest = U32(U32(TOTAL) - U32(packed & _MASK))
-        states[lane] = U32(x + U32(U32(quotient * rest) + bias))
-        lane = U64(0) if lane + U64(1) == U64(lanes) else lane + U64(1)
-        escapes[escaped] = value
-        escaped += U64(entry == one_for_all)
     totals[0] = I64(used)
     totals[1] = I64(escaped)
     return 1
@@ -235,6 +237,7 @@ def encode(pointer, name):
 
 @cfunc(types.int64(_P8, _N, _N, _N, _P32, _P16), error_model="numpy")
 def decoding_table(data, room, symbols, itemsize, table, values):
+    """For each slot its number within its entry, the entry's frequency, and apart the entry's value."""
     at = symbols * itemsize
     first = I64(0)
     last = I64(-1)
@@ -263,22 +266,27 @@ def decoding_table(data, room, symbols, itemsize, table, values):
     return at if first == TOTAL else -1
 
 
+@njit(inline="always")
+def _pop(x, entry):
+    """A state after an element was taken out of it, before it is filled up."""
+    return U32(U32(U32(entry & _MASK) * U32(x >> _BITS)) + U32(entry >> _BITS))
+
+
 def _decode(words, states, lanes, table, values, out, start, end, totals):
     left = I64(totals[0])
     lane = (end - 1) % lanes
     i = end
     while i > start:
-        if lane == lanes - 1 and left >= lanes and i - start >= lanes:
-            # No word can be missing in this round. One before the first is never read: left > 0.
-            i -= lanes
+        if lane == LANES - 1 and lanes == LANES and left >= LANES and i - start >= LANES:
+            # No word can be missing in this round, and none before the first is read.
+            i -= LANES
             top = U64(left - 1)
-            for k in range(lanes):
-                which = U64(lanes - 1 - k)
+            for k in range(LANES):
+                which = U64(LANES - 1 - k)
                 x = states[which]
                 slot = U64(x & _MASK)
-                entry = table[slot]
                 out[U64(i) + which] = values[slot]
-                x = U32(U32(U32(entry & _MASK) * U32(x >> _BITS)) + U32(entry >> _BITS))
+                x = _pop(x, table[slot])
                 short = x < _LOWEST
                 longer = U32(U32(x << _WORD) | U32(words[top]))
                 states[which] = longer if short else x
@@ -288,9 +296,8 @@ def _decode(words, states, lanes, table, values, out, start, end, totals):
             i -= 1
             x = states[U64(lane)]
             slot = U64(x & _MASK)
-            entry = table[slot]
             out[U64(i)] = values[slot]
-            x = U32(U32(U32(entry & _MASK) * U32(x >> _BITS)) + U32(entry >> _BITS))
+            x = _pop(x, table[slot])
             if x < _LOWEST:
                 if left == 0:
                     return 0
@@ -312,6 +319,7 @@ def decode(pointer, name):
 
 @cfunc(types.int64(_P16, _N, _N, types.uint16, _P16), error_model="numpy")
 def fill_in(out, start, end, place, escapes):
+    """Replace what equals `place` by the next escape; returns how many there were."""
     found = U64(0)
     for i in range(start, end):
         value = out[U64(i)]
@@ -326,7 +334,6 @@ ENTRY_POINTS: tuple[Any, ...] = (
     count_values(_P8, "count8"),
     count_values(_P16, "count16"),
     plan,
-    split_bits,
     encoding_table,
     encode(_P8, "encode8"),
     encode(_P16, "encode16"),

@@ -1,29 +1,28 @@
 """The entropy coder's loops, as functions of arrays. Each releases the GIL while it runs.
 
-Arrays are flat and contiguous. `rans` says what tables, states and words are. A loop of which there are
-two versions, one of them for AVX-512, is given as an element range: the vectors take what they can, the
-plain loop the rest, and both write the same.
+Arrays are flat and contiguous. `rans` says what tables, states and words are. Of some loops there are
+two versions: the vectors take the elements that fill them, the plain loop the rest, and both write the
+same bytes.
 """
 
 from __future__ import annotations
 
 import ctypes
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.codecs.tables import LANES, TOTAL
+from pipeline.codecs.tables import LANES, LOWEST, MAX_ELEMENTS, MAX_SYMBOLS, TOTAL
 from pipeline.tensors.dtypes import Bytes
 from pipeline.tensors.native import Source, load
 
 U16Array = NDArray[np.uint16]
-U32Array = NDArray[np.uint32]
-U64Array = NDArray[np.uint64]
 Elements = NDArray[Any]  # uint8 or uint16
 
-VECTOR = 16  # elements that a vector loop may touch behind the end of an escape list
+VECTOR = 16  # escapes that a vector loop may read or write behind the last one
 
 _SOURCE = Source(
     "pipeline.codecs.kernel_source", ("pipeline.codecs.vector_source", "pipeline.codecs.tables")
@@ -38,7 +37,6 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "count8": (_N, (_P, _N, _N, _P, _N)),
     "count16": (_N, (_P, _N, _N, _P, _N)),
     "plan": (None, (_P, _N, _N, _P, _P, _P, _P)),
-    "split_bits": (_N, (_P, _N, _P)),
     "encoding_table": (None, (_P, _P, _N, _N, _P, _N)),
     "encode8": _ENCODE,
     "encode16": _ENCODE,
@@ -55,6 +53,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 # Bits that a value of frequency f costs; 0 is for one that has no share at all.
 _COSTS = np.log2(TOTAL / np.maximum(np.arange(TOTAL + 1), 0.5)).astype(np.float32)
+_COSTS_AT = _COSTS.ctypes.data
 
 _lock = threading.Lock()
 _functions: dict[str, Any] = {}
@@ -83,126 +82,129 @@ def is_constant(data: Bytes, itemsize: int) -> bool:
     return bool(_function("is_constant")(_at(data), len(data), itemsize))
 
 
-def count(data: Elements, sampled: bool, counts: U32Array) -> int:
-    """Fill `counts`, twice as long as there are values, with how often each occurs; how many were counted.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A table for encoding, and what it promises, from the `total` elements that were counted.
 
-    The second half is scratch space. sampled: look at about a quarter of the elements.
+    symbols: entries, 0 if there is no table worth having. place: the placeholder's value, -1 for none.
+    bits: of the coded elements. others: elements that escape.
     """
-    size = len(counts) // 2
-    kernel = _function(f"count{8 * data.itemsize}")
-    return int(kernel(_at(data), len(data), sampled, _at(counts), size))
+
+    symbols: int
+    place: int
+    bits: int
+    others: int
+    total: int
 
 
-def plan(
-    counts: U32Array, total: int, sampled: bool, values: U16Array, frequencies: U16Array
-) -> tuple[int, int, int, int]:
-    """Choose the values that get an entry, ascending, and their frequencies, which add up to `TOTAL`.
+class Workspace:
+    """The loops with the arrays that they share, for one thread.
 
-    Returns (entries, the placeholder's value or -1, bits of the coded elements, elements that escape),
-    the last two as counted. No entries: there is no table worth having.
+    Addresses are looked up once, because asking numpy for one takes longer than a short loop runs.
     """
-    totals = np.array([0, -1, sampled, 0], np.int64)
-    _function("plan")(
-        _at(counts), len(counts) // 2, total, _at(_COSTS), _at(values), _at(frequencies), _at(totals)
-    )
-    symbols, place, bits, others = totals.tolist()
-    return symbols, place, bits, others
 
+    def __init__(self, *, vectors: bool) -> None:
+        self._vectors = vectors and has_vectors()
+        self.values = np.empty(MAX_SYMBOLS + 1, np.uint16)  # of the last plan, ascending
+        self.frequencies = np.empty(MAX_SYMBOLS + 1, np.uint16)  # which add up to `TOTAL`
+        self.states = np.empty(LANES, np.uint32)
+        self.escapes = np.empty(MAX_ELEMENTS + VECTOR, np.uint16)
+        self._no_escapes = np.empty(VECTOR, np.uint16)
+        self._totals = np.zeros(4, np.int64)
+        self._counts = np.empty(2 << 16, np.uint32)
+        self._entries = np.empty(1 << 16, np.uint64)
+        self._slots = np.empty(TOTAL, np.uint32)
+        self._slot_values = np.zeros(TOTAL + 1, np.uint16)  # the vector loop reads two at a time
+        self._at = {
+            name: array.ctypes.data
+            for name, array in vars(self).items()
+            if isinstance(array, np.ndarray)
+        }
 
-def split_bits(counts: U32Array, total: int) -> int:
-    """Bits that the counted 16-bit values would take as two planes of bytes."""
-    return int(_function("split_bits")(_at(counts), total, _at(_COSTS)))
+    def plan(self, data: Elements, *, sampled: bool) -> Plan:
+        """Count the values of `data` and choose those that get an entry, in `values`.
 
+        sampled: look at about a quarter of the elements.
+        """
+        at, size = self._at, 1 << (8 * data.itemsize)
+        count = _function(f"count{8 * data.itemsize}")
+        total = count(_at(data), len(data), sampled, at["_counts"], size)
+        self._totals[:] = 0, -1, sampled, 0
+        _function("plan")(
+            at["_counts"], size, total, _COSTS_AT, at["values"], at["frequencies"], at["_totals"]
+        )
+        symbols, place, bits, others = self._totals.tolist()
+        return Plan(symbols, place, bits, others, total)
 
-def encoding_table(
-    values: U16Array, frequencies: U16Array, symbols: int, place: int, table: U64Array
-) -> None:
-    """Fill `table`, an entry per possible value, for `encode`."""
-    _function("encoding_table")(
-        _at(values), _at(frequencies), symbols, place, _at(table), len(table)
-    )  # fmt: skip
+    def split_bits(self, total: int) -> float:
+        """Bits that the 16-bit values last counted would take as two planes of bytes."""
+        counts = self._counts[: 1 << 16].reshape(256, 256)
+        planes = np.concatenate((counts.sum(axis=0), counts.sum(axis=1)))
+        return float(planes @ np.log2(total / np.maximum(planes, 1)))
 
+    def encode(self, data: Elements, plan: Plan, lanes: int, words: Bytes) -> tuple[int, int] | None:
+        """Encode `data`; returns (words written, escapes written), or None if `words` is too small.
 
-def encode(
-    data: Elements,
-    states: U32Array,
-    table: U64Array,
-    place: int,
-    words: Bytes,
-    escapes: U16Array,
-    vectors: bool,
-) -> tuple[int, int] | None:
-    """Encode `data`; returns (words written, escapes written), or None if `words` is too small.
-
-    states: one per lane, updated. escapes: room for `VECTOR` elements more than escape.
-    """
-    bits, lanes, room = 8 * data.itemsize, len(states), len(words) // 2
-    totals = np.zeros(2, np.int64)
-    start = 0
-    if vectors and lanes == LANES and (wide := _function(f"encode{bits}_wide")):
-        start = len(data) // LANES * LANES
-        if not wide(
-            _at(data), start, _at(states), _at(table), _at(words), room, _at(escapes), place, _at(totals)
-        ):
+        Leaves the final states in `states`, and in `escapes` what `data` has that the table has not.
+        """
+        at, bits, end, room = self._at, 8 * data.itemsize, len(data), len(words) // 2
+        _function("encoding_table")(
+            at["values"], at["frequencies"], plan.symbols, plan.place, at["_entries"], 1 << bits
+        )
+        self.states[:] = LOWEST
+        self._totals[:] = 0
+        data_at, words_at, start = _at(data), _at(words), 0
+        # Single bytes never escape, but may be escaped elements themselves, which must stay.
+        escapes_at = at["escapes" if bits == 16 else "_no_escapes"]
+        if self._vectors and lanes == LANES:
+            start = end // LANES * LANES
+            if not _function(f"encode{bits}_wide")(
+                data_at, start, at["states"], at["_entries"], words_at, room, escapes_at, plan.place,
+                at["_totals"],
+            ):  # fmt: skip
+                return None
+        if not _function(f"encode{bits}")(
+            data_at, start, end, at["states"], lanes, at["_entries"], words_at, room, escapes_at,
+            plan.place, at["_totals"],
+        ):  # fmt: skip
             return None
-    if not _function(f"encode{bits}")(
-        _at(data), start, len(data), _at(states), lanes, _at(table), _at(words), room, _at(escapes),
-        place, _at(totals),
-    ):  # fmt: skip
-        return None
-    used, escaped = totals.tolist()
-    return used, escaped
+        return int(self._totals[0]), int(self._totals[1])
 
+    def read_table(self, data: Bytes, symbols: int, itemsize: int) -> int | None:
+        """Make the decoding table from the bytes of a payload; how many they were, None for damage."""
+        at = self._at
+        used = _function("decoding_table")(
+            _at(data), len(data), symbols, itemsize, at["_slots"], at["_slot_values"]
+        )
+        return None if used < 0 else int(used)
 
-def decoding_table(
-    data: Bytes, symbols: int, itemsize: int, table: U32Array, values: U16Array
-) -> int | None:
-    """Fill both tables from the bytes of a payload; how many bytes that were, or None for damage."""
-    used = _function("decoding_table")(_at(data), len(data), symbols, itemsize, _at(table), _at(values))
-    return None if used < 0 else int(used)
+    def decode(self, words: Bytes, count: int, lanes: int, out: Elements) -> bool:
+        """Fill `out` from the first `count` words; whether they were exactly as many as needed.
 
+        Begins with `states` and leaves them as they are then. `words` has 4 bytes more per lane than
+        its words take.
+        """
+        at, bits, end = self._at, 8 * out.itemsize, len(out)
+        tables = (at["_slots"], at["_slot_values"])
+        plain = _function(f"decode{bits}")
+        words_at, out_at, states = _at(words), _at(out), at["states"]
+        self._totals[0] = count
+        if self._vectors and lanes == LANES:
+            tail = end // LANES * LANES
+            if not plain(words_at, states, lanes, *tables, out_at, tail, end, at["_totals"]):
+                return False
+            end = _function(f"decode{bits}_wide")(words_at, states, *tables, out_at, tail, at["_totals"])
+        done = plain(words_at, states, lanes, *tables, out_at, 0, end, at["_totals"])
+        return bool(done) and not self._totals[0]
 
-def decode(
-    words: Bytes,
-    count: int,
-    states: U32Array,
-    table: U32Array,
-    values: U16Array,
-    out: Elements,
-    vectors: bool,
-) -> bool:
-    """Fill `out` from the first `count` words of `words`; whether they were exactly as many as needed.
-
-    states: one per lane, updated. `words` has 4 bytes more per lane than its words take.
-    """
-    bits, lanes, end = 8 * out.itemsize, len(states), len(out)
-    plain = _function(f"decode{bits}")
-    totals = np.array([count], np.int64)
-    if vectors and lanes == LANES and (wide := _function(f"decode{bits}_wide")):
-        tail = end // LANES * LANES
-        if not plain(
-            _at(words), _at(states), lanes, _at(table), _at(values), _at(out), tail, end, _at(totals)
-        ):
-            return False
-        end = wide(
-            _at(words), _at(states), _at(table), _at(values), _at(out), tail, _at(totals)
-        )  # fmt: skip
-    done = plain(_at(words), _at(states), lanes, _at(table), _at(values), _at(out), 0, end, _at(totals))
-    return bool(done) and not totals[0]
-
-
-def fill_in(out: U16Array, place: int, escapes: U16Array, vectors: bool) -> int:
-    """Replace each element that equals `place` by the next escape; how many there were.
-
-    escapes: `VECTOR` elements longer than `out`.
-    """
-    found = start = 0
-    if vectors and (wide := _function("fill_in_wide")):
-        start = len(out) // VECTOR * VECTOR
-        found = wide(_at(out), start, place, _at(escapes))
-    return found + int(
-        _function("fill_in")(_at(out), start, len(out), place, _at(escapes[found:]))
-    )  # fmt: skip
+    def fill_in(self, out: U16Array, place: int) -> int:
+        """Replace each element that equals `place` by the next of `escapes`; how many there were."""
+        out_at, escapes_at, found, start = _at(out), self._at["escapes"], 0, 0
+        if self._vectors:
+            start = len(out) // VECTOR * VECTOR
+            found = _function("fill_in_wide")(out_at, start, place, escapes_at)
+        found += _function("fill_in")(out_at, start, len(out), place, escapes_at + 2 * found)
+        return int(found)
 
 
 def _at(array: NDArray[Any]) -> int:

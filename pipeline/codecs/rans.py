@@ -17,8 +17,8 @@ arXiv:1402.3392. Layout, after the method's code:
     ...     if E > 0: the escaped elements in their order, an encoded chunk of E elements of 2 bytes to
             the end, in which elements of 2 bytes are raw, constant or split; otherwise nothing
 
-Each entry owns as many of 8192 slots as its frequency says, in order: the first those from 0 on. Elements
-are decoded from the last (i = n - 1) to the first, and the words are a stack, the last on top:
+Each entry owns as many of 8192 slots as its frequency says, in order: the first those from 0 on.
+Elements are decoded from the last (i = n - 1) to the first, and the words are a stack, the last on top:
 
     x = states[i % L]
     slot = x & 8191;  k = the entry that owns it
@@ -34,32 +34,22 @@ of which there are E, are replaced, from the first to the last, by the escaped e
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.codecs import kernels
-from pipeline.codecs.base import MAX_ELEMENTS, Damage, Nested, Scratch
-from pipeline.codecs.tables import LANES, LOWEST, MAX_SYMBOLS, TOTAL
+from pipeline.codecs.base import Damage, Nested
+from pipeline.codecs.kernels import Elements, Plan, U16Array, Workspace
+from pipeline.codecs.tables import LANES, LOWEST, TOTAL
 from pipeline.tensors.dtypes import Bytes
 
 _HEADER = struct.Struct("<BHIHI")
-_STATE_BYTES = 4
 _FEW_LANES = 4  # for chunks of so few elements that 64 states would weigh
 _MANY_ELEMENTS = 1 << 14
 _SAMPLED_ELEMENTS = 1 << 18  # from here on a sample of the values says enough
-_WORTH_A_TABLE = 1 << 12  # elements of 2 bytes below which tables of 65,536 take longer than they save
+_WORTH_COUNTING = 64  # single bytes: fewer save less than the table and the states take
+_WORTH_A_LARGE_TABLE = 1 << 12  # elements of 2 bytes: fewer save less time than 65,536 counts take
 _ESCAPE_BITS = 14  # that an escaped element takes, about, beside its placeholder
 _POOR_BITS = 8  # an element: from here on two planes of bytes may be better
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """The table that an encoder would use. place: the placeholder's value, -1 for none."""
-
-    symbols: int
-    place: int
 
 
 class Rans:
@@ -67,121 +57,82 @@ class Rans:
 
     code = 2
 
-    def __init__(self, scratch: Scratch, *, vectors: bool = True) -> None:
-        self._scratch = scratch
-        self._vectors = vectors
-        self._chosen = np.empty(MAX_SYMBOLS + 1, np.uint16)
-        self._frequencies = np.empty(MAX_SYMBOLS + 1, np.uint16)
-        self._no_escapes = np.empty(kernels.VECTOR, np.uint16)
-        self._states = np.empty(LANES, np.uint32)
-        self._slots = np.empty(TOTAL, np.uint32)
-        self._values = np.zeros(TOTAL + 1, np.uint16)  # the vector loop reads two at a time
+    def __init__(self, *, vectors: bool = True) -> None:
+        self._work = Workspace(vectors=vectors)
 
     def encode(self, data: Bytes, itemsize: int, out: Bytes, nested: Nested) -> int | None:
         if itemsize > 2:
             return None
-        elements = data.view(f"<u{itemsize}")
+        work, elements = self._work, data.view(f"<u{itemsize}")
         plan = self._plan(elements, len(out))
         if plan is None:
             return None
-        values, frequencies = self._chosen[: plan.symbols], self._frequencies[: plan.symbols]
-        head = values.astype(f"<u{itemsize}").tobytes() + _pack_frequencies(frequencies)
+        head = _pack_table(work.values[: plan.symbols], work.frequencies[: plan.symbols], itemsize)
         begin = _HEADER.size + len(head)
         lanes = LANES if len(elements) >= _MANY_ELEMENTS else _FEW_LANES
-        room = len(out) - begin - _STATE_BYTES * lanes
-        if room <= 0:
-            return None
-        table = self._entries(itemsize)
-        kernels.encoding_table(values, frequencies, plan.symbols, plan.place, table)
-        # Single bytes never escape, but may be escaped elements themselves, which must stay.
-        escapes = self._escapes(len(elements)) if itemsize == 2 else self._no_escapes
-        states = self._states[:lanes]
-        states[:] = LOWEST
-        done = kernels.encode(
-            elements, states, table, plan.place, out[begin : begin + room], escapes, self._vectors
-        )
+        states = work.states[:lanes].view(np.uint8)
+        room = len(out) - begin - len(states)
+        done = work.encode(elements, plan, lanes, out[begin : begin + room]) if room > 0 else None
         if done is None:
             return None
         words, escaped = done
         _HEADER.pack_into(out.data, 0, lanes, plan.symbols, escaped, max(plan.place, 0), words)
         out[_HEADER.size : begin] = np.frombuffer(head, np.uint8)
-        at = begin + 2 * words
-        out[at : at + states.nbytes] = states.view(np.uint8)
-        at += states.nbytes
-        if escaped:
-            part = escapes[:escaped].view(np.uint8)
-            size = nested.encode_part(part, 2, out[at:], coded=False)
-            return None if size is None else at + size
-        return at
+        end = begin + 2 * words + len(states)
+        out[end - len(states) : end] = states
+        if not escaped:
+            return end
+        part = work.escapes[:escaped].view(np.uint8)
+        size = nested.encode_part(part, 2, out[end:], coded=False)
+        return None if size is None else end + size
 
     def decode(self, payload: Bytes, itemsize: int, out: Bytes, nested: Nested) -> None:
         if itemsize > 2:
             raise Damage(f"elements of {itemsize} bytes can't be entropy-coded")
-        elements = out.view(f"<u{itemsize}")
+        work, elements = self._work, out.view(f"<u{itemsize}")
         if len(payload) < _HEADER.size:
             raise Damage("an entropy-coded chunk ends within its header")
         lanes, symbols, escaped, place, words = _HEADER.unpack_from(payload.data)
         if not 1 <= lanes <= LANES or symbols > TOTAL or escaped > (itemsize - 1) * len(elements):
             raise Damage("an entropy-coded chunk has a header that means nothing")
-        table = payload[_HEADER.size :]
-        used = kernels.decoding_table(table, symbols, itemsize, self._slots, self._values)
+        used = work.read_table(payload[_HEADER.size :], symbols, itemsize)
         if used is None:
             raise Damage("the frequencies of an entropy-coded chunk do not fit together")
-        body = table[used:]
-        states = self._states[:lanes]
-        after = 2 * words + states.nbytes
-        if after > len(body) or (not escaped and after < len(body)):
-            raise Damage(f"an entropy-coded chunk has {len(body)} bytes where {after} belong")
-        states.view(np.uint8)[:] = body[2 * words : after]
+        body = payload[_HEADER.size + used :]
+        states = work.states[:lanes]
+        end = 2 * words + states.nbytes
+        if end > len(body) or (not escaped and end < len(body)):
+            raise Damage(f"an entropy-coded chunk has {len(body)} bytes where {end} belong")
+        states.view(np.uint8)[:] = body[2 * words : end]
         if states.min() < LOWEST or states.max() >> 31:
             raise Damage("a state of an entropy-coded chunk is out of range")
-        whole = kernels.decode(
-            body, words, states, self._slots, self._values, elements, self._vectors
-        )
-        if not whole or (states != LOWEST).any():
+        if not work.decode(body, words, lanes, elements) or (states != LOWEST).any():
             raise Damage("the words of an entropy-coded chunk do not come out even")
         if escaped:
-            escapes = self._escapes(len(elements))
-            nested.decode_part(body[after:], 2, escapes[:escaped].view(np.uint8), coded=False)
-            if kernels.fill_in(elements, place, escapes, self._vectors) != escaped:
+            part = work.escapes[:escaped].view(np.uint8)
+            nested.decode_part(body[end:], 2, part, coded=False)
+            if work.fill_in(elements, place) != escaped:
                 raise Damage("the escapes of an entropy-coded chunk are not as many as it says")
 
-    def _plan(self, elements: NDArray[np.unsignedinteger], room: int) -> _Plan | None:
-        """The table for `elements`, in `_chosen` and `_frequencies`, if it promises to pay."""
-        narrow = elements.itemsize == 1
-        if not narrow and len(elements) < _WORTH_A_TABLE:
+    def _plan(self, elements: Elements, room: int) -> Plan | None:
+        """The table for `elements`, if it promises to pay within `room` bytes."""
+        count, narrow = len(elements), elements.itemsize == 1
+        if count < (_WORTH_COUNTING if narrow else _WORTH_A_LARGE_TABLE):
             return None
-        sampled = not narrow and len(elements) >= _SAMPLED_ELEMENTS
-        size = 256 if narrow else 1 << 16
-        counts = self._scratch.buffer(f"counts of {size}", 8 * size, 8 * size).view(np.uint32)
-        total = kernels.count(elements, sampled, counts)
-        symbols, place, bits, others = kernels.plan(
-            counts, total, sampled, self._chosen, self._frequencies
-        )
-        bits += others * _ESCAPE_BITS
-        if not symbols or bits * len(elements) > 8 * room * total:
+        plan = self._work.plan(elements, sampled=not narrow and count >= _SAMPLED_ELEMENTS)
+        bits = plan.bits + plan.others * _ESCAPE_BITS
+        if not plan.symbols or bits * count > 8 * room * plan.total:
             return None
-        if not narrow and bits > _POOR_BITS * total and bits > kernels.split_bits(counts, total):
+        if not narrow and bits > _POOR_BITS * plan.total and bits > self._work.split_bits(plan.total):
             return None
-        return _Plan(symbols, place)
-
-    def _entries(self, itemsize: int) -> NDArray[np.uint64]:
-        nbytes = 8 << (8 * itemsize)
-        return self._scratch.buffer(f"entries of {itemsize}", nbytes, nbytes).view(np.uint64)
-
-    def _escapes(self, elements: int) -> NDArray[np.uint16]:
-        """Room for as many escapes as elements, and for what the vector loops touch behind them."""
-        limit = 2 * (MAX_ELEMENTS + kernels.VECTOR)
-        nbytes = 2 * (elements + kernels.VECTOR)
-        return self._scratch.buffer("escapes", nbytes, limit).view(np.uint16)
+        return plan
 
 
-def _pack_frequencies(frequencies: NDArray[np.uint16]) -> bytes:
-    """One byte each below 128, otherwise two."""
-    pairs = np.empty((len(frequencies), 2), np.uint8)
-    long = frequencies >= 128
-    pairs[:, 0] = np.where(long, frequencies & 127 | 128, frequencies)
-    pairs[:, 1] = frequencies >> 7
-    kept = np.ones_like(pairs, np.bool_)
-    kept[:, 1] = long
-    return pairs[kept].tobytes()
+def _pack_table(values: U16Array, frequencies: U16Array, itemsize: int) -> bytes:
+    """The values, then each frequency as one byte below 128, otherwise two."""
+    low, long = frequencies & 127, frequencies >= 128
+    if not long.any():
+        return values.astype(f"<u{itemsize}").tobytes() + low.astype(np.uint8).tobytes()
+    pairs = np.stack((low | long * 128, frequencies >> 7), axis=1)
+    kept = np.stack((np.ones_like(long), long), axis=1)
+    return values.astype(f"<u{itemsize}").tobytes() + pairs[kept].astype(np.uint8).tobytes()

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.codecs.base import MAX_ELEMENTS, Damage, Nested, Scratch
+from pipeline.codecs.base import Damage, Nested
+from pipeline.codecs.tables import MAX_ELEMENTS
 from pipeline.tensors.dtypes import Bytes
 
 _SIZE_BYTES = 4
@@ -25,8 +26,9 @@ class Split:
 
     code = 3
 
-    def __init__(self, scratch: Scratch) -> None:
-        self._scratch = scratch
+    def __init__(self) -> None:
+        # For each width, because the halves of wide elements split again. Pages are used when written.
+        self._halves = {width: np.empty(MAX_ELEMENTS * width // 2, np.uint8) for width in (2, 4, 8)}
 
     def encode(self, data: Bytes, itemsize: int, out: Bytes, nested: Nested) -> int | None:
         if itemsize not in (2, 4, 8):
@@ -57,6 +59,4 @@ class Split:
 
     def _half(self, whole: Bytes, itemsize: int) -> tuple[Bytes, np.dtype[np.unsignedinteger]]:
         """Room for the halves of all elements, one at a time, and their type."""
-        limit = MAX_ELEMENTS * (itemsize // 2)
-        half = self._scratch.buffer(f"halves of {itemsize}", len(whole) // 2, limit)
-        return half, np.dtype(f"<u{itemsize // 2}")
+        return self._halves[itemsize][: len(whole) // 2], np.dtype(f"<u{itemsize // 2}")

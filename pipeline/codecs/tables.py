@@ -5,6 +5,10 @@ See `pipeline.codecs.rans` for the format.
 
 from __future__ import annotations
 
+from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
+
+MAX_ELEMENTS = CHUNK_ELEMENTS  # of a chunk
+
 BITS = 13  # of a frequency: 2^13 slots of 6 bytes, which nearly fit the first-level cache
 TOTAL = 1 << BITS  # what a table's frequencies add up to
 LOWEST = 1 << 15  # a state is at least this and below 2^31

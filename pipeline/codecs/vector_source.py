@@ -2,7 +2,7 @@
 
 Part of `kernel_source`, see there. LLVM makes vectors of most loops by itself, but not of these: which
 lanes take a word from the stream depends on data, and taking it is an instruction (expand, compress).
-So the steps are spelled out in LLVM's vector types, with the processor's own gather, expand and compress.
+So the steps are spelled out in LLVM's vector types, with the processor's gather, expand and compress.
 
 A step loads or stores 16 words where it needs only some. Behind the words that it reads, the states
 follow in the payload; the callers leave room behind those that it writes.
@@ -190,8 +190,8 @@ def fill_step(typingctx, out, at, place, escapes, found):
     return types.int64(_P16, types.int64, types.uint16, _P16, types.int64), codegen
 
 
-def _encode(data, end, states, table, words, room, escapes, escape, totals):
-    entry = np.uint32(table[escape]) if escape >= 0 else np.uint32(0)  # no entry is 0
+def _encode(data, end, states, table, words, room, escapes, place, totals):
+    entry = np.uint32(table[place]) if place >= 0 else np.uint32(0)  # no entry is 0
     filled = np.int64(0)
     for i in range(0, end, LANES):
         if (filled & 0xFFFFFFFF) + LANES > room:
