@@ -139,4 +139,5 @@ def _zigzag(signed: NDArray[Any]) -> NDArray[Any]:
 def _signed(zigzag: NDArray[Any]) -> NDArray[Any]:
     signed: NDArray[Any] = zigzag.view(f"<i{zigzag.itemsize}")
     magnitudes: NDArray[Any] = (zigzag >> zigzag.dtype.type(1)).view(signed.dtype)
-    return np.bitwise_xor(magnitudes, -(signed & 1))
+    magnitudes ^= -(signed & 1)
+    return magnitudes
