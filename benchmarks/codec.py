@@ -106,6 +106,7 @@ def corrections(pair: Pair, runs: int) -> Row:
     seconds = best(encode, runs), best(decode, runs)
     share = sum(len(each.rest_at) for each in pair.corrections) / (len(pair.post) / 2)
     note = f"{share:.2%} of elements, {sum(sizes) / len(pair.post):.2%} of the bytes"
+    seconds = seconds if sum(sizes) else (math.nan, math.nan)
     return Row("ours: the corrections", sum(sizes), *seconds, note)
 
 

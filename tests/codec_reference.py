@@ -27,22 +27,29 @@ def decode(payload: bytes, count: int, itemsize: int) -> bytes:
     out = np.empty((count, 2), half)
     for which, part in enumerate((rest[4 : 4 + size], rest[4 + size :])):
         out[:, which] = np.frombuffer(decode(part, count, itemsize // 2), half)
+    if itemsize == 2:
+        rotated = out.view("<u2")
+        out = rotated >> 1 | rotated << 15
     return out.tobytes()
 
 
 def entropy_coded(data: bytes, count: int, itemsize: int) -> bytes:
     lanes, symbols, escaped, placeholder, words = struct.unpack_from("<BHIHI", data)
     at = 13
-    values = np.frombuffer(data, f"<u{itemsize}", symbols, at).tolist()
-    at += symbols * itemsize
-    owner, first, frequencies = [], [], []
+    numbers = []
+    for _ in range(2 * symbols):
+        number = shift = 0
+        while True:
+            number, shift, at = number | (data[at] & 127) << shift, shift + 7, at + 1
+            if data[at - 1] < 128:
+                break
+        numbers.append(number)
+    values = [sum(numbers[: k + 1]) + k for k in range(symbols)]
+    frequencies = numbers[symbols:]
+    owner, first = [], []
     for k in range(symbols):
-        frequency, at = data[at], at + 1
-        if frequency >= 128:
-            frequency, at = (frequency & 127) | data[at] << 7, at + 1
         first.append(len(owner))
-        frequencies.append(frequency)
-        owner += [k] * frequency
+        owner += [k] * frequencies[k]
     assert len(owner) == TOTAL
     stack = np.frombuffer(data, "<u2", words, at).tolist()
     at += 2 * words

@@ -235,34 +235,36 @@ def encode(pointer, name):
     return entry
 
 
-@cfunc(types.int64(_P8, _N, _N, _N, _P32, _P16), error_model="numpy")
-def decoding_table(data, room, symbols, itemsize, table, values):
+@cfunc(types.int64(_P8, _N, _N, _N, _P32, _P16, _P16), error_model="numpy")
+def decoding_table(data, room, symbols, bits, table, values, entries):
     """For each slot its number within its entry, the entry's frequency, and apart the entry's value."""
-    at = symbols * itemsize
+    at = I64(0)
+    value = I64(-1)
     first = I64(0)
-    last = I64(-1)
-    if at > room:
-        return -1
-    for k in range(symbols):
-        value = I64(data[U64(k * itemsize)])
-        if itemsize == 2:
-            value |= I64(data[U64(2 * k + 1)]) << 8
-        if value <= last or at >= room:
-            return -1
-        last = value
-        f = I64(data[U64(at)])
-        at += 1
-        if f >= 128:
-            if at >= room:
+    for k in range(2 * symbols):
+        number = I64(0)
+        shift = I64(0)
+        more = True
+        while more:
+            if at >= room or shift > 14:
                 return -1
-            f = (f & 127) | (I64(data[U64(at)]) << 7)
+            byte = I64(data[U64(at)])
             at += 1
-        if f == 0 or f >= TOTAL or first + f > TOTAL:
-            return -1
-        for slot in range(f):
-            table[U64(first + slot)] = U32((slot << BITS) | f)
-            values[U64(first + slot)] = value
-        first += f
+            number |= (byte & 127) << shift
+            shift += 7
+            more = byte >= 128
+        if k < symbols:
+            value += number + 1
+            if value >> bits:
+                return -1
+            entries[U64(k)] = value
+        else:
+            if number == 0 or number >= TOTAL or first + number > TOTAL:
+                return -1
+            for slot in range(number):
+                table[U64(first + slot)] = U32((slot << BITS) | number)
+                values[U64(first + slot)] = entries[U64(k - symbols)]
+            first += number
     return at if first == TOTAL else -1
 
 

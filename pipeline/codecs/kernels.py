@@ -42,7 +42,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "encode16": _ENCODE,
     "encode8_wide": _ENCODE_WIDE,
     "encode16_wide": _ENCODE_WIDE,
-    "decoding_table": (_N, (_P, _N, _N, _N, _P, _P)),
+    "decoding_table": (_N, (_P, _N, _N, _N, _P, _P, _P)),
     "decode8": _DECODE,
     "decode16": _DECODE,
     "decode8_wide": _DECODE_WIDE,
@@ -114,6 +114,7 @@ class Workspace:
         self._counts = np.empty(2 << 16, np.uint32)
         self._entries = np.empty(1 << 16, np.uint64)
         self._slots = np.empty(TOTAL, np.uint32)
+        self._symbols = np.empty(TOTAL, np.uint16)
         self._slot_values = np.zeros(TOTAL + 1, np.uint16)  # the vector loop reads two at a time
         self._at = {
             name: array.ctypes.data
@@ -137,8 +138,9 @@ class Workspace:
         return Plan(symbols, place, bits, others, total)
 
     def split_bits(self, total: int) -> float:
-        """Bits that the 16-bit values last counted would take as two planes of bytes."""
-        counts = self._counts[: 1 << 16].reshape(256, 256)
+        """Bits that the 16-bit values last counted would take as two planes of bytes (see `split`)."""
+        rotated = self._counts[: 1 << 16].reshape(2, 1 << 15).T
+        counts = rotated.reshape(256, 256)
         planes = np.concatenate((counts.sum(axis=0), counts.sum(axis=1)))
         return float(planes @ np.log2(total / np.maximum(planes, 1)))
 
@@ -170,11 +172,14 @@ class Workspace:
             return None
         return int(self._totals[0]), int(self._totals[1])
 
-    def read_table(self, data: Bytes, symbols: int, itemsize: int) -> int | None:
-        """Make the decoding table from the bytes of a payload; how many they were, None for damage."""
+    def read_table(self, data: Bytes, symbols: int, bits: int) -> int | None:
+        """Make the decoding table from a payload's bytes; how many they were, None for damage.
+
+        symbols: at most `TOTAL`. bits: of a value.
+        """
         at = self._at
         used = _function("decoding_table")(
-            _at(data), len(data), symbols, itemsize, at["_slots"], at["_slot_values"]
+            _at(data), len(data), symbols, bits, at["_slots"], at["_slot_values"], at["_symbols"]
         )
         return None if used < 0 else int(used)
 

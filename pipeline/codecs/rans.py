@@ -9,16 +9,17 @@ arXiv:1402.3392. Layout, after the method's code:
     u32     E, elements that escape; 0 for elements of 1 byte
     u16     the placeholder, a value that means "escaped" if E > 0
     u32     W, words
-    S x     values, each as wide as an element, strictly ascending
-    S x     frequencies f, 1 to 8191, adding up to 8192 = 2^13: one byte if f < 128, otherwise two, the
-            first with the low 7 bits and 128 added, the second with the rest
+    S x     values, strictly ascending: the first, then each less the one before and 1
+    S x     frequencies f, 1 to 8191, adding up to 8192 = 2^13
     W x u16 words
     L x u32 final states, each from 2^15 to 2^31 - 1
     ...     if E > 0: the escaped elements in their order, an encoded chunk of E elements of 2 bytes to
             the end, in which elements of 2 bytes are raw, constant or split; otherwise nothing
 
-Each entry owns as many of 8192 slots as its frequency says, in order: the first those from 0 on.
-Elements are decoded from the last (i = n - 1) to the first, and the words are a stack, the last on top:
+Values and frequencies are written 7 bits to a byte, the lowest first, each byte but a number's last with
+128 added; at most three bytes. Each entry owns as many of 8192 slots as its frequency says, in order: the
+first those from 0 on. Elements are decoded from the last (i = n - 1) to the first, and the words are a
+stack, the last on top:
 
     x = states[i % L]
     slot = x & 8191;  k = the entry that owns it
@@ -49,6 +50,7 @@ _SAMPLED_ELEMENTS = 1 << 18  # from here on a sample of the values says enough
 _WORTH_COUNTING = 64  # single bytes: fewer save less than the table and the states take
 _WORTH_A_LARGE_TABLE = 1 << 12  # elements of 2 bytes: fewer save less time than 65,536 counts take
 _ESCAPE_BITS = 14  # that an escaped element takes, about, beside its placeholder
+_ENTRY_BITS = 20  # that an entry of the table takes, about
 _POOR_BITS = 8  # an element: from here on two planes of bytes may be better
 
 
@@ -67,7 +69,7 @@ class Rans:
         plan = self._plan(elements, len(out))
         if plan is None:
             return None
-        head = _pack_table(work.values[: plan.symbols], work.frequencies[: plan.symbols], itemsize)
+        head = _pack_table(work.values[: plan.symbols], work.frequencies[: plan.symbols])
         begin = _HEADER.size + len(head)
         lanes = LANES if len(elements) >= _MANY_ELEMENTS else _FEW_LANES
         states = work.states[:lanes].view(np.uint8)
@@ -95,7 +97,7 @@ class Rans:
         lanes, symbols, escaped, place, words = _HEADER.unpack_from(payload.data)
         if not 1 <= lanes <= LANES or symbols > TOTAL or escaped > (itemsize - 1) * len(elements):
             raise Damage("an entropy-coded chunk has a header that means nothing")
-        used = work.read_table(payload[_HEADER.size :], symbols, itemsize)
+        used = work.read_table(payload[_HEADER.size :], symbols, 8 * itemsize)
         if used is None:
             raise Damage("the frequencies of an entropy-coded chunk do not fit together")
         body = payload[_HEADER.size + used :]
@@ -120,19 +122,26 @@ class Rans:
         if count < (_WORTH_COUNTING if narrow else _WORTH_A_LARGE_TABLE):
             return None
         plan = self._work.plan(elements, sampled=not narrow and count >= _SAMPLED_ELEMENTS)
-        bits = plan.bits + plan.others * _ESCAPE_BITS
-        if not plan.symbols or bits * count > 8 * room * plan.total:
+        if not plan.symbols:
             return None
-        if not narrow and bits > _POOR_BITS * plan.total and bits > self._work.split_bits(plan.total):
+        scale = count / plan.total
+        bits = (plan.bits + plan.others * _ESCAPE_BITS) * scale + plan.symbols * _ENTRY_BITS
+        if bits > 8 * room:
+            return None
+        if not narrow and bits > _POOR_BITS * count and bits > self._work.split_bits(plan.total) * scale:
             return None
         return plan
 
 
-def _pack_table(values: U16Array, frequencies: U16Array, itemsize: int) -> bytes:
-    """The values, then each frequency as one byte below 128, otherwise two."""
-    low, long = frequencies & 127, frequencies >= 128
-    if not long.any():
-        return values.astype(f"<u{itemsize}").tobytes() + low.astype(np.uint8).tobytes()
-    pairs = np.stack((low | long * 128, frequencies >> 7), axis=1)
-    kept = np.stack((np.ones_like(long), long), axis=1)
-    return values.astype(f"<u{itemsize}").tobytes() + pairs[kept].astype(np.uint8).tobytes()
+def _pack_table(values: U16Array, frequencies: U16Array) -> bytes:
+    """Both lists, 7 bits to a byte."""
+    gaps = values.astype(np.uint32)
+    gaps[1:] -= gaps[:-1] + np.uint32(1)
+    numbers = np.concatenate((gaps, frequencies))
+    digits = numbers[:, np.newaxis] >> np.array([0, 7, 14], np.uint32)
+    kept = digits > 0
+    kept[:, 0] = True
+    digits &= 127
+    digits[:, :2] |= kept[:, 1:] * np.uint32(128)
+    packed: Bytes = digits[kept].astype(np.uint8)
+    return packed.tobytes()

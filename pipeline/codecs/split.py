@@ -7,7 +7,9 @@ leave. For elements of 2, 4 or 8 bytes:
     ...     the lower halves, an encoded chunk of elements half as wide
     ...     the upper halves, likewise, to the end
 
-So elements of 8 bytes may split three times, down to single bytes.
+So elements of 8 bytes may split three times, down to single bytes. Elements of 2 bytes are rotated left
+by one bit before they are split, so that the sign of a bfloat16 goes with the mantissa and the exponent
+fills the upper byte.
 """
 
 from __future__ import annotations
@@ -29,11 +31,14 @@ class Split:
     def __init__(self) -> None:
         # For each width, because the halves of wide elements split again. Pages are used when written.
         self._halves = {width: np.empty(MAX_ELEMENTS * width // 2, np.uint8) for width in (2, 4, 8)}
+        self._rotations = [np.empty(2 * MAX_ELEMENTS, np.uint8) for _ in range(2)]
 
     def encode(self, data: Bytes, itemsize: int, out: Bytes, nested: Nested) -> int | None:
         if itemsize not in (2, 4, 8):
             return None
         half, narrow = self._half(data, itemsize)
+        if itemsize == 2:
+            data = self._rotated(data, 1)
         at = _SIZE_BYTES
         for which in range(2):
             half.view(narrow)[:] = data.view(narrow)[which::2]
@@ -56,6 +61,16 @@ class Split:
         for which, part in enumerate((payload[_SIZE_BYTES:middle], payload[middle:])):
             nested.decode_part(part, itemsize // 2, half)
             out.view(narrow)[which::2] = half.view(narrow)
+        if itemsize == 2:
+            out[:] = self._rotated(out, 15)
+
+    def _rotated(self, data: Bytes, left: int) -> Bytes:
+        """Elements of 2 bytes, with the upper `left` bits below the others."""
+        rotated, upper = (buffer[: len(data)].view("<u2") for buffer in self._rotations)
+        np.left_shift(data.view("<u2"), left, out=rotated)
+        np.right_shift(data.view("<u2"), 16 - left, out=upper)
+        rotated |= upper
+        return rotated.view(np.uint8)
 
     def _half(self, whole: Bytes, itemsize: int) -> tuple[Bytes, np.dtype[np.unsignedinteger]]:
         """Room for the halves of all elements, one at a time, and their type."""

@@ -67,7 +67,24 @@ def _compile(source: Source) -> bytes:
         part = llvm.parse_assembly(entry._library.get_llvm_str())
         part.get_function(entry._wrapper_name).name = entry.__name__
         module.link_in(part)
+    _cut_off(module)
     return bytes(_machine().emit_object(module))
+
+
+def _cut_off(module: Any) -> None:
+    """Let what would call numba's runtime stop the process instead.
+
+    A later process does not have that runtime, and an object with names that nobody can resolve is
+    loaded with other addresses in it missing too: then kernels crash that never call it. Kernels can't
+    raise anyway.
+    """
+    wanted = [each.name for each in module.functions if each.is_declaration]
+    stops = (
+        f"define void @{name}() {{ call void @llvm.trap() unreachable }}"
+        for name in wanted
+        if name.startswith(("numba_", "NRT_"))
+    )
+    module.link_in(llvm.parse_assembly("\n".join(("declare void @llvm.trap()", *stops))))
 
 
 def _machine() -> Any:

@@ -137,7 +137,7 @@ def test_a_payload_of_another_number_of_elements_is_refused(count):
 
 def test_escapes_that_nest_without_end_are_refused():
     """Each level would hold as many escapes as elements."""
-    table = struct.pack("<HH", 0, 1) + bytes([1, 0xFF, 0x3F])
+    table = bytes([0, 0, 1, 0xFF, 0x3F])
     level = bytes([CODED]) + HEADER.pack(1, 2, 4, 0, 0) + table + struct.pack("<I", 1 << 15)
     for depth in (1, 2, 5000):
         assert not attempt(ChunkCodec(), np.frombuffer(level * depth, np.uint8), 2, 4)
