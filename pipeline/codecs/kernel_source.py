@@ -131,18 +131,23 @@ def plan(counts, size, total, costs, values, frequencies, totals):
             share = share if share > 1 else I64(1)
         frequencies[U64(k)] = share
         missing -= share
-    while missing != 0:
-        largest = 0
+    largest = 0
+    for k in range(symbols):
+        if frequencies[U64(k)] > frequencies[U64(largest)]:
+            largest = k
+    if missing > 0:
+        frequencies[U64(largest)] += missing
+    # Too many slots: up to a sixteenth of each from the most frequent values, then from others.
+    most = I64(frequencies[U64(largest)])
+    while missing < 0:
+        most = most >> 1 if most > 4 else I64(2)
         for k in range(symbols):
-            if frequencies[U64(k)] > frequencies[U64(largest)]:
-                largest = k
-        share = I64(frequencies[U64(largest)])
-        change = missing
-        if missing < 0:
-            most = share >> 4 if share >= 16 else I64(1)
-            change = missing if -missing < most else -most
-        frequencies[U64(largest)] = share + change
-        missing -= change
+            share = I64(frequencies[U64(k)])
+            if share >= most and missing < 0:
+                change = share >> 4 if share >= 16 else I64(1)
+                change = change if change < -missing else -missing
+                frequencies[U64(k)] = share - change
+                missing += change
     bits = 0.0
     for k in range(symbols):
         count = others if k == place else I64(counts[U64(values[U64(k)])])

@@ -16,10 +16,10 @@ arXiv:1402.3392. Layout, after the method's code:
     ...     if E > 0: the escaped elements in their order, an encoded chunk of E elements of 2 bytes to
             the end, in which elements of 2 bytes are raw, constant or split; otherwise nothing
 
-Values and frequencies are written 7 bits to a byte, the lowest first, each byte but a number's last with
-128 added; at most three bytes. Each entry owns as many of 8192 slots as its frequency says, in order: the
-first those from 0 on. Elements are decoded from the last (i = n - 1) to the first, and the words are a
-stack, the last on top:
+Values and frequencies are written 7 bits to a byte, the lowest first, each byte but a number's last
+with 128 added; at most three bytes. Each entry owns as many of 8192 slots as its frequency says, in
+order: the first those from 0 on. Elements are decoded from the last (i = n - 1) to the first, and the
+words are a stack, the last on top:
 
     x = states[i % L]
     slot = x & 8191;  k = the entry that owns it
@@ -50,6 +50,7 @@ _SAMPLED_ELEMENTS = 1 << 18  # from here on a sample of the values says enough
 _WORTH_COUNTING = 64  # single bytes: fewer save less than the table and the states take
 _WORTH_A_LARGE_TABLE = 1 << 12  # elements of 2 bytes: fewer save less time than 65,536 counts take
 _ESCAPE_BITS = 14  # that an escaped element takes, about, beside its placeholder
+_MANY_OTHERS = 4  # of so many elements one escapes: then two planes of bytes are better
 _ENTRY_BITS = 20  # that an entry of the table takes, about
 _POOR_BITS = 8  # an element: from here on two planes of bytes may be better
 
@@ -122,7 +123,7 @@ class Rans:
         if count < (_WORTH_COUNTING if narrow else _WORTH_A_LARGE_TABLE):
             return None
         plan = self._work.plan(elements, sampled=not narrow and count >= _SAMPLED_ELEMENTS)
-        if not plan.symbols:
+        if not plan.symbols or plan.others * _MANY_OTHERS > plan.total:
             return None
         scale = count / plan.total
         bits = (plan.bits + plan.others * _ESCAPE_BITS) * scale + plan.symbols * _ENTRY_BITS
