@@ -1,4 +1,4 @@
-"""The kernels' machine code: compiled once by numba, from then on loaded by llvmlite alone.
+"""Kernels' machine code: compiled once by numba, from then on loaded by llvmlite alone.
 
 Importing numba and having it load its own cache takes half a second of every process, as long as moving
 a gigabyte does; loading finished machine code takes a few milliseconds. So the first process that needs
@@ -8,9 +8,11 @@ everything that its content depends on. Where that folder can't be written, ever
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,36 @@ from blake3 import blake3
 
 from pipeline.tensors.fingerprint import DIGEST_BYTES
 
-_SOURCE = Path(__file__).with_name("kernel_source.py")
+_ROOT = Path(__file__).parents[2]
 _OPTIMISATION = 3
 _kept_alive: list[Any] = []  # the engine owns the code: it must live as long as the process
 
 
-def load(names: Iterable[str]) -> dict[str, int]:
-    """The addresses of the entry points called `names`."""
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A module of numba's C functions, listed in its `ENTRY_POINTS`, and modules that it is made of."""
+
+    module: str
+    parts: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> bytes:
+        """All that the machine code is compiled from."""
+        paths = (_ROOT / f"{name.replace('.', '/')}.py" for name in (self.module, *self.parts))
+        return b"\0".join(path.read_bytes() for path in paths)
+
+
+KERNELS = Source("pipeline.tensors.kernel_source")
+
+
+def load(names: Iterable[str], source: Source = KERNELS) -> dict[str, int]:
+    """The addresses of the entry points called `names`; 0 for one that this processor's code lacks."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    path = _cache_folder() / f"kernels-{_key()}.o"
+    path = _cache_folder() / f"kernels-{_key(source)}.o"
     code = _kept(path)
     if code is None:
-        code = _compile()
+        code = _compile(source)
         _keep(path, code)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
     engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(code))
@@ -41,20 +60,35 @@ def load(names: Iterable[str]) -> dict[str, int]:
     return {name: engine.get_function_address(name) for name in names}
 
 
-def _compile() -> bytes:
+def _compile(source: Source) -> bytes:
     """One object file with all entry points under their own names."""
     import numba
 
     settings: Any = numba.config
     settings.CPU_NAME, settings.CPU_FEATURES = llvm.get_host_cpu_name(), _features()
-    from pipeline.tensors import kernel_source
-
     module = llvm.parse_assembly("")
-    for entry in kernel_source.ENTRY_POINTS:
+    for entry in importlib.import_module(source.module).ENTRY_POINTS:
         part = llvm.parse_assembly(entry._library.get_llvm_str())
         part.get_function(entry._wrapper_name).name = entry.__name__
         module.link_in(part)
+    _cut_off(module)
     return bytes(_machine().emit_object(module))
+
+
+def _cut_off(module: Any) -> None:
+    """Let what would call numba's runtime stop the process instead.
+
+    A later process does not have that runtime, and an object with names that nobody can resolve is
+    loaded with other addresses in it missing too: then kernels crash that never call it. Kernels can't
+    raise anyway.
+    """
+    wanted = [each.name for each in module.functions if each.is_declaration]
+    stops = (
+        f"define void @{name}() {{ call void @llvm.trap() unreachable }}"
+        for name in wanted
+        if name.startswith(("numba_", "NRT_"))
+    )
+    module.link_in(llvm.parse_assembly("\n".join(("declare void @llvm.trap()", *stops))))
 
 
 def _machine() -> Any:
@@ -79,9 +113,9 @@ def _features() -> str:
     return str(features.flatten()) + (",-prefer-256-bit" if wide else "")
 
 
-def _key() -> str:
+def _key(source: Source) -> str:
     """A digest of all that the machine code depends on."""
-    hasher = blake3(_SOURCE.read_bytes() + Path(__file__).read_bytes())
+    hasher = blake3(source.text + Path(__file__).read_bytes())
     parts = (
         llvmlite.__version__,
         llvm.get_process_triple(),
