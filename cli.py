@@ -19,7 +19,8 @@ app = typer.Typer(
     help="Move what post-training taught a model onto the next base model: delta = post − base, "
     "new post = new base + scale · delta.",
     epilog="--debug, anywhere, shows the traceback of an error. Exit codes: 0 done, 2 usage or config, "
-    "3 the work could not be done, 5 credentials or network, 130 interrupted.",
+    "3 the work could not be done, 5 credentials or network, 6 damaged, 7 another checkpoint than the "
+    "delta's, 8 unsigned, 9 bad signature, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -45,8 +46,9 @@ class DTypeName(StrEnum):
 
 
 class Codec(StrEnum):
-    """How a delta's tensors are packed."""
+    """How a delta's tensors are packed: losslessly, or as any safetensors reader can use them."""
 
+    RANS = "rans"
     NONE = "none"
 
 
@@ -73,6 +75,15 @@ Workers = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything from headers; write nothing.")]
 Output = Annotated[Format, typer.Option("--format", help="How to print the result.")]
+Key = Annotated[str | None, typer.Option(help="Public key or certificate (PEM) that must have signed.")]
+Required = Annotated[bool, typer.Option("--require-signature", help="Refuse what is not signed.")]
+SignKey = Annotated[
+    str | None,
+    typer.Option(help="Sign the output by this private key (PEM; password in PIPELINE_SIGN_PASSWORD)."),
+]
+CodecOption = Annotated[
+    Codec, typer.Option(help="Packed losslessly, or not, for other readers of safetensors.")
+]
 BASE_HELP = "Base checkpoint: org/name[@revision], a folder, a file or az://container/path."
 
 
@@ -85,10 +96,11 @@ def compute(
     dtype: Annotated[
         DTypeName, typer.Option(help="Storage format; the delta is exact in any.")
     ] = DTypeName.AUTO,
-    codec: Annotated[Codec, typer.Option(help="How tensors are packed.")] = Codec.NONE,
+    codec: CodecOption = Codec.RANS,
     device: Device = DeviceName.AUTO,
     memory: Memory = "1GiB",
     workers: Workers = None,
+    sign_key: SignKey = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     form: Output = Format.HUMAN,
@@ -111,6 +123,7 @@ def compute(
         device=device,
         memory=memory,
         workers=workers,
+        sign_key=sign_key,
         overwrite=overwrite,
         dry_run=dry_run,
         progress=bar,
@@ -129,9 +142,15 @@ def apply(
         DTypeName, typer.Option(help="Format of the result's floats; auto is the base's own.")
     ] = DTypeName.AUTO,
     shard_size: Annotated[str, typer.Option(help="Largest weight file.")] = "5GiB",
+    old_base: Annotated[
+        str | None, typer.Option(help="The delta's own base: says how far the new one is from it.")
+    ] = None,
+    key: Key = None,
+    require_signature: Required = False,
     device: Device = DeviceName.AUTO,
     memory: Memory = "1GiB",
     workers: Workers = None,
+    sign_key: SignKey = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     form: Output = Format.HUMAN,
@@ -152,9 +171,13 @@ def apply(
         store=store,
         dtype=dtype,
         shard_size=shard_size,
+        old_base=old_base,
+        key=key,
+        require_signature=require_signature,
         device=device,
         memory=memory,
         workers=workers,
+        sign_key=sign_key,
         overwrite=overwrite,
         dry_run=dry_run,
         progress=bar,
@@ -208,6 +231,118 @@ def inspect(
     from pipeline.rendering import show_inspection
 
     show_inspection(run(location, store=store), as_json=form is Format.JSON)
+
+
+@app.command()
+def verify(
+    location: Annotated[
+        str, typer.Argument(help="A delta, or a folder that apply wrote.", show_default=False)
+    ],
+    base: Annotated[str | None, typer.Option(help="Is this the very base of the delta?")] = None,
+    post: Annotated[
+        str | None, typer.Option(help="Is this its post? With --base: does it come back bit for bit?")
+    ] = None,
+    key: Key = None,
+    require_signature: Required = False,
+    store: Store = None,
+    memory: Memory = "1GiB",
+    workers: Workers = None,
+    form: Output = Format.HUMAN,
+) -> None:
+    """Prove that a delta or a model is whole, and whose it is.
+
+    Exits with 6 if it is damaged, 7 if base or post is another, 8 if unsigned, 9 if badly signed.
+    """
+    from pipeline import verify as run
+    from pipeline.progress import bar
+    from pipeline.rendering import show
+
+    report = run(
+        location,
+        base=base,
+        post=post,
+        key=key,
+        require_signature=require_signature,
+        store=store,
+        memory=memory,
+        workers=workers,
+        progress=bar,
+    )
+    show(report, as_json=form is Format.JSON)
+
+
+@app.command()
+def combine(
+    delta: Annotated[list[str], typer.Option(help="DELTA or DELTA=SCALE; may be given several times.")],
+    output: Annotated[str, typer.Option(help="The delta to write: a name in the store, or a location.")],
+    scale: Annotated[float, typer.Option(help="Scale of each delta that has none of its own.")] = 1.0,
+    store: Store = None,
+    codec: CodecOption = Codec.RANS,
+    memory: Memory = "1GiB",
+    workers: Workers = None,
+    sign_key: SignKey = None,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    form: Output = Format.HUMAN,
+) -> None:
+    """Write the sum of scale · delta as a new delta.
+
+    It adds to any base as its parts would together, rounded once, and says what they were.
+    """
+    from pipeline import combine as run
+    from pipeline.operations.common import parse_scaled
+    from pipeline.progress import bar
+    from pipeline.rendering import show
+
+    report = run(
+        [parse_scaled(text, scale) for text in delta],
+        output,
+        store=store,
+        codec=codec,
+        memory=memory,
+        workers=workers,
+        sign_key=sign_key,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        progress=bar,
+    )
+    show(report, as_json=form is Format.JSON)
+
+
+@app.command()
+def convert(
+    delta: Annotated[str, typer.Argument(help="The delta to read.", show_default=False)],
+    output: Annotated[str, typer.Option(help="The delta to write: a name in the store, or a location.")],
+    codec: CodecOption,
+    store: Store = None,
+    memory: Memory = "1GiB",
+    workers: Workers = None,
+    sign_key: SignKey = None,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    form: Output = Format.HUMAN,
+) -> None:
+    """Write the same delta packed, or unpacked for other readers.
+
+    Every digest is checked on the way.
+    """
+    from pipeline import convert as run
+    from pipeline.progress import bar
+    from pipeline.rendering import show
+
+    report = run(
+        delta,
+        output,
+        codec=codec,
+        store=store,
+        memory=memory,
+        workers=workers,
+        sign_key=sign_key,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        progress=bar,
+    )
+    show(report, as_json=form is Format.JSON)
 
 
 def main() -> None:

@@ -74,6 +74,11 @@ class Bench:
         """The delta that `apply` reads, made once by `prepare`."""
         return self.out(DELTA)
 
+    @property
+    def packed(self) -> Path:
+        """The same delta, packed."""
+        return self.out("packed.safetensors")
+
     def out(self, name: str) -> Path:
         """Where something that is written goes."""
         return self.work / "out" / self.size / name
@@ -82,9 +87,9 @@ class Bench:
         """The command that makes the models unless they are there."""
         return self._script("synthesise.py", self.size, self.model("base").parent)
 
-    def make_delta(self) -> Command:
-        """The command that makes the delta that `apply` reads."""
-        return self._compute(self.delta)
+    def make_deltas(self) -> list[Command]:
+        """The commands that make the delta that `apply` reads, in both forms."""
+        return [self._compute(self.delta), self._compute(self.packed, "rans")]
 
     def compute(self) -> Job:
         """The first half."""
@@ -100,6 +105,7 @@ class Bench:
             [
                 self._limit(inputs, copy, nbytes),
                 Contender("ours: cli.py compute", [self._compute(ours)], [ours, restored], check=check),
+                Contender("ours, packed", [self._compute(ours, "rans")], [ours, restored], check=check),
                 *self._other_copies(inputs, copy, nbytes),
             ],
         )
@@ -116,6 +122,12 @@ class Bench:
                 Contender(
                     "ours: cli.py apply",
                     [self._apply("base2", self.delta, ours)],
+                    [ours],
+                    check=[self._check_sum(ours)],
+                ),
+                Contender(
+                    "ours, packed delta",
+                    [self._apply("base2", self.packed, ours)],
                     [ours],
                     check=[self._check_sum(ours)],
                 ),
@@ -143,9 +155,10 @@ class Bench:
             contenders.append(self._whole_model())
         return Job("transfer: base2 + (post − base)", contenders)
 
-    def _compute(self, delta: Path) -> Command:
+    def _compute(self, delta: Path, codec: str = "none") -> Command:
         base, post = self.model("base"), self.model("post")
-        return [sys.executable, CLI, "compute", "--base", base, "--post", post, "--output", delta]
+        models: Command = ["--base", base, "--post", post]
+        return [sys.executable, CLI, "compute", *models, "--output", delta, "--codec", codec]
 
     def _apply(self, base: str, delta: Path, result: Path) -> Command:
         model = self.model(base)

@@ -80,8 +80,9 @@ def measure(bench: Bench, options: argparse.Namespace, mergekit: Path | None, ra
     shutil.rmtree(bench.out(""), ignore_errors=True)
     bench.out("").mkdir(parents=True)
     try:
-        race.say("making the delta that apply reads")
-        run(bench.make_delta(), folder=race.folder, env=race.env)
+        race.say("making the delta that apply reads, in both forms")
+        for command in bench.make_deltas():
+            run(command, folder=race.folder, env=race.env)
         sections: list[tuple[str, list[Outcome]]] = []
         for job in (bench.compute(), bench.apply()):
             sections.append((job.title, race.hold(job, rounds=options.runs, warm_up=True)))

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from pipeline.checkpoints.checkpoint import open_checkpoint
     from pipeline.deltas.delta import open_delta
     from pipeline.operations.apply import apply
+    from pipeline.operations.combine import combine
     from pipeline.operations.compute import compute
+    from pipeline.operations.convert import convert
     from pipeline.operations.inspect import inspect
+    from pipeline.operations.verify import verify
     from pipeline.tensors.state_dicts import apply_delta, calculate_delta, combine_deltas
 
 _PLACES = {
@@ -29,6 +32,9 @@ _PLACES = {
     "apply_delta": "pipeline.tensors.state_dicts",
     "calculate_delta": "pipeline.tensors.state_dicts",
     "combine_deltas": "pipeline.tensors.state_dicts",
+    "combine": "pipeline.operations.combine",
+    "convert": "pipeline.operations.convert",
+    "verify": "pipeline.operations.verify",
     "compute": "pipeline.operations.compute",
     "inspect": "pipeline.operations.inspect",
     "open_checkpoint": "pipeline.checkpoints.checkpoint",
@@ -41,12 +47,15 @@ __all__ = [
     "apply",
     "apply_delta",
     "calculate_delta",
+    "combine",
     "combine_deltas",
     "compute",
+    "convert",
     "inspect",
     "open_checkpoint",
     "open_delta",
     "run_batch",
+    "verify",
 ]
 
 

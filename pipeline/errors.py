@@ -10,12 +10,25 @@ exits with the class's `exit_code`; anything that is not a `PipelineError` is a 
 | 2 | usage or configuration |
 | 3 | the work could not be done: bad input, existing output, no space, a failed batch step |
 | 5 | credentials or network |
+| 6 | a file is damaged: its structure or its content is not what its format or its digests say |
+| 7 | another checkpoint than the one that a delta was made of |
+| 8 | a signature was wanted, and there is none |
+| 9 | a signature that does not hold: another key, or another content |
 | 130 | interrupted |
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+_LONGEST = 10_000  # characters of a message: files are quoted in it, and may say anything
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    """`text` with its control characters escaped: what files say must not steer a terminal."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 class PipelineError(Exception):
@@ -35,7 +48,9 @@ class PipelineError(Exception):
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{text} ({self.hint})" if self.hint else text
+        if len(text) > _LONGEST:
+            text = text[:_LONGEST] + "…"
+        return printable(f"{text} ({self.hint})" if self.hint else text)
 
 
 class UsageError(PipelineError):
@@ -72,6 +87,26 @@ class NotACheckpoint(PipelineError):
 
 class CorruptFile(PipelineError):
     """A file whose structure or content is not what its format or its digests say."""
+
+    exit_code = 6
+
+
+class OtherCheckpoint(PipelineError):
+    """A checkpoint that is not the one that a delta was made of."""
+
+    exit_code = 7
+
+
+class Unsigned(PipelineError):
+    """Something that should have been signed, and is not."""
+
+    exit_code = 8
+
+
+class BadSignature(PipelineError):
+    """A signature that does not hold: made by another key, or for another content."""
+
+    exit_code = 9
 
 
 class QuantisedCheckpoint(PipelineError):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import printable
 from pipeline.units import format_bytes
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _is_empty(value: Any) -> bool:
 def _print_lines(facts: dict[str, Any]) -> None:
     width = max(len(name) for name in facts)
     for name, value in facts.items():
-        first, *more = _lines(name, value)
+        first, *more = map(printable, _lines(name, value))
         print(f"{name.replace('_', ' '):{width}}  {first}")
         for line in more:
             print(f"{'':{width}}  {line}")

@@ -42,6 +42,7 @@ class Settings:
     store: str = field(default=DEFAULT_STORE, repr=False)  # may carry a signature
     fsync: bool = False
     hub_token: str | None = field(default=None, repr=False)
+    sign_password: str | None = field(default=None, repr=False)
 
     @classmethod
     def load(cls, *, store: str | None = None, folder: Path | None = None) -> Settings:
@@ -71,4 +72,5 @@ class Settings:
             store=store or first("PIPELINE_STORE") or in_azure or DEFAULT_STORE,
             fsync=first("PIPELINE_FSYNC") not in (None, "0", "false"),
             hub_token=first("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+            sign_password=first("PIPELINE_SIGN_PASSWORD"),
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Cli
+from keys import make_pair
 from models import cast, near, random_state, read_model, same_bits, write_model
 
 HEAVY = ("torch", "transformers", "azure", "numba", "numpy", "huggingface_hub", "rich")
@@ -25,9 +26,14 @@ def family(tmp_path: Path) -> Path:
 
 COMPUTE = ("compute", "--base", "./base", "--post", "./post", "--output", "d.safetensors")
 APPLY = ("apply", "--base", "./base", "--delta", "d.safetensors", "--output", "./out")
+COMBINE = ("combine", "--delta", "d.safetensors=0.5", "--output", "c.safetensors")
+CONVERT = ("convert", "d.safetensors", "--codec", "none", "--output", "p.safetensors")
 
 
-@pytest.mark.parametrize("command", [[], ["compute"], ["apply"], ["batch"], ["inspect"]], ids=str)
+COMMANDS = ("compute", "apply", "batch", "inspect", "verify", "combine", "convert")
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)
 def test_help_is_quick_because_it_imports_nothing_heavy(command: list[str]) -> None:
     code = (
         "import sys, cli\n"
@@ -60,9 +66,9 @@ def test_json_on_standard_output_is_one_object_and_nothing_else(cli: Cli, family
     assert len(inspected["tensors"]) == computed["tensors"]
 
 
-@pytest.mark.parametrize("command", [COMPUTE, APPLY], ids=["compute", "apply"])
+@pytest.mark.parametrize("command", [COMPUTE, APPLY, COMBINE, CONVERT], ids=lambda words: words[0])
 def test_a_dry_run_writes_nothing(cli: Cli, family: Path, command: tuple[str, ...]) -> None:
-    if command is APPLY:
+    if command is not COMPUTE:
         cli(*COMPUTE)
     before = sorted(family.rglob("*"))
     done = cli(*command, "--dry-run", "--format", "json")
@@ -97,6 +103,12 @@ def test_the_traceback_is_shown_only_with_debug_wherever_it_stands(cli: Cli, fam
         (("batch", "nothing.json"), 2),
         (("inspect", "./nothing"), 3),
         (APPLY, 3),  # the delta is not there
+        ((*COMPUTE, "--codec", "zip"), 2),
+        (("convert", "d.safetensors", "--output", "p.safetensors"), 2),  # no codec
+        ((*COMPUTE, "--sign-key", "./none.pem"), 3),
+        ((*COMPUTE, "--sign-key", "./base/config.json"), 2),
+        (("verify", "./post"), 2),
+        (("verify", "d.safetensors", "--require-signature"), 2),
         (("compute", "--base", "az://models/x", "--post", "./post", "--output", "d"), 5),
     ],
 )
@@ -104,6 +116,60 @@ def test_exit_codes(cli: Cli, family: Path, arguments: tuple[str, ...], code: in
     done = cli(*arguments)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_delta_is_packed_unless_told_otherwise(cli: Cli, family: Path) -> None:
+    cli(*COMPUTE)
+    assert "rans" in cli("inspect", "d.safetensors").stdout
+    done = cli(*CONVERT)
+    assert done.returncode == 0, done.stderr
+    cli(*COMPUTE, "--codec", "none", "--overwrite")
+    one, two = ((family / "store" / name).read_bytes() for name in ("d.safetensors", "p.safetensors"))
+    assert one == two
+
+
+def test_inspect_shows_how_large_a_delta_is(cli: Cli, family: Path) -> None:
+    cli(*COMPUTE)
+    shown = cli("inspect", "d.safetensors").stdout
+    facts = json.loads(cli("inspect", "d.safetensors", "--format", "json").stdout)["facts"]
+    for name in ("delta l2", "base l2", "relative change"):
+        (line,) = (line for line in shown.splitlines() if line.startswith(name))
+        assert float(line.split()[-1]) == pytest.approx(facts[name.replace(" ", "_")], rel=0.01)
+
+
+def test_a_sum_of_deltas_is_one(cli: Cli, family: Path) -> None:
+    cli(*COMPUTE)
+    assert cli(*COMBINE).returncode == 0
+    shown = cli("inspect", "c.safetensors").stdout
+    assert "d.safetensors × 0.5" in shown
+    cli(*APPLY, "--scale", "0.5")
+    done = cli("apply", "--base", "./base", "--delta", "c.safetensors", "--output", "./again")
+    assert done.returncode == 0, done.stderr
+    one, two = (read_model(family / name) for name in ("out", "again"))
+    assert all(same_bits(one[name], two[name]) for name in one)
+
+
+def test_what_is_whole_and_whose_it_is_is_proven(cli: Cli, family: Path) -> None:
+    pair = make_pair(family, "p384", password="hush")
+    other = make_pair(family, "ed25519")
+    signing = ("--sign-key", pair.private)
+    environment = {"PIPELINE_SIGN_PASSWORD": "hush"}
+    assert cli(*COMPUTE, *signing, env=environment).returncode == 0
+    assert cli(*APPLY, "--key", pair.public, *signing, env=environment).returncode == 0
+    delta, model = ("verify", "d.safetensors"), ("verify", "./out")
+    done = cli(*delta, "--base", "./base", "--post", "./post", "--key", pair.public)
+    assert done.returncode == 0, done.stderr
+    assert "restores post  yes" in done.stdout
+    done = cli(*model, "--key", pair.public, "--require-signature", "--format", "json")
+    assert json.loads(done.stdout)["signed_by"]
+    assert cli(*delta, "--key", other.public).returncode == 9
+    assert cli(*delta, "--base", "./new").returncode == 7
+    (family / "store" / "d.safetensors.sig").unlink()
+    assert cli(*delta, "--key", pair.public).returncode == 8
+    weights = family / "out" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-2] + b"no")
+    done = cli(*model)
+    assert done.returncode == 6 and done.stderr.count("\n") == 1
 
 
 def test_a_failed_step_of_a_batch_is_exit_code_3(cli: Cli, family: Path) -> None:

@@ -93,7 +93,7 @@ class Pair(_Model):
     post: ModelIn
     output: DeltaOut
     dtype: DTypeName | None = None
-    codec: CodecName = "none"
+    codec: CodecName = "rans"
 
 
 class Compute(Pair):

@@ -24,7 +24,7 @@ from pipeline.units import parse_bytes
 
 DTypeName = Literal["auto", "bfloat16", "float16", "float32", "float64"]
 DeviceName = Literal["auto", "cpu", "cuda"]
-CodecName = Literal["none"]
+CodecName = Literal["rans", "none"]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

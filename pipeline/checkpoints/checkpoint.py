@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoints.files import (
     PICKLES,
@@ -26,6 +26,9 @@ from pipeline.errors import CorruptFile, NotACheckpoint
 from pipeline.settings import Settings
 from pipeline.storage.base import Reader
 from pipeline.storage.locations import Location, Scheme, open_folder, open_parent, parse_model
+
+if TYPE_CHECKING:
+    from pipeline.storage.hub import HubRepo
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,14 @@ def open_checkpoint(
     if where.path.endswith((SAFETENSORS, *PICKLES)):
         store, name = open_parent(where, settings)
         return _assemble(str(where), Weights((name,)), [store.open(name)], None, {})
+    folder = open_files(where, settings)
+    return _open_folder(folder, find_weights(folder), str(where))
+
+
+def open_files(where: Location, settings: Settings) -> Folder:
+    """The folder or the repository at `where`, as one run published it. Raises NotACheckpoint."""
+    if where.scheme is Scheme.HUB:
+        return _open_repo(where, settings)
     folder = open_folder(where, settings).settled()
     if folder is None:
         raise NotACheckpoint(
@@ -96,13 +107,17 @@ def open_checkpoint(
             where=str(where),
             hint="wait for it, or run the apply again with --overwrite",
         )
-    return _open_folder(folder, find_weights(folder), str(where))
+    return folder
+
+
+def _open_repo(where: Location, settings: Settings) -> HubRepo:
+    from pipeline.storage.hub import HubRepo
+
+    return HubRepo(where.path, where.revision, token=settings.hub_token)
 
 
 def _open_hub(where: Location, settings: Settings, *, headers_only: bool) -> Checkpoint:
-    from pipeline.storage.hub import HubRepo
-
-    repo = HubRepo(where.path, where.revision, token=settings.hub_token)
+    repo = _open_repo(where, settings)
     weights = find_weights(repo)
     if not headers_only:
         config = ["config.json"] if repo.stat("config.json") else []

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.checkpoints.strict_json import parse_json
 from pipeline.errors import CorruptFile
 from pipeline.storage.base import Reader
 from pipeline.tensors.dtypes import BY_NAME, DType
@@ -53,6 +54,7 @@ class Header:
 
     entries: tuple[Entry, ...]
     metadata: dict[str, str]
+    text: bytes  # the JSON, padding included
 
 
 def read_header(reader: Reader) -> Header:
@@ -83,8 +85,8 @@ def read_header(reader: Reader) -> Header:
 def parse_header(text: bytes, *, begin: int, file_bytes: int, where: str) -> Header:
     """The header written as JSON `text`; tensor bytes begin at `begin` of a file of `file_bytes`."""
     try:
-        fields = json.loads(text.decode(), object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
+        fields = parse_json(text)
+    except ValueError as error:
         raise _corrupt(where, f"its header is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise _corrupt(where, "its header is not a JSON object")
@@ -102,21 +104,10 @@ def parse_header(text: bytes, *, begin: int, file_bytes: int, where: str) -> Hea
         end += entry.nbytes
     if end != file_bytes:
         raise _corrupt(where, f"its tensors end at byte {end}, the file at {file_bytes}")
-    return Header(tuple(entries), metadata)
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return fields
+    return Header(tuple(entries), metadata, text)
 
 
 def _parse_entry(name: str, value: Any, begin: int, where: str) -> Entry:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise _corrupt(where, f"the tensor name {name!r} is not Unicode") from None
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise _corrupt(where, f"tensor {name!r} is not described by dtype, shape and data_offsets")
     dtype = BY_NAME.get(value["dtype"]) if isinstance(value["dtype"], str) else None
@@ -129,9 +120,9 @@ def _parse_entry(name: str, value: Any, begin: int, where: str) -> Entry:
     shape, offsets = value["shape"], value["data_offsets"]
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise _corrupt(where, f"tensor {name!r} has shape {shape} and data_offsets {offsets}")
-    entry = Entry(name, dtype, tuple(shape), begin + offsets[0])
-    if math.prod(size or 1 for size in shape) >= MAX_FILE_BYTES:  # even if it has no elements
+    if is_too_large(shape):
         raise _corrupt(where, f"tensor {name!r} is larger than any file")
+    entry = Entry(name, dtype, tuple(shape), begin + offsets[0])
     if offsets[1] - offsets[0] != entry.nbytes:
         raise _corrupt(
             where,
@@ -143,6 +134,16 @@ def _parse_entry(name: str, value: Any, begin: int, where: str) -> Entry:
 
 def _are_sizes(values: Any) -> bool:
     return isinstance(values, list) and all(type(v) is int and 0 <= v < MAX_FILE_BYTES for v in values)
+
+
+def is_too_large(shape: Sequence[int]) -> bool:
+    """Whether no file can hold a tensor of this shape, even were its empty dimensions not."""
+    product = 1
+    for size in shape:
+        product *= size or 1
+        if product >= MAX_FILE_BYTES:  # at once: the product of a million sizes takes hours
+            return True
+    return False
 
 
 def _corrupt(where: str, what: str) -> CorruptFile:

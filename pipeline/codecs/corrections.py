@@ -17,6 +17,7 @@ are signed: 0, -1, 1, -2, 2, ... are written as 0, 1, 2, 3, 4, ..., so that smal
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -44,15 +45,20 @@ def pack_corrections(corrections: Corrections, out: Bytes, codec: ChunkCodec) ->
         return 0
     _COUNTS.pack_into(out.data, 0, rests, losses)
     at = _COUNTS.size
-    for values in (
-        _gaps(corrections.rest_at), _zigzag(corrections.rest),
-        _gaps(corrections.lost_at), corrections.lost,
-    ):  # fmt: skip
+    for values in _lists(corrections):
         data = np.ascontiguousarray(values).view(np.uint8)
         size = codec.encode(data, values.itemsize, out[at + _SIZE.size :])
         _SIZE.pack_into(out.data, at, size)
         at += _SIZE.size + size
     return at
+
+
+def _lists(corrections: Corrections) -> Iterator[NDArray[Any]]:
+    """The four lists, each made when it is wanted: where everything is lost they are large."""
+    yield _gaps(corrections.rest_at)
+    yield _zigzag(corrections.rest)
+    yield _gaps(corrections.lost_at)
+    yield corrections.lost
 
 
 def unpack_corrections(
@@ -125,7 +131,10 @@ def _gaps(positions: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 def _positions(gaps: NDArray[np.uint32], elements: int, where: str) -> NDArray[np.uint32]:
     """Ascending by construction; in 64 bits, in which the sum of a chunk's gaps can't overflow."""
-    positions = np.cumsum(gaps.astype(np.int64) + 1) - 1
+    positions = gaps.astype(np.int64)
+    positions += 1
+    np.cumsum(positions, out=positions)
+    positions -= 1
     if len(positions) and positions[-1] >= elements:
         raise CorruptFile("a correction lies outside its chunk", where=where)
     return positions.astype(np.uint32)
@@ -139,5 +148,7 @@ def _zigzag(signed: NDArray[Any]) -> NDArray[Any]:
 def _signed(zigzag: NDArray[Any]) -> NDArray[Any]:
     signed: NDArray[Any] = zigzag.view(f"<i{zigzag.itemsize}")
     magnitudes: NDArray[Any] = (zigzag >> zigzag.dtype.type(1)).view(signed.dtype)
-    magnitudes ^= -(signed & 1)
+    signs = signed & 1
+    np.negative(signs, out=signs)
+    magnitudes ^= signs
     return magnitudes

@@ -16,40 +16,53 @@ from numpy.typing import NDArray
 from pipeline.checkpoints.files import is_companion
 from pipeline.checkpoints.header import Entry, Header, read_header
 from pipeline.checkpoints.policy import vocab_size
+from pipeline.codecs.chunks import encoded_bound
+from pipeline.deltas.companions import MAX_COMPANION_BYTES, unpack_file
+from pipeline.deltas.corrections import packed_bound
 from pipeline.deltas.format import (
     BASE,
     CARRIED,
     CORRECTIONS,
     DIGESTS,
-    DIGESTS_PER_CHUNK,
     FILE,
     FORMAT_VERSION,
+    HEADER_KEY,
     INDEX,
     MANIFEST,
     MANIFEST_KEY,
+    PACKED,
+    PLAIN,
     POST,
-    RESERVED,
     STORED,
     VERSION_KEY,
+    digests_per_chunk,
+    is_sealed,
+    parts_per_chunk,
 )
 from pipeline.deltas.manifest import Manifest, TensorRecord
+from pipeline.engine.plan import Input, Ragged
 from pipeline.errors import CorruptFile, UsageError
 from pipeline.settings import Settings
 from pipeline.storage.base import Reader
 from pipeline.storage.locations import open_parent, parse_delta
 from pipeline.storage.names import safe_name
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
-from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_bytes, fold_tensor
-from pipeline.units import MIB
-
-MAX_COMPANION_BYTES = 256 * MIB
+from pipeline.tensors.dtypes import U8, DType
+from pipeline.tensors.fingerprint import (
+    DIGEST_BYTES,
+    Digest,
+    digest_bytes,
+    fold_checkpoint,
+    fold_tensor,
+)
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of a delta: its record, its bytes' place, and its chunks' share of the tables.
+    """One tensor of a delta: its record, and its chunks' share of the tables.
 
-    bounds: (chunks + 1) offsets into the corrections. digests: (chunks, 3, 32) bytes.
+    offset: where its values lie in the plain form; 0 in the packed one. bounds: where the chunks' parts
+    begin in the indexed bytes, in order, and where the last ends. digests: (chunks, 3 or 4, 32) bytes.
     """
 
     record: TensorRecord
@@ -57,17 +70,32 @@ class StoredTensor:
     bounds: NDArray[np.uint64]
     digests: NDArray[np.uint8]
 
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return math.prod(self.record.shape)
+
 
 @dataclass(frozen=True)
 class Delta:
-    """An opened delta. `corrections_offset` is where the corrections begin in the file."""
+    """An opened delta. `indexed` is where the bytes that the index counts begin in the file."""
 
     location: str
     reader: Reader
     manifest: Manifest
+    manifest_digest: Digest
     tensors: Mapping[str, StoredTensor]
-    corrections_offset: int
+    indexed: int
     companions: Mapping[str, Entry]
+
+    def inputs(self, stored: StoredTensor, reader: int) -> tuple[Input | Ragged, Ragged]:
+        """A tensor's two parts, its values and what they lost, as inputs from reader number `reader`."""
+        parts = parts_per_chunk(self.manifest.codec)
+        starts, ends = stored.bounds[:-1], stored.bounds[1:]
+        rest = Ragged(reader, self.indexed, starts[parts - 1 :: parts], ends[parts - 1 :: parts])
+        if self.manifest.codec == PLAIN:
+            return Input(reader, stored.offset, stored.record.stored.itemsize, stored.count), rest
+        return Ragged(reader, self.indexed, starts[::parts], ends[::parts]), rest
 
     @property
     def nbytes(self) -> int:
@@ -79,12 +107,30 @@ class Delta:
         """Rows of the post model's embedding, as its config says."""
         return vocab_size(self.manifest.post_config)
 
-    def read_companion(self, name: str) -> bytes:
-        """The content of a companion file. Raises CorruptFile if it does not match its digest."""
-        data = read_entry(self.reader, self.companions[name])
+    @property
+    def dtypes(self) -> set[DType]:
+        """The formats of its tensors and of those that they were made of."""
+        records = (stored.record for stored in self.tensors.values())
+        return {dtype for each in records for dtype in (each.stored, each.base, each.post)}
+
+    def read_companion(self, name: str, *, room: int = MAX_COMPANION_BYTES) -> bytes:
+        """The content of a companion file, of at most `room` bytes.
+
+        Raises CorruptFile if it is longer, or does not match its digest.
+        """
+        packed = read_entry(self.reader, self.companions[name])
+        data = unpack_file(packed, self.manifest.codec, room=room, where=self.location)
         if digest_bytes(data) != self.manifest.files[name]:
             raise CorruptFile(f"companion {name!r} does not match its digest", where=self.location)
         return data
+
+    def read_companions(self) -> dict[str, bytes]:
+        """The content of all companion files, which have `MAX_COMPANION_BYTES` between them."""
+        found: dict[str, bytes] = {}
+        for name in self.companions:
+            room = MAX_COMPANION_BYTES - sum(map(len, found.values()))
+            found[name] = self.read_companion(name, room=room)
+        return found
 
     def close(self) -> None:
         """Close the file."""
@@ -111,29 +157,38 @@ def read_delta(reader: Reader, *, location: str) -> Delta:
     entries = {entry.name: entry for entry in header.entries}
     manifest = _read_manifest(reader, header, entries, location)
     offsets, digests = _read_tables(reader, entries, manifest, location)
+    plain = manifest.codec == PLAIN
+    parts = parts_per_chunk(manifest.codec)
     tensors: dict[str, StoredTensor] = {}
     row = 0
     for record in manifest.tensors:
-        entry = entries.get(CARRIED + record.name if record.carried else record.name)
-        if entry is None or (entry.shape, entry.dtype) != (record.shape, record.stored):
-            raise CorruptFile(f"tensor {record.name!r} is not as the manifest says", where=location)
+        offset = _offset(record, entries, location) if plain else 0
         _check_base_shape(record, location)
-        chunks = -(-entry.count // CHUNK_ELEMENTS)
+        chunks = -(-math.prod(record.shape) // CHUNK_ELEMENTS)
         rows = digests[row : row + chunks]
         _check_digests(record, rows, location)
-        bounds = offsets[row : row + chunks + 1]
-        tensors[record.name] = StoredTensor(record, entry.offset, bounds, rows)
+        bounds = offsets[row * parts : (row + chunks) * parts + 1]
+        _check_parts(record, np.diff(bounds).reshape(chunks, parts), location)
+        if record.name in tensors:
+            raise CorruptFile(f"tensor {record.name!r} is there twice", where=location)
+        tensors[record.name] = StoredTensor(record, offset, bounds, rows)
         row += chunks
-    _check_nothing_else(entries, tensors, location)
-    companions = {
-        safe_name(entry.name.removeprefix(FILE)): entry
-        for entry in header.entries
-        if entry.name.startswith(FILE)
-    }
-    strange = [name for name in companions if not is_companion(name)]
-    if strange or set(companions) != set(manifest.files):
-        raise CorruptFile("its companions are not those of the manifest", where=location)
-    return Delta(location, reader, manifest, tensors, entries[CORRECTIONS].offset, companions)
+    _check_identities(manifest, location)
+    companions = _companions(entries, manifest, location)
+    grown = CORRECTIONS if plain else PACKED
+    own = {MANIFEST, INDEX, DIGESTS, grown, *(FILE + name for name in companions)}
+    _check_nothing_else(entries, own, tensors if plain else {}, location)
+    indexed = entries[grown].offset
+    digest = Digest.parse(header.metadata[MANIFEST_KEY])  # checked by `_read_manifest`
+    return Delta(location, reader, manifest, digest, tensors, indexed, companions)
+
+
+def _offset(record: TensorRecord, entries: Mapping[str, Entry], location: str) -> int:
+    """Where a tensor's values lie in the plain form."""
+    entry = entries.get(CARRIED + record.name if record.carried else record.name)
+    if entry is None or (entry.shape, entry.dtype) != (record.shape, record.stored):
+        raise CorruptFile(f"tensor {record.name!r} is not as the manifest says", where=location)
+    return entry.offset
 
 
 def _read_manifest(
@@ -151,7 +206,9 @@ def _read_manifest(
             where=location,
             hint=f"this tool reads version {FORMAT_VERSION}: use a newer one",
         )
-    if any(name not in entries for name in (MANIFEST, INDEX, DIGESTS, CORRECTIONS)):
+    if not is_sealed(header.text, header.metadata.get(HEADER_KEY, "")):
+        raise CorruptFile("its header does not match its digest", where=location)
+    if any(name not in entries for name in (MANIFEST, INDEX, DIGESTS)):
         raise CorruptFile("lacks its manifest or its tables", where=location)
     data = read_entry(reader, entries[MANIFEST])
     if str(digest_bytes(data)) != header.metadata.get(MANIFEST_KEY):
@@ -165,27 +222,63 @@ def _read_tables(
     """The index and the digests, checked against the number of chunks and of bytes."""
     counts = (math.prod(record.shape) for record in manifest.tensors)
     chunks = sum(-(-count // CHUNK_ELEMENTS) for count in counts)
-    row_bytes = DIGESTS_PER_CHUNK * DIGEST_BYTES
+    columns, parts = digests_per_chunk(manifest.codec), parts_per_chunk(manifest.codec)
+    grown = entries.get(CORRECTIONS if manifest.codec == PLAIN else PACKED)
     sizes = (entries[INDEX].nbytes, entries[DIGESTS].nbytes)
-    if sizes != ((chunks + 1) * 8, chunks * row_bytes):
+    if grown is None or sizes != ((chunks * parts + 1) * 8, chunks * columns * DIGEST_BYTES):
         raise CorruptFile("its tables are not of its tensors' size", where=location)
     offsets = np.frombuffer(read_entry(reader, entries[INDEX]), "<u8")
-    if offsets[0] or offsets[-1] != entries[CORRECTIONS].nbytes or np.any(offsets[1:] < offsets[:-1]):
+    if offsets[0] or offsets[-1] != grown.nbytes or np.any(offsets[1:] < offsets[:-1]):
         raise CorruptFile("its index is not in order", where=location)
     digests = np.frombuffer(read_entry(reader, entries[DIGESTS]), np.uint8)
-    return offsets, digests.reshape(chunks, DIGESTS_PER_CHUNK, DIGEST_BYTES)
+    return offsets, digests.reshape(chunks, columns, DIGEST_BYTES)
 
 
 def _check_digests(record: TensorRecord, rows: NDArray[np.uint8], location: str) -> None:
-    """The chunks' digests must fold into the tensor's, on all three sides."""
-    base_chunks = -(-math.prod(record.base_shape) // CHUNK_ELEMENTS)
-    folded = (
-        fold_tensor(record.base, record.base_shape, rows[:base_chunks, BASE]),
-        fold_tensor(record.post, record.shape, rows[:, POST]),
-        fold_tensor(record.stored, record.shape, rows[:, STORED]),
+    """The chunks' digests must fold into the tensor's, and be zeros where there is no such side."""
+    sides = (
+        (BASE, record.base_digest, record.base, record.base_shape),
+        (POST, record.post_digest, record.post, record.shape),
+        (STORED, record.stored_digest, record.stored, record.shape),
     )
-    if folded != (record.base_digest, record.post_digest, record.stored_digest):
-        raise CorruptFile(f"the digests of {record.name!r} do not match its own", where=location)
+    for side, digest, dtype, shape in sides:
+        count = 0 if digest is None else -(-math.prod(shape) // CHUNK_ELEMENTS)
+        folds = digest is None or digest == fold_tensor(dtype, shape, rows[:count, side])
+        if not folds or rows[count:, side].any():
+            raise CorruptFile(f"the digests of {record.name!r} do not match its own", where=location)
+
+
+def _check_identities(manifest: Manifest, location: str) -> None:
+    """The fingerprints of base and post are those that their tensors' digests make."""
+    for side, identity, digests in (
+        ("base", manifest.base, {record.name: record.base_digest for record in manifest.tensors}),
+        ("post", manifest.post, {record.name: record.post_digest for record in manifest.tensors}),
+    ):
+        known = {name: digest for name, digest in digests.items() if digest is not None}
+        fits = len(known) == len(digests) and identity and identity.fingerprint == fold_checkpoint(known)
+        if not fits and (identity or known):
+            raise CorruptFile(f"its tensors do not make the {side} that it names", where=location)
+
+
+def _companions(entries: Mapping[str, Entry], manifest: Manifest, location: str) -> dict[str, Entry]:
+    """The companions by name: those of the manifest, and nothing else under that guise."""
+    found = {name.removeprefix(FILE): entry for name, entry in entries.items() if name.startswith(FILE)}
+    if set(found) != set(manifest.files) or not all(map(is_companion, found)):
+        raise CorruptFile("its companions are not those of the manifest", where=location)
+    try:
+        return {safe_name(name): entry for name, entry in found.items()}
+    except UsageError as error:
+        raise CorruptFile(f"a companion can't be called that: {error.what}", where=location) from None
+
+
+def _check_parts(record: TensorRecord, sizes: NDArray[np.uint64], location: str) -> None:
+    """No part of a chunk may be longer than the worst that an encoder makes of so many elements."""
+    elements = min(CHUNK_ELEMENTS, math.prod(record.shape))
+    limits = (encoded_bound(elements * record.stored.itemsize), packed_bound(elements))[
+        -sizes.shape[1] :
+    ]
+    if len(sizes) and np.any(sizes.max(axis=0) > np.array(limits, np.uint64)):
+        raise CorruptFile(f"chunks of {record.name!r} are longer than they can be", where=location)
 
 
 def _check_base_shape(record: TensorRecord, location: str) -> None:
@@ -196,13 +289,16 @@ def _check_base_shape(record: TensorRecord, location: str) -> None:
 
 
 def _check_nothing_else(
-    entries: Mapping[str, Entry], tensors: Mapping[str, StoredTensor], location: str
+    entries: Mapping[str, Entry], own: set[str], tensors: Mapping[str, StoredTensor], location: str
 ) -> None:
-    """No tensor without a record: it would be added by others and ignored by us."""
+    """No tensor without a record: others would add it, or see in it what nobody digested."""
     known = {CARRIED + t.record.name if t.record.carried else name for name, t in tensors.items()}
-    stray = [name for name in entries if name not in known and not name.startswith(RESERVED)]
-    if stray or len(known) != len(tensors):
-        raise CorruptFile(f"tensor {(stray or ['?'])[0]!r} is not in the manifest", where=location)
+    stray = [name for name in entries if name not in known | own]
+    if stray:
+        raise CorruptFile(f"tensor {stray[0]!r} is not in the manifest", where=location)
+    odd = [name for name in own if (entries[name].dtype, len(entries[name].shape)) != (U8, 1)]
+    if odd:
+        raise CorruptFile(f"tensor {odd[0]!r} is not a row of bytes", where=location)
 
 
 def read_entry(reader: Reader, entry: Entry) -> bytes:

@@ -1,35 +1,40 @@
-"""The delta file: names, and the packing of what a stored chunk lost. Version 1.
+"""The delta file: its names and its two forms. Version 1; `docs/delta-format.md` is the specification.
 
-A delta is one safetensors file. Its float tensors bear the post checkpoint's names and hold post - base
-rounded to the storage format, so any safetensors reader can add them. What makes the delta exact and
-provable lies behind them, in byte tensors whose names begin with `RESERVED`:
+A delta is one safetensors file. In the *plain* form (codec "none") its float tensors bear the post
+checkpoint's names and hold post - base rounded to the storage format, so any safetensors reader can add
+them. In the *packed* form all chunks lie compressed in one byte tensor. What makes a delta exact and
+provable lies in byte tensors whose names begin with `RESERVED`:
 
-    corrections     per chunk, in the order of chunks: what rounding lost (see `pack`)
-    index           little-endian uint64, one more than there are chunks: where in `corrections` each
-                    chunk's bytes begin, the last one their end
-    digests         per chunk three BLAKE3 digests of 32 bytes: base, post, stored
-    file.NAME       a companion of the post model
-    carried.NAME    a tensor that is not float: post's own values
+    packed          packed form: per chunk its values, encoded, and what rounding lost, encoded
+    carried.NAME    plain form: a tensor that is not float, post's own values
+    corrections     plain form: per chunk what rounding lost (see `pipeline.deltas.corrections`)
+    index           little-endian uint64: where each chunk's bytes begin in `corrections`; or, in the
+                    packed form, its values and then its corrections in `packed`; and at the end the end
+    digests         per chunk BLAKE3 digests of 32 bytes: base, post, stored (values and corrections as
+                    in the plain form); in the packed form also of the chunk's bytes in the file; zeros
+                    for a side that there is not, as for the base of rows that it has not
+    file.NAME       a companion of the post model, in the packed form compressed by zstd, with the digest
+                    of what zstd made before it
     manifest        JSON: identities, and a record per tensor (see `pipeline.deltas.manifest`)
 
-Chunks are counted through the tensors in the order of their bytes, `CHUNK_ELEMENTS` elements each.
-`__metadata__` says the format's version and the manifest's digest. It is small and its size is known
-beforehand, so everything else has its place before a byte is written.
+Chunks are counted through the tensors in the manifest's order, `CHUNK_ELEMENTS` elements each.
+`__metadata__` says the format's version, the manifest's digest, and the header's own digest, taken with
+zeros in its place. It is small and its size is known beforehand, so everything else has its place before
+a byte is written. So no bit of the file is in nobody's digest.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pipeline.errors import CorruptFile
-from pipeline.tensors.arithmetic import Corrections
-from pipeline.tensors.dtypes import Bytes, DType
+from pipeline.checkpoints.header import METADATA
+from pipeline.errors import UsageError
+from pipeline.tensors.fingerprint import Digest, digest_bytes
 
 FORMAT_VERSION = 1
 RESERVED = "__paramdelta__."
+PACKED = RESERVED + "packed"
 CORRECTIONS = RESERVED + "corrections"
 INDEX = RESERVED + "index"
 DIGESTS = RESERVED + "digests"
@@ -39,53 +44,69 @@ CARRIED = RESERVED + "carried."
 
 VERSION_KEY = "paramdelta.version"
 MANIFEST_KEY = "paramdelta.manifest"
+HEADER_KEY = "paramdelta.header"
+_UNSEALED = "0" * 64
 
-BASE, POST, STORED = range(3)  # the three digests of a chunk
-DIGESTS_PER_CHUNK = 3
+Codec = Literal["none", "rans"]
+PLAIN: Codec = "none"
+DEFAULT_CODEC: Codec = "rans"
+CODECS: tuple[Codec, ...] = ("rans", "none")
 
-_NONE = np.empty(0, np.uint32)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+BASE, POST, STORED, FILED = range(4)  # the digests of a chunk; the last in the packed form only
 
 
-def pack(corrections: Corrections) -> bytes:
-    """The bytes of one chunk's corrections; none at all if nothing was lost.
+def is_reserved(name: str) -> bool:
+    """Whether no tensor may have this name.
 
-    Two little-endian uint32, how many remainders and how many exceptions; the remainders' positions
-    (uint32) and values (signed, as wide as the arithmetic); the exceptions' positions (uint32) and
-    post's bits (as wide as post's format).
+    None has control characters: fingerprints end names with a zero byte, and what has one inside could
+    pass for two.
     """
-    rests, losses = len(corrections.rest_at), len(corrections.lost_at)
-    if not rests and not losses:
-        return b""
-    counts = np.array([rests, losses], "<u4")
-    parts = (counts, corrections.rest_at, corrections.rest, corrections.lost_at, corrections.lost)
-    return b"".join(part.data for part in parts)
+    return name.startswith(RESERVED) or name == METADATA or bool(_CONTROL.search(name))
 
 
-def unpack(data: Bytes, *, elements: int, width: DType, post: DType, where: str) -> Corrections:
-    """The corrections packed in `data`, for a chunk of `elements`; arithmetic in `width`.
+def parse_codec(text: str) -> Codec:
+    """The codec called `text`. Raises UsageError."""
+    for known in CODECS:
+        if text == known:
+            return known
+    raise UsageError(f"{text!r} is not a codec", hint=f"known: {', '.join(CODECS)}")
 
-    Raises CorruptFile if the counts do not match the size, or a position lies outside the chunk.
-    """
-    signed = np.dtype(f"<i{width.itemsize}")
-    if not len(data):
-        return Corrections(_NONE, np.empty(0, signed), _NONE, np.empty(0, post.bits))
-    raw = data.tobytes()
-    rests, losses = (int(n) for n in np.frombuffer(raw, "<u4", 2)) if len(raw) >= 8 else (0, 0)
-    size = 8 + rests * (4 + signed.itemsize) + losses * (4 + post.itemsize)
-    if size != len(raw):
-        raise CorruptFile(f"{len(raw)} bytes of corrections where {size} belong", where=where)
-    at = 8
 
-    def take(dtype: Any, count: int) -> NDArray[Any]:
-        nonlocal at
-        found = np.frombuffer(raw, dtype, count, at)
-        at += found.nbytes
-        return found
+def metadata(manifest: Digest) -> dict[str, str]:
+    """The header's `__metadata__`, before the header is sealed."""
+    return {
+        "format": "pt",
+        VERSION_KEY: str(FORMAT_VERSION),
+        MANIFEST_KEY: str(manifest),
+        HEADER_KEY: _UNSEALED,
+    }
 
-    corrections = Corrections(
-        take("<u4", rests), take(signed, rests), take("<u4", losses), take(post.bits, losses)
-    )
-    for positions in (corrections.rest_at, corrections.lost_at):
-        if len(positions) and int(positions.max()) >= elements:
-            raise CorruptFile("a correction lies outside its chunk", where=where)
-    return corrections
+
+def seal(header: bytes) -> bytes:
+    """`header` (its length, its JSON, its padding) with its own digest in place of zeros."""
+    unsealed = f'"{HEADER_KEY}":"{_UNSEALED}"'.encode()
+    sealed = f'"{HEADER_KEY}":"{digest_bytes(header)}"'.encode()
+    return header.replace(unsealed, sealed, 1)
+
+
+def is_sealed(text: bytes, digest: str) -> bool:
+    """Whether a header's JSON `text` with its padding is what its digest says."""
+    if len(digest) != len(_UNSEALED) or not digest.isascii():
+        return False
+    parts = text.split(digest.encode())
+    if len(parts) != 2:
+        return False
+    header = len(text).to_bytes(8, "little") + _UNSEALED.encode().join(parts)
+    return str(digest_bytes(header)) == digest
+
+
+def digests_per_chunk(codec: Codec) -> int:
+    """How many digests a chunk has."""
+    return 3 if codec == PLAIN else 4
+
+
+def parts_per_chunk(codec: Codec) -> int:
+    """How many indexed ranges a chunk has: corrections, or values and corrections."""
+    return 1 if codec == PLAIN else 2

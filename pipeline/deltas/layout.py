@@ -1,11 +1,11 @@
 """The layout of a delta file, known before a byte is written, and the writing of its last parts.
 
-    header, padded to a room that is known | stored tensors | corrections | index | digests |
-    companions | manifest
+    header, padded to a room that is known | chunks | index | digests | companions | manifest
 
-Stored tensors have their places from the start. Corrections grow behind them in the order of chunks;
-the tables, the companions and the manifest follow when all chunks are done. The header is written last,
-for the manifest's digest and the size of the corrections are known last.
+In the plain form the stored tensors have their places from the start, and the chunks' corrections grow
+behind them; in the packed form all that chunks leave grows from the header on. Both grow in the order of
+chunks; the tables, the companions and the manifest follow when all chunks are done. The header is
+written last, for the manifest's digest and what has grown are known last.
 """
 
 from __future__ import annotations
@@ -15,20 +15,23 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.checkpoints.header import Tensor, aligned_order, build_header
+from pipeline.deltas.chunks import Tables
+from pipeline.deltas.companions import pack_file
 from pipeline.deltas.format import (
     CORRECTIONS,
     DIGESTS,
-    DIGESTS_PER_CHUNK,
     FILE,
-    FORMAT_VERSION,
     INDEX,
     MANIFEST,
-    MANIFEST_KEY,
-    VERSION_KEY,
+    PACKED,
+    PLAIN,
+    Codec,
+    metadata,
+    seal,
 )
+from pipeline.deltas.manifest import Manifest
 from pipeline.engine.tail import OrderedTail
 from pipeline.storage.base import Writer
 from pipeline.tensors.dtypes import U8
@@ -41,65 +44,70 @@ _UNKNOWN_BYTES = 10**15  # stands for a size that is not known yet: as many digi
 class DeltaLayout:
     """Where everything in a delta file goes.
 
-    tensors: in the order of their bytes. companions: sizes by name. room: bytes for the header.
+    tensors: in the order of their chunks. companions: their names. room: bytes for the header.
     """
 
     tensors: Sequence[Tensor]
-    companions: Mapping[str, int]
+    companions: Sequence[str]
+    codec: Codec
     room: int
 
     @classmethod
-    def plan(cls, tensors: Sequence[Tensor], companions: Mapping[str, int]) -> DeltaLayout:
+    def plan(cls, tensors: Sequence[Tensor], companions: Sequence[str], codec: Codec) -> DeltaLayout:
         """The layout for `tensors`, which are put into an order that aligns them all."""
         ordered = aligned_order(tensors)
-        tables = [_table(name, _UNKNOWN_BYTES) for name in (CORRECTIONS, INDEX, DIGESTS)]
-        files = [_table(FILE + name, _UNKNOWN_BYTES) for name in companions]
-        draft = [*ordered, *tables, *files, _table(MANIFEST, _UNKNOWN_BYTES)]
-        return cls(ordered, companions, len(build_header(draft, _metadata(Digest(bytes(DIGEST_BYTES))))))
+        draft = cls(ordered, companions, codec, room=0)
+        header = draft._header(dict.fromkeys(draft._tables, _UNKNOWN_BYTES), Digest(bytes(DIGEST_BYTES)))
+        return cls(ordered, companions, codec, room=len(header))
 
     @property
     def offsets(self) -> list[int]:
-        """Where each tensor begins in the file, and at the end where the corrections begin."""
+        """Where each tensor begins in the plain form's file, and at the end where they all end.
+
+        In the packed form the places that they would have, which nothing is written to.
+        """
         return list(accumulate((tensor.nbytes for tensor in self.tensors), initial=self.room))
+
+    def tail(self, writer: Writer) -> OrderedTail:
+        """What grows with the chunks."""
+        return OrderedTail(writer, self.offsets[-1] if self.codec == PLAIN else self.room)
+
+    def writers(self, writer: Writer) -> list[Writer]:
+        """What values are written to: the file, or nothing where chunks leave them for the tail."""
+        return [writer] if self.codec == PLAIN else []
 
     def finish(
         self,
         writer: Writer,
         tail: OrderedTail,
-        *,
-        lengths: NDArray[np.int64],
-        digests: NDArray[np.uint8],
+        tables: Tables,
         companions: Mapping[str, bytes],
-        manifest: bytes,
-    ) -> None:
-        """Write everything behind the corrections, then the header.
-
-        lengths: bytes of each chunk's corrections. digests: (chunks, 3, 32).
-        """
-        corrections = _table(CORRECTIONS, tail.end - self.offsets[-1])
-        index = np.concatenate(([0], np.cumsum(lengths))).astype("<u8").tobytes()
+        manifest: Manifest,
+    ) -> int:
+        """Write everything behind the chunks, then the header; returns the file's size in bytes."""
+        begin = self.offsets[-1] if self.codec == PLAIN else self.room
+        content = manifest.to_json()
         parts = [
-            (INDEX, index),
-            (DIGESTS, digests.tobytes()),
-            *((FILE + name, companions[name]) for name in self.companions),
-            (MANIFEST, manifest),
+            np.concatenate(([0], np.cumsum(tables.lengths.ravel()))).astype("<u8").tobytes(),
+            tables.digests.tobytes(),
+            *(pack_file(companions[name], self.codec) for name in self.companions),
+            content,
         ]
-        for _, data in parts:
-            tail.append(data)
+        sizes = [tail.end - begin, *(len(part) for part in parts)]
+        for part in parts:
+            tail.append(part)
         tail.flush()
-        tables = [corrections, *(_table(name, len(data)) for name, data in parts)]
-        metadata = _metadata(digest_bytes(manifest))
-        writer.write(0, build_header([*self.tensors, *tables], metadata, room=self.room))
+        sizes_by_name = dict(zip(self._tables, sizes, strict=True))
+        writer.write(0, seal(self._header(sizes_by_name, digest_bytes(content))))
+        return tail.end
 
+    @property
+    def _tables(self) -> list[str]:
+        """The byte tensors, in the order in which they lie."""
+        grown = CORRECTIONS if self.codec == PLAIN else PACKED
+        return [grown, INDEX, DIGESTS, *(FILE + name for name in self.companions), MANIFEST]
 
-def digests_table(chunks: int) -> NDArray[np.uint8]:
-    """An empty table of digests: (chunks, 3, 32)."""
-    return np.zeros((chunks, DIGESTS_PER_CHUNK, DIGEST_BYTES), np.uint8)
-
-
-def _table(name: str, nbytes: int) -> Tensor:
-    return Tensor(name, U8, (nbytes,))
-
-
-def _metadata(manifest: Digest) -> dict[str, str]:
-    return {"format": "pt", VERSION_KEY: str(FORMAT_VERSION), MANIFEST_KEY: str(manifest)}
+    def _header(self, sizes: Mapping[str, int], manifest: Digest) -> bytes:
+        stored = self.tensors if self.codec == PLAIN else []
+        tables = [Tensor(name, U8, (size,)) for name, size in sizes.items()]
+        return build_header([*stored, *tables], metadata(manifest), room=self.room or None)

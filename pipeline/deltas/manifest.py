@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from pipeline.deltas.format import FORMAT_VERSION
+from pipeline.checkpoints.header import is_too_large
+from pipeline.checkpoints.strict_json import is_deep, parse_json
+from pipeline.deltas.format import CODECS, FORMAT_VERSION, Codec, is_reserved
 from pipeline.errors import CorruptFile
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 from pipeline.tensors.dtypes import BY_NAME, DType, Kind, compute_dtype
-from pipeline.tensors.fingerprint import Digest
+from pipeline.tensors.fingerprint import Digest, fold_checkpoint
 from pipeline.version import TOOL
 
 
@@ -25,11 +28,25 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Ancestor:
+    """A delta that was combined into this one: its share, its fingerprint, and what it was made of."""
+
+    location: str
+    scale: float
+    fingerprint: Digest
+    base: Identity | None
+    post: Identity | None
+
+
+@dataclass(frozen=True, slots=True)
 class TensorRecord:
     """One tensor of a delta.
 
     stored, base, post: dtypes; base_shape may have fewer rows than shape (a vocabulary that grew).
-    changed: elements that differ between base and post. Digests are those of whole tensors.
+    changed: elements that differ between base and post; in a combination, that are not zero. Digests are
+    those of whole tensors; a combination has none of a post, and of a base only if all had the same.
+    base_shape: of a combination, that of its largest base.
+    delta_l2, base_l2, delta_max: norms, None where not finite or not known; see `tensors.norms`.
     """
 
     name: str
@@ -41,9 +58,12 @@ class TensorRecord:
     changed: int
     remainders: int
     exceptions: int
-    base_digest: Digest
-    post_digest: Digest
+    base_digest: Digest | None
+    post_digest: Digest | None
     stored_digest: Digest
+    delta_l2: float | None
+    base_l2: float | None
+    delta_max: float | None
 
     @property
     def carried(self) -> bool:
@@ -60,29 +80,52 @@ class TensorRecord:
 class Manifest:
     """Everything that a delta says of itself.
 
-    post_config: the post model's config.json. files: the companions and their digests.
+    post_config: the post model's config.json. files: the companions and their digests. ancestors: what
+    was combined, if this is a combination; it has no post then.
     """
 
-    base: Identity
-    post: Identity
-    codec: str
+    base: Identity | None
+    post: Identity | None
+    codec: Codec
     tensors: Sequence[TensorRecord]
     post_config: Mapping[str, Any] | None
     files: Mapping[str, Digest]
+    ancestors: Sequence[Ancestor] = ()
     tool: str = TOOL
+
+    @property
+    def fingerprint(self) -> Digest:
+        """The delta's own: the same in every form of the file."""
+        return fold_checkpoint({record.name: record.stored_digest for record in self.tensors})
+
+    @property
+    def delta_l2(self) -> float | None:
+        """The norm of the whole delta; None if that of any of its tensors is not known."""
+        return _whole([record.delta_l2 for record in self.tensors if not record.carried])
+
+    @property
+    def base_l2(self) -> float | None:
+        """The norm of the whole base; None if that of any of its tensors is not known."""
+        return _whole([record.base_l2 for record in self.tensors if not record.carried])
 
     def to_json(self) -> bytes:
         """The manifest as UTF-8 JSON, the same bytes for the same content."""
         head = {"version": FORMAT_VERSION, "chunk_elements": CHUNK_ELEMENTS}
         content = {**head, **_plain(self)}
-        return json.dumps(content, default=_plain, ensure_ascii=False, separators=(",", ":")).encode()
+        if self.post_config is not None:  # as text, for it may have infinities, which JSON has not
+            content["post_config"] = json.dumps(self.post_config, ensure_ascii=False)
+        text = json.dumps(
+            content, default=_plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        )
+        return text.encode()
 
     @classmethod
     def from_json(cls, data: bytes, *, where: str) -> Manifest:
         """The manifest written as `data`. Raises CorruptFile if anything is missing or odd."""
         try:
-            content = json.loads(data)
-            if content["version"] != FORMAT_VERSION or content["chunk_elements"] != CHUNK_ELEMENTS:
+            content = parse_json(data)
+            said = content["version"], content["chunk_elements"]
+            if said != (FORMAT_VERSION, CHUNK_ELEMENTS) or not all(type(n) is int for n in said):
                 raise CorruptFile(
                     f"is of delta format version {content['version']}",
                     where=where,
@@ -91,14 +134,21 @@ class Manifest:
             return cls(
                 base=_identity(content["base"]),
                 post=_identity(content["post"]),
-                codec=str(content["codec"]),
+                codec=_codec(content["codec"], where),
                 tensors=tuple(_record(record) for record in content["tensors"]),
                 post_config=_config(content["post_config"]),
-                files={str(n): Digest.parse(digest) for n, digest in content["files"].items()},
-                tool=str(content["tool"]),
+                files={name: Digest.parse(digest) for name, digest in content["files"].items()},
+                ancestors=tuple(_ancestor(each) for each in content["ancestors"]),
+                tool=_text(content["tool"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptFile(f"has no valid manifest: {error}", where=where) from error
+
+
+def _whole(norms: Sequence[float | None]) -> float | None:
+    known = [norm for norm in norms if norm is not None]
+    total = math.hypot(*known)
+    return total if known and len(known) == len(norms) and math.isfinite(total) else None
 
 
 def _plain(value: Any) -> Any:
@@ -107,19 +157,64 @@ def _plain(value: Any) -> Any:
     return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
-def _identity(content: Mapping[str, Any]) -> Identity:
+def _codec(value: Any, where: str) -> Codec:
+    for known in CODECS:
+        if value == known:
+            return known
+    raise CorruptFile(
+        f"is packed by the codec {value!r}",
+        where=where,
+        hint=f"this tool knows {', '.join(CODECS)}: use a newer one",
+    )
+
+
+def _ancestor(content: Mapping[str, Any]) -> Ancestor:
+    scale = _measure(content["scale"])
+    if scale is None:
+        raise ValueError("an ancestor has no scale")
+    return Ancestor(
+        location=_text(content["location"]),
+        scale=scale,
+        fingerprint=Digest.parse(content["fingerprint"]),
+        base=_identity(content["base"]),
+        post=_identity(content["post"]),
+    )
+
+
+def _identity(content: Mapping[str, Any] | None) -> Identity | None:
+    if content is None:
+        return None
     revision = content["revision"]
     return Identity(
-        str(content["location"]),
-        None if revision is None else str(revision),
+        _text(content["location"]),
+        None if revision is None else _text(revision),
         Digest.parse(content["fingerprint"]),
     )
 
 
-def _config(value: Any) -> Mapping[str, Any] | None:
-    if value is not None and not isinstance(value, dict):
-        raise ValueError("post_config is not an object")
+def _config(text: Any) -> Mapping[str, Any] | None:
+    """A config.json, which may have what Python writes for infinities."""
+    if text is None:
+        return None
+    config = parse_json(_text(text).encode(), nonfinite=True)
+    if not isinstance(config, dict) or is_deep(config):
+        raise ValueError("post_config is no config")
+    return config
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"{value!r} is not text")
     return value
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    if type(value) is not list:
+        raise ValueError(f"{value!r} is not a shape")
+    shape = tuple(_count(size) for size in value)
+    if is_too_large(shape):
+        raise ValueError("a tensor is larger than any file")
+    return shape
 
 
 def _count(value: Any) -> int:
@@ -128,21 +223,38 @@ def _count(value: Any) -> int:
     return value
 
 
+def _measure(value: Any) -> float | None:
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)
+
+
+def _digest(value: Any) -> Digest | None:
+    return None if value is None else Digest.parse(value)
+
+
 def _record(content: Mapping[str, Any]) -> TensorRecord:
     record = TensorRecord(
-        name=str(content["name"]),
-        shape=tuple(_count(size) for size in content["shape"]),
-        base_shape=tuple(_count(size) for size in content["base_shape"]),
+        name=_text(content["name"]),
+        shape=_shape(content["shape"]),
+        base_shape=_shape(content["base_shape"]),
         stored=BY_NAME[content["stored"]],
         base=BY_NAME[content["base"]],
         post=BY_NAME[content["post"]],
         changed=_count(content["changed"]),
         remainders=_count(content["remainders"]),
         exceptions=_count(content["exceptions"]),
-        base_digest=Digest.parse(content["base_digest"]),
-        post_digest=Digest.parse(content["post_digest"]),
+        base_digest=_digest(content["base_digest"]),
+        post_digest=_digest(content["post_digest"]),
         stored_digest=Digest.parse(content["stored_digest"]),
+        delta_l2=_measure(content["delta_l2"]),
+        base_l2=_measure(content["base_l2"]),
+        delta_max=_measure(content["delta_max"]),
     )
+    if is_reserved(record.name):
+        raise ValueError(f"a tensor can't be called {record.name!r}")
     kinds = {record.stored.kind, record.base.kind, record.post.kind}
     if len(kinds) > 1 or Kind.CODED in kinds or (record.carried and record.stored != record.post):
         raise ValueError(f"{record.name!r} cannot be {record.post}, {record.base} and {record.stored}")

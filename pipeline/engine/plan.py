@@ -23,11 +23,12 @@ ALIGNMENT = 64  # bytes: a cache line, and more than any element needs
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A range of bytes of input number `reader`."""
+    """A range of bytes of input number `reader`, to lie in memory at a multiple of `alignment`."""
 
     reader: int
     offset: int
     nbytes: int
+    alignment: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,28 +51,29 @@ class Input:
         if start >= stop:
             return None
         size = (stop - start) * self.itemsize
-        return Span(self.reader, self.offset + start * self.itemsize, size)
+        return Span(self.reader, self.offset + start * self.itemsize, size, self.itemsize)
 
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """An input whose chunks have sizes of their own: chunk i is bytes bounds[i]..bounds[i + 1]."""
+    """An input whose chunks have sizes of their own: chunk i is bytes starts[i]..ends[i]."""
 
     reader: int
     offset: int
-    bounds: Sequence[int] | NDArray[np.uint64]
+    starts: NDArray[np.uint64]
+    ends: NDArray[np.uint64]
 
     @property
     def nbytes(self) -> int:
         """Bytes of all chunks."""
-        return int(self.bounds[-1]) - int(self.bounds[0])
+        return int(self.ends.sum()) - int(self.starts.sum())
 
     def span(self, start: int, stop: int) -> Span | None:
         """The bytes that belong to the chunk that begins with element `start`."""
         chunk = start // CHUNK_ELEMENTS
-        if chunk + 1 >= len(self.bounds):
+        if chunk >= len(self.starts):
             return None
-        begin, end = int(self.bounds[chunk]), int(self.bounds[chunk + 1])
+        begin, end = int(self.starts[chunk]), int(self.ends[chunk])
         return Span(self.reader, self.offset + begin, end - begin) if end > begin else None
 
 
@@ -159,13 +161,15 @@ class Plan:
 
     def largest_block_bytes(self, block_bytes: int) -> int:
         """Memory for the largest of `blocks(block_bytes)`, each range aligned."""
-        return max(
-            (
-                block.moved_bytes + ALIGNMENT * (len(block.spans) + 1)
-                for block in self.blocks(block_bytes)
-            ),
-            default=0,
-        )
+        return self.largest_block(block_bytes)[0]
+
+    def largest_block(self, block_bytes: int) -> tuple[int, int]:
+        """`largest_block_bytes`, and the most elements that any of the blocks writes."""
+        nbytes = elements = 0
+        for block in self.blocks(block_bytes):
+            nbytes = max(nbytes, block.moved_bytes + ALIGNMENT * (len(block.spans) + 1))
+            elements = max(elements, sum(part.count for part in block.slices))
+        return nbytes, elements
 
     def slices(self) -> Iterator[Slice]:
         """Every slice, in order."""

@@ -66,24 +66,34 @@ class Schedule:
 
 
 def schedule(
-    plan: Plan, limits: Limits, *, remote: bool, block_bytes: int, scratch_bytes: int
+    plan: Plan,
+    limits: Limits,
+    *,
+    remote: bool,
+    block_bytes: int,
+    scratch_bytes: int,
+    tail: OrderedTail | None = None,
+    left_bytes: int = 0,
 ) -> Schedule:
     """The most workers and the largest blocks, up to `block_bytes`, that fit into the limits.
 
+    A tail takes its share of the memory first; the others are explained at `walk`.
     Raises UsageError if not even one worker with the smallest block fits.
     """
+    memory = limits.memory_bytes - (tail.take_share(limits.memory_bytes) if tail else 0)
     wanted = max(limits.workers, REMOTE_WORKERS) if remote else limits.workers
     size = block_bytes
     while True:
-        buffer_bytes = plan.largest_block_bytes(size)
-        each = buffer_bytes + scratch_bytes
-        workers = min(wanted, limits.memory_bytes // each) if each else wanted
+        buffer_bytes, elements = plan.largest_block(size)
+        each = buffer_bytes + scratch_bytes + elements * left_bytes
+        workers = max(0, min(wanted, memory // each)) if each else wanted
         if workers >= min(wanted, limits.workers) or (workers and size <= SMALLEST_BLOCK_BYTES):
             return Schedule(workers, size, buffer_bytes)
         if size <= SMALLEST_BLOCK_BYTES:
+            least = tail.least_memory(each) if tail else each
             raise UsageError(
                 f"{format_bytes(limits.memory_bytes)} of memory is less than one slice takes",
-                hint=f"give --memory {math.ceil(each / MIB)}MiB or more",
+                hint=f"give --memory {math.ceil(least / MIB)}MiB or more",
             )
         size = max(SMALLEST_BLOCK_BYTES, size // 2)
 
@@ -98,25 +108,37 @@ def walk(
     scratch_bytes: int,
     advance: Advance,
     tail: OrderedTail | None = None,
+    left_bytes: int = 0,
 ) -> None:
     """Do everything that `plan` says, and return when all of it is written.
 
-    `advance` is told of bytes read and written. The first error stops the other workers and is
-    raised; nothing is committed here.
+    scratch_bytes: what a kernel needs at most beside its inputs and its output. left_bytes: what it
+    leaves for the tail, at most, for each element. `advance` is told of bytes read and written. The
+    first error stops the other workers and is raised; nothing is committed here.
     """
-    remote = any(r.is_remote for r in readers) or any(w.is_remote for w in writers)
-    block_bytes = max((writer.block_bytes for writer in writers), default=MIB)
+    outputs = [*writers, *([tail.writer] if tail else [])]
+    remote = any(r.is_remote for r in readers) or any(w.is_remote for w in outputs)
+    block_bytes = max((writer.block_bytes for writer in outputs), default=MIB)
+    if tail is not None:
+        scratch_bytes += tail.writer.block_bytes  # that a worker may be writing
     timetable = schedule(
-        plan, limits, remote=remote, block_bytes=block_bytes, scratch_bytes=scratch_bytes
+        plan,
+        limits,
+        remote=remote,
+        block_bytes=block_bytes,
+        scratch_bytes=scratch_bytes,
+        tail=tail,
+        left_bytes=left_bytes,
     )
     crew = _Crew(plan.blocks(timetable.block_bytes), limits.workers)
 
     def work() -> None:
         worker = _Worker(readers, writers, make_kernel(), timetable.buffer_bytes, crew.computing)
         while (block := crew.next_block()) is not None:
-            payload = worker.do(block)
+            payloads = worker.do(block)
             if tail is not None:
-                tail.put(block.number, payload)
+                tail.put(block.number, *payloads)
+            del payloads  # before the next are made
             advance(block.moved_bytes)
 
     with ThreadPoolExecutor(timetable.workers, thread_name_prefix="walk") as pool:
@@ -168,7 +190,7 @@ class _Worker:
         self._buffer = aligned(buffer_bytes)
         self._computing = computing
 
-    def do(self, block: Block) -> bytes:
+    def do(self, block: Block) -> list[bytes]:
         """Read, compute and write one block; returns what its slices have for the tail."""
         out = self._buffer[: block.nbytes]
         inputs = self._read(block)
@@ -179,7 +201,7 @@ class _Worker:
             ]
         if self._writers:
             self._writers[block.writer].write(block.offset, out.data)
-        return b"".join(payloads)
+        return payloads
 
     def _read(self, block: Block) -> list[list[Bytes]]:
         """The bytes of every span of every slice; neighbouring spans are read together."""
@@ -214,7 +236,7 @@ class _Worker:
 def _continues(previous: Span, span: Span, distance: int) -> bool:
     """Whether `span` can be read together with `previous` and still lie aligned in memory."""
     follows = span.reader == previous.reader and span.offset == previous.offset + previous.nbytes
-    return follows and distance % 8 == 0
+    return follows and distance % span.alignment == 0
 
 
 def _round_up(size: int) -> int:

@@ -13,32 +13,30 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.checkpoints.alignment import check_vocabulary
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.output import SHARD_BYTES, publishing_order
+from pipeline.deltas.chunks import ChunkDecoder, ChunkMemory
 from pipeline.deltas.delta import Delta, StoredTensor, open_delta
-from pipeline.deltas.format import BASE, POST, STORED, unpack
-from pipeline.engine.plan import Slice
+from pipeline.deltas.format import BASE
+from pipeline.deltas.signing import Signer, Verifier
 from pipeline.engine.walk import walk
-from pipeline.errors import CorruptFile, PipelineError, UsageError
-from pipeline.operations.common import DEFAULT_MEMORY, Resources, tokenizer_of
-from pipeline.operations.fit import Fitted, SumPlan, fit, plan_sum
+from pipeline.errors import UsageError
+from pipeline.operations.common import DEFAULT_MEMORY, Resources, find_signature, tokenizer_of
+from pipeline.operations.fit import SumPlan, fit, plan_sum
 from pipeline.operations.release import Release, other_files
+from pipeline.operations.sum_kernel import AddKernel, Found, NotTheSameBase
+from pipeline.operations.verify_delta import check_form
 from pipeline.progress import Progressing, silent
 from pipeline.settings import Settings
 from pipeline.storage.base import FolderWriter, exists
-from pipeline.storage.locations import open_parent, parse_output_model
+from pipeline.storage.locations import open_parent, parse_delta, parse_output_model
 from pipeline.tensors.arithmetic import (
     CHUNK_ELEMENTS,
-    Arithmetic,
-    Corrections,
-    Operand,
-    Term,
-    scratch_bytes,
+    sum_bytes,
 )
-from pipeline.tensors.dtypes import F64, Bytes, DType, parse_dtype, torch_name
+from pipeline.tensors.dtypes import F64, DType, parse_dtype, torch_name
 from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_into
 from pipeline.units import parse_bytes
 
@@ -52,6 +50,7 @@ class ApplyReport:
     """What apply did, or with `dry_run` would do.
 
     case: `SAME_BASE` or `ANOTHER_BASE`. nonfinite: elements of the result that are NaN or infinite.
+    base_distance: |new base - old base| / |old base|, if the old base was given.
     carried: tensors taken whole from post because they are not float and differ from its base.
     """
 
@@ -68,6 +67,7 @@ class ApplyReport:
     fingerprint: str | None = None
     base_fingerprint: str | None = None
     nonfinite: int | None = None
+    base_distance: float | None = None
     carried: Sequence[str] = ()
     config_differences: Sequence[str] = ()
 
@@ -84,6 +84,10 @@ def apply(
     memory: str | int = DEFAULT_MEMORY,
     workers: int | None = None,
     shard_size: str | int = SHARD_BYTES,
+    old_base: str | None = None,
+    key: str | None = None,
+    require_signature: bool = False,
+    sign_key: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progressing = silent,
@@ -92,7 +96,10 @@ def apply(
 
     base: location of the checkpoint that receives the post-training. deltas: locations, or pairs of
     location and scale; `scale` counts where none is given. dtype: format of the result's float tensors,
-    "auto" being the new base's (post's, where its very base was given). memory: bound on buffers.
+    "auto" being the new base's (post's, where its very base was given). old_base: the base
+    that the first delta was made on, to say how far the new one is from it. key: public key or
+    certificate (PEM) by which every delta must be signed. sign_key: private key (PEM) that signs the
+    result. memory: bound on buffers.
     Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`.
     """
     settings = Settings.load(store=store)
@@ -105,14 +112,23 @@ def apply(
         raise UsageError("no delta is given", hint="add --delta NAME")
     if any(not math.isfinite(factor) for _, factor in wanted):
         raise UsageError("a scale must be a finite number", hint="for example --scale 0.8")
+    if require_signature and key is None:
+        raise UsageError("a signature can't be checked without a key", hint="add --key KEY.pem")
+    verifier = Verifier.load(key) if key else None
+    signer = Signer.load(sign_key, settings.sign_password) if sign_key else None
     destination, name = open_parent(target, settings)
     if not overwrite and destination.has_folder(name):
         raise exists(str(target))  # before anything is downloaded
     with ExitStack() as stack:
         model = stack.enter_context(open_checkpoint(base, settings=settings, headers_only=dry_run))
         opened = [stack.enter_context(open_delta(name, settings=settings)) for name, _ in wanted]
+        _check_signatures(opened, wanted, settings, verifier)
         _check_vocabularies(model, opened)
-        run = _Run(model, opened, [factor for _, factor in wanted], form, shard_bytes, resources)
+        scales = [factor for _, factor in wanted]
+        old = stack.enter_context(open_checkpoint(old_base, settings=settings)) if old_base else None
+        if old is not None:
+            check_form(opened[0], old, BASE)
+        run = _Run(model, old, opened, scales, form, shard_bytes, resources, signer)
         same_base = run.looks_like_same_base()
         layout = run.plan(same_base=same_base)
         report = run.report(str(target), layout, same_base=same_base)
@@ -122,15 +138,11 @@ def apply(
         try:
             with destination.create_folder(name, size_hint=size, overwrite=overwrite) as folder:
                 return run.write(folder, layout, report, progress, same_base=same_base)
-        except _NotTheSameBase:  # identical where it was probed, different elsewhere: begin again
+        except NotTheSameBase:  # identical where it was probed, different elsewhere: begin again
             layout = run.plan(same_base=False)
             report = run.report(str(target), layout, same_base=False)
             with destination.create_folder(name, size_hint=size, overwrite=overwrite) as folder:
                 return run.write(folder, layout, report, progress, same_base=False)
-
-
-class _NotTheSameBase(PipelineError):
-    """A chunk of the base differs from the one that the delta was made on."""
 
 
 def _check_vocabularies(base: Checkpoint, deltas: Sequence[Delta]) -> None:
@@ -141,21 +153,38 @@ def _check_vocabularies(base: Checkpoint, deltas: Sequence[Delta]) -> None:
         check_vocabulary(tokenizer_of(base), theirs, where=where)
 
 
+def _check_signatures(
+    deltas: Sequence[Delta],
+    wanted: Sequence[tuple[str, float]],
+    settings: Settings,
+    verifier: Verifier | None,
+) -> None:
+    """Each delta must be signed by the verifier's key, if there is one."""
+    if verifier is None:
+        return
+    for delta, (text, _) in zip(deltas, wanted, strict=True):
+        store, name = open_parent(parse_delta(text), settings)
+        signature = find_signature(store, name)
+        verifier.verify(signature, delta.manifest_digest, where=delta.location)
+
+
 @dataclass(frozen=True)
 class _Run:
     """One sum, its inputs opened."""
 
     base: Checkpoint
+    old: Checkpoint | None
     deltas: Sequence[Delta]
     scales: Sequence[float]
     dtype: DType | None
     shard_bytes: int
     resources: Resources
+    signer: Signer | None
 
     def plan(self, *, same_base: bool) -> SumPlan:
         """The layout of the result. Raises Mismatch."""
         fitted = fit(self.base, self.deltas, dtype=self.dtype, as_post=same_base)
-        return plan_sum(self.base, self.deltas, fitted, shard_bytes=self.shard_bytes)
+        return plan_sum(self.base, self.old, self.deltas, fitted, shard_bytes=self.shard_bytes)
 
     @staticmethod
     def _dtypes(layout: SumPlan) -> Iterator[DType]:
@@ -170,7 +199,7 @@ class _Run:
 
         A few chunks are compared with their digests here; all of them are while the result is written.
         """
-        if len(self.deltas) != 1 or self.scales[0] != 1.0:
+        if len(self.deltas) != 1 or self.scales[0] != 1.0 or not self.deltas[0].manifest.post:
             return False
         tensors = self.deltas[0].tensors
         if set(tensors) != set(self.base.tensors):
@@ -222,143 +251,44 @@ class _Run:
         writers = [folder.create(shard.name, size_hint=shard.nbytes) for shard in layout.shards]
         for writer, shard in zip(writers, layout.shards, strict=True):
             writer.write(0, shard.header)
-        found = _Found.empty(layout.plan.rows)
+        found = Found.empty(layout.plan.rows)
         with progress(f"apply {report.output}", layout.plan.moved_bytes) as advance:
             walk(
                 layout.plan,
-                readers=[*self.base.readers, *(delta.reader for delta in self.deltas)],
+                readers=[
+                    *self.base.readers,
+                    *(self.old.readers if self.old else ()),
+                    *(delta.reader for delta in self.deltas),
+                ],
                 writers=writers,
-                make_kernel=lambda: _Add(
+                make_kernel=lambda: AddKernel(
                     layout.tensors,
                     self.deltas,
                     self.scales,
                     found,
                     self.resources.arithmetic(),
+                    [ChunkDecoder(d.manifest.codec, d.location) for d in self.deltas],
                     same_base,
                 ),
                 limits=self.resources.limits,
-                scratch_bytes=scratch_bytes(self._dtypes(layout)),
+                scratch_bytes=sum_bytes(self._dtypes(layout))
+                + sum(ChunkMemory(d.manifest.codec, d.dtypes).decoding for d in self.deltas),
                 advance=advance,
             )
         for writer in writers:
             writer.commit()
         release = Release(self.base, self.deltas, self.scales, layout, same_base, torch_name(self.dtype))
-        finished = replace(report, **release.summary(found.base, found.result, found.nonfinite))
+        fingerprints = release.fingerprints(found.base, found.result)
+        finished = replace(
+            report,
+            **release.summary(fingerprints, int(found.nonfinite.sum())),
+            base_distance=found.base_distance if self.old else None,
+        )
         names = list(report.files)
-        for name, content in other_files(release, finished):
+        for name, content in other_files(release, finished, fingerprints, self.signer).items():
             names.append(name)
             with folder.create(name, size_hint=len(content)) as writer:
                 writer.write(0, content)
                 writer.commit()
         folder.publish(publishing_order(names))
         return replace(finished, files=names)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What the walk finds out about each chunk; rows are written by one worker each."""
-
-    base: NDArray[np.uint8]
-    result: NDArray[np.uint8]
-    nonfinite: NDArray[np.int64]
-
-    @classmethod
-    def empty(cls, rows: int) -> _Found:
-        """Tables for `rows` chunks."""
-        digests = np.zeros((2, rows, DIGEST_BYTES), np.uint8)
-        return cls(digests[0], digests[1], np.zeros(rows, np.int64))
-
-
-@dataclass
-class _Add:
-    """One worker's kernel: new base, stored deltas and corrections in, the result out."""
-
-    tensors: Sequence[Fitted]
-    deltas: Sequence[Delta]
-    scales: Sequence[float]
-    found: _Found
-    arithmetic: Arithmetic
-    same_base: bool
-
-    def __call__(self, part: Slice, inputs: Sequence[Bytes], out: Bytes) -> bytes:
-        """See `Kernel`."""
-        item = self.tensors[part.job]
-        base = inputs[0]
-        digest_into(self.found.base[part.row], base.data)
-        if self.same_base and not np.array_equal(
-            self.found.base[part.row], item.stored[0].digests[part.chunk, BASE]
-        ):
-            raise _NotTheSameBase(f"{item.result.name} differs")
-        if item.result.dtype.is_float:
-            self._add(item, part, inputs, out)
-        else:
-            self._carry(item, part, inputs, out)
-        digest_into(self.found.result[part.row], out.data)
-        if self.same_base and not np.array_equal(
-            self.found.result[part.row], item.stored[0].digests[part.chunk, POST]
-        ):
-            raise CorruptFile(
-                f"{item.result.name} does not come out as post's, bit for bit",
-                where=self.deltas[0].location,
-                hint="the delta's corrections are damaged: fetch or compute it again",
-            )
-        return b""
-
-    def _add(self, item: Fitted, part: Slice, inputs: Sequence[Bytes], out: Bytes) -> None:
-        result = Operand(out, item.result.dtype)
-        parts = list(self._terms(item, part, inputs))
-        self.found.nonfinite[part.row] = self.arithmetic.add(
-            Operand(inputs[0], item.base.dtype), [term for term, _ in parts], result
-        )
-        if self.same_base:
-            _, exceptions = parts[0]
-            result.bits[exceptions.lost_at] = exceptions.lost
-
-    def _terms(
-        self, item: Fitted, part: Slice, inputs: Sequence[Bytes]
-    ) -> Iterator[tuple[Term, Corrections]]:
-        """Each delta's share in the sum, and its corrections, checked against its digest."""
-        for number, stored in enumerate(item.stored):
-            data, packed = inputs[1 + 2 * number : 3 + 2 * number]
-            if not len(data):
-                continue  # the new base has rows that this delta knows nothing of
-            where = self.deltas[number].location
-            self._check(stored, part.chunk, data, packed, where)
-            record = stored.record
-            corrections = unpack(
-                packed,
-                elements=len(data) // record.stored.itemsize,
-                width=record.width,
-                post=record.post,
-                where=where,
-            )
-            term = Term(
-                Operand(data, record.stored),
-                self.scales[number],
-                corrections.rest_at,
-                corrections.rest,
-                record.width,
-            )
-            yield term, corrections
-
-    def _carry(self, item: Fitted, part: Slice, inputs: Sequence[Bytes], out: Bytes) -> None:
-        """The new base's values, under those of each delta that changed the tensor."""
-        if item.result.dtype == item.base.dtype:
-            out[: len(inputs[0])] = inputs[0]
-        for number, stored in enumerate(item.stored):
-            data, packed = inputs[1 + 2 * number : 3 + 2 * number]
-            if len(data):
-                self._check(stored, part.chunk, data, packed, self.deltas[number].location)
-            if stored.record.changed and stored.record.post == item.result.dtype:
-                out[: len(data)] = data
-
-    @staticmethod
-    def _check(stored: StoredTensor, chunk: int, data: Bytes, packed: Bytes, where: str) -> None:
-        found = np.empty(DIGEST_BYTES, np.uint8)
-        digest_into(found, data.data, packed.data)
-        if not np.array_equal(found, stored.digests[chunk, STORED]):
-            raise CorruptFile(
-                f"chunk {chunk} of {stored.record.name} does not match its digest",
-                where=where,
-                hint="the delta is damaged: fetch or compute it again",
-            )

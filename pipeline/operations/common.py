@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pipeline.checkpoints.checkpoint import Checkpoint, Source
+from pipeline.checkpoints.files import PICKLES, SAFETENSORS, Folder, read_all
+from pipeline.deltas.signing import MAX_SIGNATURE_BYTES, SUFFIX
 from pipeline.engine.plan import Input
 from pipeline.engine.walk import Limits
-from pipeline.errors import UsageError
-from pipeline.storage.locations import split_scale
+from pipeline.errors import BadSignature, UsageError
+from pipeline.storage.locations import Scheme, parse_delta, split_scale
 from pipeline.tensors.arithmetic import Arithmetic, CpuArithmetic
 from pipeline.units import parse_bytes
 
@@ -63,6 +66,30 @@ def parse_scaled(text: str, scale: float) -> tuple[str, float]:
         raise UsageError(f"{number!r} is not a scale", where=text, hint="write DELTA=0.5") from None
 
 
+def names_a_delta(location: str) -> bool:
+    """Whether `location` is one of a file that may be a delta: by its name, or because it is there."""
+    try:
+        where = parse_delta(location)
+    except UsageError:
+        return False  # a model on the Hub
+    is_file = where.scheme is Scheme.LOCAL and Path(where.path).is_file()
+    return where.path.endswith(SAFETENSORS) or (is_file and not where.path.endswith(PICKLES))
+
+
+def find_signature(store: Folder, name: str) -> bytes | None:
+    """The signature beside what is called `name`, or None. Raises BadSignature if it is too long."""
+    found = store.stat(name + SUFFIX)
+    if found is None:
+        return None
+    if found.nbytes > MAX_SIGNATURE_BYTES:
+        raise BadSignature(f"{found.nbytes} bytes are too many for a signature", where=name + SUFFIX)
+    reader = store.open(name + SUFFIX)
+    try:
+        return read_all(reader)
+    finally:
+        reader.close()
+
+
 def as_input(source: Source, first_reader: int = 0) -> Input:
     """A checkpoint's tensor as an input, its readers being numbered from `first_reader`."""
     entry = source.entry
@@ -71,7 +98,5 @@ def as_input(source: Source, first_reader: int = 0) -> Input:
 
 def tokenizer_of(checkpoint: Checkpoint) -> bytes | None:
     """The content of a checkpoint's tokenizer.json, if it has one."""
-    from pipeline.checkpoints.files import read_all
-
     reader = checkpoint.companions.get("tokenizer.json")
     return read_all(reader) if reader else None

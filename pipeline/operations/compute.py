@@ -13,28 +13,39 @@ from pipeline.checkpoints.alignment import Pair, check_vocabulary, pair_up
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.files import read_all
 from pipeline.checkpoints.header import Tensor
-from pipeline.deltas.format import BASE, CARRIED, POST, RESERVED, STORED, pack
-from pipeline.deltas.layout import DeltaLayout, digests_table
+from pipeline.deltas.chunks import ChunkEncoder, Tables
+from pipeline.deltas.format import (
+    BASE,
+    CARRIED,
+    DEFAULT_CODEC,
+    POST,
+    STORED,
+    Codec,
+    is_reserved,
+    parse_codec,
+)
+from pipeline.deltas.layout import DeltaLayout
 from pipeline.deltas.manifest import Identity, Manifest, TensorRecord
+from pipeline.deltas.signing import Signer
 from pipeline.engine.plan import Job, Plan, Slice
-from pipeline.engine.tail import OrderedTail
-from pipeline.engine.walk import walk
-from pipeline.errors import NotACheckpoint, UsageError
+from pipeline.errors import NotACheckpoint
 from pipeline.operations.common import DEFAULT_MEMORY, Resources, as_input, tokenizer_of
+from pipeline.operations.delta_output import DeltaOutput, DeltaPlace
 from pipeline.progress import Progressing, silent
 from pipeline.settings import Settings
-from pipeline.storage.base import exists
-from pipeline.storage.locations import open_parent, parse_delta
-from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Arithmetic, Operand, scratch_bytes
+from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Arithmetic, Operand, subtract_bytes
 from pipeline.tensors.dtypes import Bytes, DType, parse_dtype
 from pipeline.tensors.fingerprint import digest_bytes, digest_into, fold_checkpoint, fold_tensor
-
-CODECS = ("none",)
+from pipeline.tensors.norms import SCRATCH_BYTES, Norms, measure_into
+from pipeline.tensors.norms import fold as fold_norms
 
 
 @dataclass(frozen=True, slots=True)
 class ComputeReport:
-    """What compute did, or with `dry_run` would do. Byte counts are those of tensors and corrections."""
+    """What compute did, or with `dry_run` would do.
+
+    written_bytes: the file's size; on a dry run that of its values, unpacked. fingerprint: the delta's.
+    """
 
     output: str
     base: str
@@ -44,6 +55,7 @@ class ComputeReport:
     elements: int
     read_bytes: int
     written_bytes: int
+    fingerprint: str | None = None
     base_fingerprint: str | None = None
     post_fingerprint: str | None = None
     changed: int | None = None
@@ -59,10 +71,11 @@ def compute(
     *,
     store: str | None = None,
     dtype: str = "auto",
-    codec: str = "none",
+    codec: str = DEFAULT_CODEC,
     device: str = "auto",
     memory: str | int = DEFAULT_MEMORY,
     workers: int | None = None,
+    sign_key: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progressing = silent,
@@ -72,17 +85,15 @@ def compute(
     base, post: locations of checkpoints. output: location of the delta, a plain name being one in the
     store. dtype: storage format of float tensors, "auto" being each post tensor's own; whatever it is,
     the file restores post exactly. memory: bound on buffers, whatever the models' size.
+    sign_key: private key (PEM) whose signature goes beside the delta, as `output`.sig.
     Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`.
     """
-    if codec not in CODECS:
-        raise UsageError(f"{codec!r} is not a codec", hint=f"known: {', '.join(CODECS)}")
+    form = parse_codec(codec)
     settings = Settings.load(store=store)
     resources = Resources.parse(memory=memory, workers=workers, device=device)
     storage = parse_dtype(dtype)
-    target = parse_delta(output)
-    destination, name = open_parent(target, settings)
-    if not overwrite and destination.stat(name):
-        raise exists(str(target))  # before anything is downloaded
+    signer = Signer.load(sign_key, settings.sign_password) if sign_key else None
+    place = DeltaPlace.open(output, settings, overwrite=overwrite, signer=signer)
     with (
         open_checkpoint(base, settings=settings, headers_only=dry_run) as base_model,
         open_checkpoint(post, settings=settings, headers_only=dry_run) as post_model,
@@ -93,10 +104,10 @@ def compute(
             tokenizer_of(post_model),
             where=f"{base_model.location} and {post_model.location}",
         )
-        layout, ordered = _lay_out(pairs, post_model, storage)
+        layout, ordered = _lay_out(pairs, post_model, storage, form)
         plan = _plan(layout, ordered, len(post_model.readers))
         report = ComputeReport(
-            output=str(target),
+            output=place.location,
             base=base_model.location,
             post=post_model.location,
             dry_run=dry_run,
@@ -107,45 +118,35 @@ def compute(
         )
         if dry_run:
             return report
-        records = _Records.empty(plan.rows)
-        with (
-            destination.create(name, size_hint=layout.offsets[-1], overwrite=overwrite) as writer,
-            progress(f"compute {target}", plan.moved_bytes) as advance,
-        ):
-            tail = OrderedTail(writer, layout.offsets[-1])
-            stored = [tensor.dtype for tensor in layout.tensors]
-            entries = [side.entry for pair in pairs for side in (pair.post, pair.base)]
-            walk(
-                plan,
-                readers=[*post_model.readers, *base_model.readers],
-                writers=[writer],
-                make_kernel=lambda: _Subtract(ordered, stored, records, resources.arithmetic()),
-                limits=resources.limits,
-                scratch_bytes=scratch_bytes(entry.dtype for entry in entries),
-                advance=advance,
-                tail=tail,
-            )
-            manifest = records.manifest(plan, ordered, stored, base_model, post_model, codec)
-            layout.finish(
-                writer,
-                tail,
-                lengths=records.lengths,
-                digests=records.digests,
-                companions={n: read_all(reader) for n, reader in post_model.companions.items()},
-                manifest=manifest.to_json(),
-            )
-            writer.commit()
-        return replace(report, **_summary(manifest))
+        records = _Records.empty(plan.rows, form)
+        stored = [tensor.dtype for tensor in layout.tensors]
+        dtypes = {side.entry.dtype for pair in pairs for side in (pair.post, pair.base)}
+        manifest, size = DeltaOutput(place, layout, plan).write(
+            what="compute",
+            readers=[*post_model.readers, *base_model.readers],
+            make_kernel=lambda encode: _Subtract(
+                ordered, stored, records, resources.arithmetic(), encode
+            ),
+            tables=records.tables,
+            companions={name: read_all(reader) for name, reader in post_model.companions.items()},
+            describe=lambda: records.manifest(plan, ordered, stored, base_model, post_model, form),
+            limits=resources.limits,
+            dtypes=dtypes,
+            scratch_bytes=subtract_bytes(dtypes.union(stored)) + SCRATCH_BYTES,
+            progress=progress,
+        )
+        return replace(report, written_bytes=size, **_summary(manifest))
 
 
 def _lay_out(
-    pairs: Sequence[Pair], post: Checkpoint, storage: DType | None
+    pairs: Sequence[Pair], post: Checkpoint, storage: DType | None, codec: Codec
 ) -> tuple[DeltaLayout, list[Pair]]:
     """The delta file's layout, and the pairs in the order of its tensors."""
-    reserved = [pair.name for pair in pairs if pair.name.startswith(RESERVED)]
+    reserved = [pair.name for pair in pairs if is_reserved(pair.name)]
     if reserved:
         raise NotACheckpoint(
-            f"tensor {reserved[0]!r} has a name that delta files keep for themselves",
+            f"a tensor can't be called {reserved[0]!r}: safetensors and deltas keep such names "
+            "for themselves",
             where=post.location,
         )
     by_name = {}
@@ -158,8 +159,7 @@ def _lay_out(
                 Tensor(CARRIED + entry.name, entry.dtype, entry.shape),
                 pair,
             )
-    companions = {name: reader.nbytes for name, reader in post.companions.items()}
-    layout = DeltaLayout.plan([tensor for tensor, _ in by_name.values()], companions)
+    layout = DeltaLayout.plan([tensor for tensor, _ in by_name.values()], list(post.companions), codec)
     return layout, [by_name[tensor.name][1] for tensor in layout.tensors]
 
 
@@ -183,17 +183,17 @@ def _plan(layout: DeltaLayout, pairs: Sequence[Pair], post_readers: int) -> Plan
 class _Records:
     """What the walk finds out about each chunk; rows are written by one worker each.
 
-    lengths: bytes of corrections. counts: changed elements, remainders, exceptions.
+    counts: changed elements, remainders, exceptions. norms: see `tensors.norms`.
     """
 
-    digests: NDArray[np.uint8]
-    lengths: NDArray[np.int64]
+    tables: Tables
     counts: NDArray[np.int64]
+    norms: NDArray[np.float64]
 
     @classmethod
-    def empty(cls, rows: int) -> _Records:
+    def empty(cls, rows: int, codec: Codec) -> _Records:
         """Records for `rows` chunks."""
-        return cls(digests_table(rows), np.zeros(rows, np.int64), np.zeros((rows, 3), np.int64))
+        return cls(Tables.empty(rows, codec), np.zeros((rows, 3), np.int64), np.zeros((rows, 3)))
 
     def manifest(
         self,
@@ -202,15 +202,15 @@ class _Records:
         stored: Sequence[DType],
         base: Checkpoint,
         post: Checkpoint,
-        codec: str,
+        codec: Codec,
     ) -> Manifest:
         """The manifest of the finished delta."""
         tensors = []
         for job, (pair, dtype) in enumerate(zip(pairs, stored, strict=True)):
             rows = slice(plan.first_rows[job], plan.first_rows[job + 1])
             tensors.append(self._record(pair, dtype, rows))
-        post_digests = {record.name: record.post_digest for record in tensors}
-        base_digests = {record.name: record.base_digest for record in tensors}
+        base_digests = {record.name: record.base_digest for record in tensors if record.base_digest}
+        post_digests = {record.name: record.post_digest for record in tensors if record.post_digest}
         return Manifest(
             base=Identity(base.location, base.revision, fold_checkpoint(base_digests)),
             post=Identity(post.location, post.revision, fold_checkpoint(post_digests)),
@@ -222,9 +222,10 @@ class _Records:
 
     def _record(self, pair: Pair, stored: DType, rows: slice) -> TensorRecord:
         post, base = pair.post.entry, pair.base.entry
-        digests = self.digests[rows]
+        digests = self.tables.digests[rows]
         base_chunks = -(-base.count // CHUNK_ELEMENTS)
         changed, remainders, exceptions = (int(total) for total in self.counts[rows].sum(axis=0))
+        norms = fold_norms(self.norms[rows]) if post.dtype.is_float else Norms()
         return TensorRecord(
             name=pair.name,
             shape=post.shape,
@@ -238,6 +239,9 @@ class _Records:
             base_digest=fold_tensor(base.dtype, base.shape, digests[:base_chunks, BASE]),
             post_digest=fold_tensor(post.dtype, post.shape, digests[:, POST]),
             stored_digest=fold_tensor(stored, post.shape, digests[:, STORED]),
+            delta_l2=norms.delta_l2,
+            base_l2=norms.base_l2,
+            delta_max=norms.delta_max,
         )
 
 
@@ -249,30 +253,30 @@ class _Subtract:
     stored: Sequence[DType]
     records: _Records
     arithmetic: Arithmetic
+    encode: ChunkEncoder
 
     def __call__(self, part: Slice, inputs: Sequence[Bytes], out: Bytes) -> bytes:
         """See `Kernel`."""
         post, base = inputs
         pair = self.pairs[part.job]
-        digests = self.records.digests[part.row]
-        digest_into(digests[BASE], base.data)
+        digests = self.records.tables.digests[part.row]
+        if len(base):  # else rows that only post has
+            digest_into(digests[BASE], base.data)
         digest_into(digests[POST], post.data)
+        corrections = None
         if pair.post.entry.dtype.is_float:
+            after = Operand(post, pair.post.entry.dtype)
+            before = Operand(base, pair.base.entry.dtype)
             changed, corrections = self.arithmetic.subtract(
-                Operand(post, pair.post.entry.dtype),
-                Operand(base, pair.base.entry.dtype),
-                Operand(out, self.stored[part.job]),
+                after, before, Operand(out, self.stored[part.job])
             )
-            payload = pack(corrections)
             counts = (changed, len(corrections.rest_at), len(corrections.lost_at))
+            measure_into(self.records.norms[part.row], after, before)
         else:
             out[:] = post
-            payload = b""
             counts = (_differing(post, base, pair), 0, 0)
-        digest_into(digests[STORED], out.data, payload)
-        self.records.lengths[part.row] = len(payload)
         self.records.counts[part.row] = counts
-        return payload
+        return self.encode(part.row, out, self.stored[part.job], corrections)
 
 
 def _differing(post: Bytes, base: Bytes, pair: Pair) -> int:
@@ -288,8 +292,9 @@ def _differing(post: Bytes, base: Bytes, pair: Pair) -> int:
 def _summary(manifest: Manifest) -> dict[str, Any]:
     """What a report says of a finished delta."""
     return {
-        "base_fingerprint": str(manifest.base.fingerprint),
-        "post_fingerprint": str(manifest.post.fingerprint),
+        "fingerprint": str(manifest.fingerprint),
+        "base_fingerprint": str(manifest.base.fingerprint) if manifest.base else None,
+        "post_fingerprint": str(manifest.post.fingerprint) if manifest.post else None,
         "changed": sum(record.changed for record in manifest.tensors),
         "remainders": sum(record.remainders for record in manifest.tensors),
         "exceptions": sum(record.exceptions for record in manifest.tensors),

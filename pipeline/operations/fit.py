@@ -103,25 +103,30 @@ def _describe(entry: Entry, tensor: StoredTensor, delta: Delta) -> str:
 
 
 def plan_sum(
-    base: Checkpoint, deltas: Sequence[Delta], fitted: Sequence[Fitted], *, shard_bytes: int
+    base: Checkpoint,
+    old: Checkpoint | None,
+    deltas: Sequence[Delta],
+    fitted: Sequence[Fitted],
+    *,
+    shard_bytes: int,
 ) -> SumPlan:
     """The result's layout: a job per tensor, in the order of the shards' bytes.
 
-    Inputs of a job are the new base's tensor, then for each delta its stored values and corrections.
+    Inputs of a job are the new base's tensor and the old one's, if there is one, then for each delta its
+    stored values and corrections.
     """
     by_name = {item.result.name: item for item in fitted}
     shards = plan_shards([item.result for item in fitted], shard_bytes)
+    first = len(base.readers) + (len(old.readers) if old else 0)
     ordered: list[Fitted] = []
     jobs: list[Job] = []
     for number, shard in enumerate(shards):
         for tensor, offset in zip(shard.tensors, shard.offsets, strict=True):
             item = by_name[tensor.name]
-            inputs: list[Input | Ragged | None] = [as_input(base.tensors[tensor.name])]
+            before = as_input(old.tensors[tensor.name], len(base.readers)) if old else None
+            inputs: list[Input | Ragged | None] = [as_input(base.tensors[tensor.name]), before]
             for index, (delta, stored) in enumerate(zip(deltas, item.stored, strict=True)):
-                reader = len(base.readers) + index
-                count = math.prod(stored.record.shape)
-                inputs.append(Input(reader, stored.offset, stored.record.stored.itemsize, count))
-                inputs.append(Ragged(reader, delta.corrections_offset, stored.bounds))
+                inputs += delta.inputs(stored, first + index)
             ordered.append(item)
             jobs.append(Job(number, offset, tensor.dtype.itemsize, tensor.count, tuple(inputs)))
     return SumPlan(shards, ordered, Plan(jobs))

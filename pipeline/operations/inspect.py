@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from pipeline.checkpoints.files import SAFETENSORS
 from pipeline.deltas.delta import Delta, open_delta
+from pipeline.deltas.manifest import Identity, Manifest
 from pipeline.errors import NotFound, UsageError
+from pipeline.operations.common import names_a_delta
 from pipeline.settings import Settings
-from pipeline.storage.locations import parse_delta
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,9 @@ class TensorLine:
     changed: int | None = None
     remainders: int | None = None
     exceptions: int | None = None
+    delta_l2: float | None = None
+    base_l2: float | None = None
+    delta_max: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Inspection:
 def inspect(location: str, *, store: str | None = None) -> Inspection:
     """What the delta or checkpoint at `location` holds. Reads headers and manifests, never weights."""
     settings = Settings.load(store=store)
-    if _names_a_file(location):
+    if names_a_delta(location):
         try:
             with open_delta(location, settings=settings) as delta:
                 return _inspect_delta(delta)
@@ -54,14 +57,6 @@ def inspect(location: str, *, store: str | None = None) -> Inspection:
             if not Path(location).exists():
                 raise  # neither in the store nor here
     return _inspect_model(location, settings)
-
-
-def _names_a_file(location: str) -> bool:
-    """Whether `location` is one of a safetensors file, which may be a delta."""
-    try:
-        return parse_delta(location).path.endswith(SAFETENSORS)
-    except UsageError:
-        return False  # a model on the Hub
 
 
 def _inspect_model(location: str, settings: Settings) -> Inspection:
@@ -106,6 +101,9 @@ def _inspect_delta(delta: Delta) -> Inspection:
                 record.changed,
                 record.remainders,
                 record.exceptions,
+                record.delta_l2,
+                record.base_l2,
+                record.delta_max,
             )
         )
     changed = sum(record.changed for record in manifest.tensors)
@@ -116,13 +114,12 @@ def _inspect_delta(delta: Delta) -> Inspection:
         elements=elements,
         nbytes=delta.nbytes,
         facts={
-            "base": manifest.base.location,
-            "base_revision": manifest.base.revision,
-            "base_fingerprint": str(manifest.base.fingerprint),
-            "post": manifest.post.location,
-            "post_revision": manifest.post.revision,
-            "post_fingerprint": str(manifest.post.fingerprint),
+            "fingerprint": str(manifest.fingerprint),
+            **_identity("base", manifest.base),
+            **_identity("post", manifest.post),
+            "ancestors": [(each.location, each.scale) for each in manifest.ancestors],
             "codec": manifest.codec,
+            **_norms(manifest),
             "changed_share": changed / elements if elements else 0.0,
             "remainders": sum(record.remainders for record in manifest.tensors),
             "exceptions": sum(record.exceptions for record in manifest.tensors),
@@ -130,3 +127,21 @@ def _inspect_delta(delta: Delta) -> Inspection:
             "tool": manifest.tool,
         },
     )
+
+
+def _identity(side: str, identity: Identity | None) -> dict[str, Any]:
+    if identity is None:
+        return {}
+    return {
+        side: identity.location,
+        f"{side}_revision": identity.revision,
+        f"{side}_fingerprint": str(identity.fingerprint),
+    }
+
+
+def _norms(manifest: Manifest) -> dict[str, Any]:
+    """The norms of the whole, where they are known."""
+    found = {"delta_l2": manifest.delta_l2, "base_l2": manifest.base_l2}
+    if found["base_l2"] and found["delta_l2"] is not None:
+        found["relative_change"] = found["delta_l2"] / found["base_l2"]
+    return {name: value for name, value in found.items() if value is not None}

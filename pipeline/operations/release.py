@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,17 +15,26 @@ from pipeline.checkpoints.files import SAFETENSORS_INDEX, read_all
 from pipeline.checkpoints.output import CONFIG, as_json, build_index
 from pipeline.checkpoints.policy import config_differences, transfer_config, vocab_size
 from pipeline.deltas.delta import Delta
+from pipeline.deltas.manifest import Identity
+from pipeline.deltas.signing import SUFFIX, Signer
 from pipeline.operations.card import model_card
 from pipeline.operations.fit import SumPlan
+from pipeline.operations.provenance import PROVENANCE, Provenance
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
-from pipeline.tensors.fingerprint import fold_checkpoint, fold_tensor
-from pipeline.version import TOOL
+from pipeline.tensors.fingerprint import Digest, digest_bytes, fold_checkpoint, fold_tensor
 
 if TYPE_CHECKING:
     from pipeline.operations.apply import ApplyReport
 
-PROVENANCE = "paramdelta.json"
 CARD = "README.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprints:
+    """The fingerprints of all tensors, by name, of the new base and of the result."""
+
+    base: Mapping[str, Digest]
+    result: Mapping[str, Digest]
 
 
 @dataclass(frozen=True)
@@ -54,26 +63,28 @@ class Release:
         """Tokenizer, chat template and generation config: the first delta's, else the new base's."""
         first = self.deltas[0]
         if first.companions:
-            return {name: first.read_companion(name) for name in first.companions}
+            return first.read_companions()
         return {name: read_all(reader) for name, reader in self.base.companions.items()}
 
-    def summary(
-        self, base: NDArray[np.uint8], result: NDArray[np.uint8], nonfinite: NDArray[np.int64]
-    ) -> dict[str, Any]:
-        """What the report learns from the chunks' digests and counts."""
+    def fingerprints(self, base: NDArray[np.uint8], result: NDArray[np.uint8]) -> Fingerprints:
+        """The fingerprints of new base and result, from their chunks' digests."""
         rows = self.layout.plan.first_rows
-        base_digests, result_digests = {}, {}
+        bases, results = {}, {}
         for job, item in enumerate(self.layout.tensors):
             name, form = item.result.name, item.result
             mine = slice(rows[job], rows[job + 1])
             base_chunks = -(-item.base.count // CHUNK_ELEMENTS)
-            base_digests[name] = fold_tensor(item.base.dtype, item.base.shape, base[mine][:base_chunks])
-            result_digests[name] = fold_tensor(form.dtype, form.shape, result[mine])
+            bases[name] = fold_tensor(item.base.dtype, item.base.shape, base[mine][:base_chunks])
+            results[name] = fold_tensor(form.dtype, form.shape, result[mine])
+        return Fingerprints(bases, results)
+
+    def summary(self, found: Fingerprints, nonfinite: int) -> dict[str, Any]:
+        """What the report learns from the walk."""
         post = self.deltas[0].manifest.post_config
         return {
-            "fingerprint": str(fold_checkpoint(result_digests)),
-            "base_fingerprint": str(fold_checkpoint(base_digests)),
-            "nonfinite": int(nonfinite.sum()),
+            "fingerprint": str(fold_checkpoint(found.result)),
+            "base_fingerprint": str(fold_checkpoint(found.base)),
+            "nonfinite": nonfinite,
             "carried": tuple(
                 item.result.name
                 for item in self.layout.tensors
@@ -83,37 +94,62 @@ class Release:
         }
 
 
-def other_files(release: Release, report: ApplyReport) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every file that is not a shard."""
-    yield from release.companions().items()
+def other_files(
+    release: Release, report: ApplyReport, found: Fingerprints, signer: Signer | None
+) -> dict[str, bytes]:
+    """Content by name of every file that is not a shard."""
+    files = release.companions()
     index = build_index(release.layout.shards)
     if index is not None:
-        yield SAFETENSORS_INDEX, index
-    yield PROVENANCE, as_json(_provenance(release, report))
-    yield CARD, model_card(report, release.config).encode()
+        files[SAFETENSORS_INDEX] = index
+    files[CARD] = model_card(report, release.config).encode()
     if release.config is not None:
-        yield CONFIG, as_json(release.config)
+        files[CONFIG] = as_json(release.config)
+    provenance = Provenance(
+        origin=_origin(release, report),
+        fingerprint=fold_checkpoint(found.result),
+        tensors=found.result,
+        shards={shard.name: digest_bytes(shard.header) for shard in release.layout.shards},
+        files={name: digest_bytes(content) for name, content in sorted(files.items())},
+    ).to_json()
+    files[PROVENANCE] = provenance
+    if signer is not None:
+        files[PROVENANCE + SUFFIX] = signer.sign(PROVENANCE, digest_bytes(provenance))
+    return files
 
 
-def _provenance(release: Release, report: ApplyReport) -> dict[str, Any]:
-    """What a machine needs to know of where the result comes from. No times: it is reproducible."""
+def identity(who: Identity | None) -> dict[str, Any] | None:
+    """A checkpoint that took part, for JSON."""
+    if who is None:
+        return None
+    return {
+        "location": who.location,
+        "revision": who.revision,
+        "fingerprint": str(who.fingerprint),
+    }
+
+
+def _origin(release: Release, report: ApplyReport) -> dict[str, Any]:
+    """What a machine needs to know of where the result comes from."""
     content = asdict(report)
-    for key in ("output", "dry_run", "deltas", "files", "read_bytes", "written_bytes"):
+    for key in (
+        "output", "dry_run", "deltas", "files", "read_bytes", "written_bytes", "fingerprint",
+        "base_fingerprint",
+    ):  # fmt: skip
         del content[key]
     content["base"] = {
         "location": release.base.location,
         "revision": release.base.revision,
-        "fingerprint": content.pop("base_fingerprint"),
+        "fingerprint": report.base_fingerprint,
     }
     content["deltas"] = [
         {
             "location": delta.location,
             "scale": scale,
-            "base": str(delta.manifest.base.fingerprint),
-            "post": str(delta.manifest.post.fingerprint),
-            "post_location": delta.manifest.post.location,
-            "post_revision": delta.manifest.post.revision,
+            "fingerprint": str(delta.manifest.fingerprint),
+            "base": identity(delta.manifest.base),
+            "post": identity(delta.manifest.post),
         }
         for delta, scale in zip(release.deltas, release.scales, strict=True)
     ]
-    return {"tool": TOOL, **content}
+    return content

@@ -87,20 +87,33 @@ class Arithmetic(Protocol):
         """
 
 
-def scratch_bytes(dtypes: Iterable[DType]) -> int:
-    """Memory in bytes that one worker needs beside its buffers, for tensors of these formats.
+def subtract_bytes(dtypes: Iterable[DType]) -> int:
+    """Memory in bytes that one worker's subtraction of these formats needs at most, beside its buffers.
 
-    Counted for the worst case, in which every element has a remainder: the places for them, the packed
-    bytes and their copy on the way to the file, and for other formats than bfloat16 the wide arrays and
-    the temporary ones of numpy.
+    That is where every element has a remainder and an exception.
     """
     floats = {dtype for dtype in dtypes if dtype.is_float}
-    packed = 2 * (4 + 4)
     if floats <= {BF16}:
-        each = (4 + 4 + 4 + 2) + packed
-    else:
-        each = (4 + 4 + 4 + 2) + 2 * packed + (80 if F64 in floats else 48)
-    return CHUNK_ELEMENTS * each
+        return CHUNK_ELEMENTS * (_PLACES + BF16.itemsize)
+    width = compute_dtype(*floats).itemsize
+    post = max(dtype.itemsize for dtype in floats)
+    return CHUNK_ELEMENTS * (_wide_bytes(floats) + (4 + width) + 2 * post + (8 + 4 + 1) + 5)
+
+
+def sum_bytes(dtypes: Iterable[DType]) -> int:
+    """The same for `add` and `combine`."""
+    floats = {dtype for dtype in dtypes if dtype.is_float}
+    width = compute_dtype(*floats).itemsize
+    return CHUNK_ELEMENTS * (_wide_bytes(floats) + 2 * width + (8 + 4 + 1) + 5)
+
+
+_PLACES = 4 + 4 + 4 + 2  # bytes an element of what `CpuArithmetic` has from the start
+
+
+def _wide_bytes(floats: set[DType]) -> int:
+    """Bytes an element of all places and wide arrays, those for bfloat16 on its way to float64 too."""
+    width = compute_dtype(*floats)
+    return _PLACES + 3 * width.itemsize + (3 * F32.itemsize if width == F64 and BF16 in floats else 0)
 
 
 class CpuArithmetic:
@@ -115,11 +128,14 @@ class CpuArithmetic:
 
     def subtract(self, post: Operand, base: Operand, stored: Operand) -> tuple[int, Corrections]:
         """See `Arithmetic.subtract`."""
-        all_bf16 = post.dtype == base.dtype == stored.dtype == BF16
-        if all_bf16 and len(base.data) == len(post.data):
+        if post.dtype == base.dtype == stored.dtype == BF16:
+            subtrahend = base.bits
+            if len(subtrahend) < len(post.bits):
+                subtrahend = np.zeros(len(post.bits), BF16.bits)
+                subtrahend[: len(base.bits)] = base.bits
             changed, rests, losses = kernels.subtract_bf16(
                 post.bits,
-                base.bits,
+                subtrahend,
                 stored.bits,
                 self._rest_at,
                 self._rest,
@@ -144,14 +160,16 @@ class CpuArithmetic:
         np.subtract(difference, subtrahend, out=difference)
         self._narrow(difference, stored)
         kept = self._widen(stored, 2, width)
-        rest = difference.view(unsigned) - kept.view(unsigned)
-        rest_at = np.flatnonzero(rest)
+        rest_bits = difference.view(unsigned) - kept.view(unsigned)
+        places = np.flatnonzero(rest_bits)
+        rest_at, rest = places.astype(np.uint32), rest_bits[places].view(signed)
+        del rest_bits, places
         restored = Operand(np.empty_like(post.data), post.dtype)
         np.add(subtrahend, difference, out=kept)
         self._narrow(kept, restored)
         lost_at = np.flatnonzero(restored.bits != post.bits)
         return int(changed), Corrections(
-            rest_at.astype(np.uint32), rest[rest_at].view(signed),
+            rest_at, rest,
             lost_at.astype(np.uint32), post.bits[lost_at],
         )  # fmt: skip
 
@@ -181,16 +199,45 @@ class CpuArithmetic:
         count = len(result.data) // result.dtype.itemsize
         total = self._widen(base, 0, width, count=count)
         for term in terms:
-            delta = self._widen(term.stored, 1, term.width)
-            if len(term.rest_at):
-                delta.view(f"<i{term.width.itemsize}")[term.rest_at] += term.rest
-            if term.width != width:
-                wider = self._array(2, width, len(delta))
-                np.copyto(wider, delta)
-                delta = wider
-            delta *= delta.dtype.type(term.scale)
+            delta = self._scaled(term, width)
             total[: len(delta)] += delta
         self._narrow(total, result)
+
+    def combine(self, terms: Sequence[Term], stored: Operand) -> tuple[Operand, Corrections]:
+        """Fill `stored` with the sum of the scaled terms; returns (the wide sum, what rounding lost).
+
+        All terms have the length of `stored`. There are no exceptions, for there is no post. The sum is
+        valid until the next call.
+        """
+        with np.errstate(all="ignore"):
+            width = compute_dtype(*(term.width for term in terms))
+            first, *others = terms
+            total = self._array(0, width, len(stored.bits))
+            np.copyto(total, self._scaled(first, width))
+            for term in others:
+                total += self._scaled(term, width)
+            self._narrow(total, stored)
+            kept = self._widen(stored, 2, width)
+            rest = total.view(width.bits) - kept.view(width.bits)
+            at = np.flatnonzero(rest)
+            nothing = np.empty(0, np.uint32)
+            signed = rest[at].view(f"<i{width.itemsize}")
+            corrections = Corrections(
+                at.astype(np.uint32), signed, nothing, np.empty(0, stored.dtype.bits)
+            )
+            return Operand(total.view(np.uint8), width), corrections
+
+    def _scaled(self, term: Term, width: DType) -> NDArray[Any]:
+        """A term's exact deltas times its scale, in `width`; in scratch 1 or 2."""
+        delta = self._widen(term.stored, 1, term.width)
+        if len(term.rest_at):
+            delta.view(f"<i{term.width.itemsize}")[term.rest_at] += term.rest
+        if term.width != width:
+            wider = self._array(2, width, len(delta))
+            np.copyto(wider, delta)
+            delta = wider
+        delta *= delta.dtype.type(term.scale)
+        return delta
 
     def _array(self, slot: int, dtype: DType, count: int) -> NDArray[Any]:
         """Scratch space number `slot`, for `count` floats of `dtype`."""

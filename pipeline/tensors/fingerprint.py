@@ -34,8 +34,8 @@ class Digest:
     def parse(cls, text: str) -> Self:
         """The digest written as `text`. Raises ValueError if it is not 64 hexadecimal digits."""
         raw = bytes.fromhex(text)
-        if len(raw) != DIGEST_BYTES:
-            raise ValueError(f"a digest has {DIGEST_BYTES} bytes, not {len(raw)}")
+        if len(raw) != DIGEST_BYTES or raw.hex() != text:
+            raise ValueError(f"a digest has {2 * DIGEST_BYTES} hexadecimal digits in lower case")
         return cls(raw)
 
     def __str__(self) -> str:

@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 
 U32 = np.uint32
 
+LANES = 512  # of sums side by side, each in order: the same for vectors of any width
 SPAN = 4096  # elements of the inner loops: what they leave behind stays in the first-level cache
 
 _SIXTEEN = U32(16)
@@ -144,6 +145,17 @@ def _find_nonzero(flags, groups, found):
     return count
 
 
+@njit
+def _add_squares(post, base, deltas, bases, sizes):
+    """Add the squares of post - base and of base, lane by lane, and keep the largest |post - base|."""
+    for i in range(post.size):
+        value = wide(base[i])
+        delta = wide(post[i]) - value
+        deltas[i] += delta * delta
+        bases[i] += value * value
+        sizes[i] = max(sizes[i], U32(bits_of(delta) & _F32_MAGNITUDE))
+
+
 # --- Entry points: C functions of pointers and counts; `pipeline.tensors.kernels` has their contracts.
 
 _BITS = types.CPointer(types.uint16)
@@ -244,6 +256,33 @@ def widen_bf16(source, out, count):
         values[i] = wide(bits[i])
 
 
+@cfunc(types.void(_BITS, _BITS, _COUNT, _FLOATS, _DOUBLES), error_model="numpy")
+def norms_bf16(post, base, count, scratch, out):
+    all_post = carray(post, count)
+    all_base = carray(base, count)
+    deltas = carray(scratch, 3 * LANES)[:LANES]
+    bases = carray(scratch, 3 * LANES)[LANES : 2 * LANES]
+    sizes = carray(scratch, 3 * LANES)[2 * LANES :].view(np.uint32)  # magnitudes grow as their bits do
+    for i in range(LANES):
+        deltas[i] = np.float32(0)
+        bases[i] = np.float32(0)
+        sizes[i] = U32(0)
+    for start in range(0, count, LANES):
+        p = all_post[start : start + LANES]
+        _add_squares(p, all_base[start : start + LANES], deltas, bases, sizes)
+    delta_squares = np.float64(0)
+    base_squares = np.float64(0)
+    largest = U32(0)
+    for i in range(LANES):
+        delta_squares += deltas[i]
+        base_squares += bases[i]
+        largest = max(largest, sizes[i])
+    result = carray(out, 3)
+    result[0] = delta_squares
+    result[1] = base_squares
+    result[2] = float_of(largest)
+
+
 @cfunc(types.void(_FLOATS, _BITS, _COUNT), error_model="numpy")
 def narrow_bf16(source, out, count):
     values = carray(source, count)
@@ -272,6 +311,7 @@ ENTRY_POINTS: tuple[Any, ...] = (
     add_bf16,
     add_bf16_at,
     has_all_bits,
+    norms_bf16,
     widen_bf16,
     narrow_bf16,
     round_to_odd,

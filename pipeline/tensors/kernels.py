@@ -27,11 +27,14 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         (_POINTER, _POINTER, ctypes.c_float, _POINTER, _POINTER, _COUNT, _POINTER, _COUNT),
     ),
     "has_all_bits": (ctypes.c_int64, (_POINTER, ctypes.c_uint16, _COUNT)),
+    "norms_bf16": (None, (_POINTER, _POINTER, _COUNT, _POINTER, _POINTER)),
     "widen_bf16": (None, (_POINTER, _POINTER, _COUNT)),
     "narrow_bf16": (None, (_POINTER, _POINTER, _COUNT)),
     "round_to_odd": (None, (_POINTER, _POINTER, _COUNT)),
 }
 SCRATCH_ELEMENTS = 3 * 4096  # that `subtract_bf16` needs: three of `kernel_source.SPAN`
+
+NORM_SCRATCH = 3 * 512  # floats that `norms_bf16` needs: three of `kernel_source.LANES`
 
 
 _lock = threading.Lock()
@@ -98,6 +101,12 @@ def add_bf16_at(
 def has_all_bits(source: U16Array, mask: int) -> bool:
     """Whether any element has all bits of `mask` set: with the exponent's, whether any is not finite."""
     return bool(_function("has_all_bits")(_at(source), mask, len(source)))
+
+
+def norms_bf16(post: U16Array, base: U16Array, out: NDArray[np.float64]) -> None:
+    """out = sum((post - base)^2), sum(base^2), max|post - base|; 512 sums side by side, in float32."""
+    scratch = np.empty(NORM_SCRATCH, np.float32)
+    _function("norms_bf16")(_at(post), _at(base), len(post), _at(scratch), _at(out))
 
 
 def widen_bf16(source: U16Array, out: NDArray[np.float32]) -> None:

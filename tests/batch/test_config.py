@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from pipeline.batch.config import Apply, Compute, Config, Term, read_config
 from pipeline.batch.fields import CodecName, DeviceName, DTypeName
+from pipeline.deltas.format import CODECS
 from pipeline.errors import ConfigError, UsageError
-from pipeline.operations.compute import CODECS
 from pipeline.tensors.dtypes import parse_dtype
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -198,7 +198,7 @@ def test_the_whole_must_be_an_object():
         ({"output": "hf://org/x"}, "output: deltas are not read from the Hub"),
         ({"output": "@other"}, "output: is a reference, but an output is a location of its own"),
         ({"dtype": "int8"}, "dtype: should be 'auto', 'bfloat16', 'float16', 'float32' or 'float64'"),
-        ({"codec": "zip"}, "codec: should be 'none'"),
+        ({"codec": "zip"}, "codec: should be 'rans' or 'none'"),
         ({"colour": "red"}, "colour: is not a key that belongs here"),
         ({"a b": 1}, '["a b"]: is not a key that belongs here'),
         ({"id": "a=b"}, "id: should be letters, digits"),

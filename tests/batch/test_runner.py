@@ -13,6 +13,7 @@ from servers.azurite import Azurite
 from pipeline.batch.config import Config, read_config
 from pipeline.batch.report import BatchReport, StepResult
 from pipeline.batch.runner import run_batch
+from pipeline.deltas.delta import open_delta
 from pipeline.errors import ConfigError, PipelineError, UsageError
 from pipeline.version import TOOL
 
@@ -155,7 +156,13 @@ def test_the_older_flat_form_computes_its_pairs(states):
 
 
 def test_options_go_from_run_to_step_to_defaults(states):
-    defaults = {"store": "./there", "dtype": "float32", "workers": 1, "memory": "64MiB", "device": "cpu"}
+    defaults = {
+        "store": "./there",
+        "dtype": "float32",
+        "workers": 1,
+        "memory": "128MiB",
+        "device": "cpu",
+    }
     report = run(
         *CHAIN, apply("half", "@delta", dtype="float16"), more={"defaults": defaults}, store="./here"
     )
@@ -166,6 +173,18 @@ def test_options_go_from_run_to_step_to_defaults(states):
         name: {t.dtype for t in read_model(Path("out", name)).values()} for name in ("model", "half")
     }
     assert dtypes == {"model": {torch.float32}, "half": {torch.float16}}
+
+
+def test_a_delta_is_packed_unless_its_step_says_otherwise():
+    assert run(compute("packed"), compute("plain", codec="none")).ok
+    for name, codec in (("packed", "rans"), ("plain", "none")):
+        with open_delta(f"{name}.delta") as delta:
+            assert delta.manifest.codec == codec
+    report = run(
+        compute("packed"), compute("plain", codec="none"), more={"defaults": {"overwrite": True}}
+    )
+    sizes = [step.result["written_bytes"] for step in report.steps]
+    assert sizes[0] < sizes[1]
 
 
 def test_shards_have_the_size_that_a_step_asks_for():

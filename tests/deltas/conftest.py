@@ -11,6 +11,7 @@ import torch
 from models import State, cast, near, random_state, write_model
 
 from pipeline import apply, compute
+from pipeline.deltas.format import CODECS, Codec
 from pipeline.operations.apply import ApplyReport
 
 TOKENIZER = json.dumps({"model": {"vocab": {f"t{i}": i for i in range(50)}}})
@@ -18,8 +19,9 @@ TOKENIZER = json.dumps({"model": {"vocab": {f"t{i}": i for i in range(50)}}})
 
 @dataclass(frozen=True)
 class Made:
-    """Two models and the delta between them."""
+    """Two models and the delta between them, packed by `codec`."""
 
+    codec: Codec
     base: Path
     post: Path
     delta: Path
@@ -32,8 +34,11 @@ class Made:
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """bfloat16 models with remainders, exceptions, a carried tensor, a grown vocabulary, companions."""
+def forms(tmp_path_factory: pytest.TempPathFactory) -> dict[Codec, Made]:
+    """The same delta in each form of the file.
+
+    bfloat16 models with remainders, exceptions, a carried tensor, a grown vocabulary, companions.
+    """
     folder = tmp_path_factory.mktemp("delta")
     base = random_state(1)
     post = near(base, 2, scale=0.01, vocab=53)
@@ -45,7 +50,28 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     write_model(folder / "post", new)
     (folder / "post" / "tokenizer.json").write_text(TOKENIZER)
     (folder / "post" / "generation_config.json").write_text('{"eos_token_id": 7}')
-    path = folder / "delta.safetensors"
-    report = compute(str(folder / "base"), str(folder / "post"), str(path), workers=2)
-    assert report.remainders and report.exceptions and report.carried
-    return Made(folder / "base", folder / "post", path, old, new)
+    found: dict[Codec, Made] = {}
+    for codec in CODECS:
+        path = folder / f"{codec}.safetensors"
+        report = compute(str(folder / "base"), str(folder / "post"), str(path), codec=codec, workers=2)
+        assert report.remainders and report.exceptions and report.carried
+        found[codec] = Made(codec, folder / "base", folder / "post", path, old, new)
+    return found
+
+
+@pytest.fixture(params=CODECS)
+def made(forms: dict[Codec, Made], request: pytest.FixtureRequest) -> Made:
+    """The delta in either form: the test is run for both."""
+    return forms[request.param]
+
+
+@pytest.fixture
+def plain(forms: dict[Codec, Made]) -> Made:
+    """The delta in the form that any safetensors reader understands."""
+    return forms["none"]
+
+
+@pytest.fixture
+def packed(forms: dict[Codec, Made]) -> Made:
+    """The delta in the form that is the default."""
+    return forms["rans"]

@@ -10,6 +10,7 @@ from typing import Any
 from blake3 import blake3
 
 PREFIX = "__paramdelta__."
+SEAL = "paramdelta.header"
 
 
 @dataclass
@@ -60,15 +61,27 @@ def take_apart(path: Path) -> Parts:
     return parts
 
 
-def put_together(path: Path, parts: Parts) -> Path:
-    """Write the file that `parts` make."""
-    header: dict[str, Any] = {"__metadata__": parts.metadata}
+def put_together(path: Path, parts: Parts, *, sealed: bool = True) -> Path:
+    """Write the file that `parts` make, with the header's digest made anew as a forger would.
+
+    sealed: else its metadata stay as they are.
+    """
+    metadata = {**parts.metadata, SEAL: "0" * 64} if sealed else parts.metadata
+    header: dict[str, Any] = {"__metadata__": metadata}
     at = 0
     for name, (dtype, shape, data) in parts.tensors.items():
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
         at += len(data)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    body = b"".join(data for _, _, data in parts.tensors.values())
-    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
+    head = len(text).to_bytes(8, "little") + text
+    if sealed:
+        zeros, digest = (f'"{SEAL}": "{each}"' for each in ("0" * 64, blake3(head).hexdigest()))
+        head = head.replace(zeros.encode(), digest.encode(), 1)
+    path.write_bytes(head + b"".join(data for _, _, data in parts.tensors.values()))
     return path
+
+
+def flipped(data: bytes, at: int, bit: int) -> bytes:
+    """`data` with one bit the other way."""
+    return data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]

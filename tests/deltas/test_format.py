@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.deltas.format import pack, unpack
+from pipeline.deltas.corrections import pack, unpack
 from pipeline.errors import CorruptFile
 from pipeline.tensors.arithmetic import Corrections
 from pipeline.tensors.dtypes import BF16, F16, F32, F64
@@ -35,7 +35,7 @@ def read(data: bytes, width=F32, post=BF16, elements=ELEMENTS) -> Corrections:
     return unpack(array, elements=elements, width=width, post=post, where="x.safetensors")
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(POSITIONS, POSITIONS, st.sampled_from(KINDS))
 def test_what_is_packed_is_read_back(rest_at, lost_at, kinds):
     width, post = kinds
@@ -65,7 +65,7 @@ def test_the_bytes_are_what_the_specification_says():
     assert pack(lost).hex() == wanted.replace(" ", "")
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(POSITIONS, POSITIONS.filter(bool), st.data())
 def test_a_payload_of_another_length_is_refused(rest_at, lost_at, data):
     payload = pack(corrections(rest_at, lost_at, F32, BF16))
@@ -91,7 +91,7 @@ def test_a_position_outside_the_chunk_is_refused(position):
             read(pack(corrections(rest_at, lost_at, F32, BF16)))
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60), st.sampled_from(KINDS), st.integers(0, 5))
 def test_noise_is_refused_or_stays_inside_the_chunk(noise, kinds, elements):
     try:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import random
+import re
+import shutil
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from blake3 import blake3
-from deltas.surgery import PREFIX, put_together, take_apart
+from deltas.surgery import PREFIX, flipped, put_together, take_apart
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import write_model
 
-from pipeline import compute, open_delta
+from pipeline import combine, compute, convert, inspect, open_delta, verify
 from pipeline.errors import CorruptFile, PipelineError
 
 VALUES = st.sampled_from(
     [None, True, 0, -1, 3, 1 << 70, 0.5, float("inf"), float("nan"), "", "x", "BF16", "I64", "F64",
-     "F8_E4M3", "0" * 64, [], [0], [-1], [1 << 70], [[]], {}, {"a": 1}]
+     "F8_E4M3", "0" * 64, "none", "rans", "\ud800", "__metadata__", PREFIX + "packed", [], [0], [-1],
+     [1 << 70], [[]], {}, {"a": 1}, {"\ud800": float("inf")}]
 )  # fmt: skip
 
 
@@ -51,15 +56,20 @@ def test_whatever_a_manifest_says_is_an_error_of_ours_or_harmless(made, tmp_path
     path = data.draw(st.sampled_from(list(places(parts.manifest))))
     parts.put_manifest(replaced(parts.manifest, path, data.draw(VALUES)))
     file = put_together(tmp_path / "x.safetensors", parts)
-    out = tmp_path / "out"
-    try:
-        made.apply(out, file)
-    except PipelineError:
-        assert not out.exists()
-    else:
-        for each in out.iterdir():
-            each.unlink()
-        out.rmdir()
+    out, again = tmp_path / "out", tmp_path / "again"
+    for use in (
+        lambda: made.apply(out, file),
+        lambda: verify(str(file), workers=1),
+        lambda: convert(str(file), str(again), codec="none", workers=1),
+        lambda: combine([(str(file), 0.5)], str(again), workers=1),
+        lambda: inspect(str(file)),
+    ):
+        try:
+            use()
+        except PipelineError:
+            assert [each.name for each in tmp_path.iterdir()] == ["x.safetensors"]
+        shutil.rmtree(out, ignore_errors=True)
+        again.unlink(missing_ok=True)
     assert [each.name for each in tmp_path.iterdir()] == ["x.safetensors"]
 
 
@@ -88,9 +98,9 @@ def test_a_config_that_is_none_is_refused(made, tmp_path, value):
     ("side", "dtype", "column"),
     [("base", "I16", 0), ("post", "F8_E4M3", 1), ("stored", "I16", 2), ("stored", "F8_E5M2", 2)],
 )
-def test_a_tensor_is_float_on_all_sides_or_on_none(made, tmp_path, side, dtype, column):
+def test_a_tensor_is_float_on_all_sides_or_on_none(plain, tmp_path, side, dtype, column):
     """With every digest recomputed, so that only the formats themselves can tell."""
-    parts = take_apart(made.delta)
+    parts = take_apart(plain.delta)
     manifest = parts.manifest
     place = [record["name"] for record in manifest["tensors"]].index("model.norm.weight")
     record = manifest["tensors"][place]
@@ -103,8 +113,26 @@ def test_a_tensor_is_float_on_all_sides_or_on_none(made, tmp_path, side, dtype, 
     parts.put_manifest(manifest)
     file = put_together(tmp_path / "x.safetensors", parts)
     with pytest.raises(CorruptFile):
-        made.apply(tmp_path / "out", file)
+        plain.apply(tmp_path / "out", file)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["__metadata__", PREFIX + "carried.w", PREFIX + "x", "\ud800"])
+def test_a_tensor_whose_name_can_be_none_is_refused(made, tmp_path, name):
+    parts = take_apart(made.delta)
+    manifest = parts.manifest
+    manifest["tensors"][0]["name"] = name
+    parts.put_manifest(manifest)
+    with pytest.raises(CorruptFile, match="manifest"):
+        open_delta(str(put_together(tmp_path / "x.safetensors", parts)))
+
+
+@pytest.mark.parametrize("codec", ["zip", "", None, 3, "RANS"])
+def test_a_codec_that_nobody_knows_is_named(made, tmp_path, codec):
+    parts = take_apart(made.delta)
+    parts.put_manifest({**parts.manifest, "codec": codec})
+    with pytest.raises(CorruptFile, match=f"codec {codec!r}.*use a newer one"):
+        open_delta(str(put_together(tmp_path / "x.safetensors", parts)))
 
 
 @pytest.mark.parametrize(
@@ -155,6 +183,25 @@ def test_an_index_that_is_not_in_order_is_refused(made, tmp_path):
         parts.put("index", bytes(index))
         with pytest.raises(CorruptFile, match="index"):
             open_delta(str(put_together(tmp_path / "x.safetensors", parts)))
+
+
+def test_a_chunk_that_was_forged_with_the_digest_of_its_bytes_is_refused(packed, tmp_path):
+    """What the decoder makes of it is not what the manifest says, if it makes anything of it."""
+    rng = random.Random(1)
+    file = tmp_path / "x.safetensors"
+    for _ in range(100):
+        parts = take_apart(packed.delta)
+        index = np.frombuffer(parts.tensors[PREFIX + "index"][2], "<u8").astype(int)
+        digests = bytearray(parts.tensors[PREFIX + "digests"][2])
+        data = parts.tensors[PREFIX + "packed"][2]
+        row = rng.randrange(len(index) // 2)  # of a chunk: its values and its corrections
+        begin, end = index[2 * row], index[2 * row + 2]
+        data = flipped(data, rng.randrange(begin, end), rng.randrange(8))
+        digests[128 * row + 96 : 128 * row + 128] = blake3(data[begin:end]).digest()
+        parts.put("packed", data)
+        parts.put("digests", bytes(digests))
+        with pytest.raises(CorruptFile, match=re.escape(str(file))):
+            verify(str(put_together(file, parts)), workers=1)
 
 
 @pytest.mark.parametrize("name", ["index", "digests"])

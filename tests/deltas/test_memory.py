@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -10,17 +11,13 @@ import pytest
 import torch
 from models import cast, near, write_model
 
-from pipeline import apply, compute
+from pipeline import apply, combine, compute, convert, verify
+from pipeline.errors import UsageError
+from pipeline.storage.local import LocalWriter
 from pipeline.units import MIB, parse_bytes
 
 SLACK = 2 * MIB  # manifests, tables and headers: what grows with the number of tensors
-
-
-@pytest.fixture(scope="module")
-def state() -> dict[str, torch.Tensor]:
-    """Several chunks a tensor."""
-    seeded = torch.Generator().manual_seed(1)
-    return {f"w{i}": torch.randn(1 << 21, generator=seeded) for i in range(3)}
+BF16, F32, F64 = torch.bfloat16, torch.float32, torch.float64
 
 
 def peak(function: Callable[[], object]) -> int:
@@ -33,27 +30,62 @@ def peak(function: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
+def least(run: Callable[[str], object]) -> str:
+    """The memory that the refusal of too little asks for."""
+    with pytest.raises(UsageError, match="memory") as error:
+        run("1MiB")
+    return re.search(r"\d+MiB", str(error.value))[0]
+
+
+@pytest.fixture(scope="module")
+def states() -> dict[str, dict[str, torch.Tensor]]:
+    """Several chunks a tensor. To take a `tiny` post from the base loses something in every element."""
+    seeded = torch.Generator().manual_seed(1)
+    base = {f"w{i}": torch.randn(1_300_000, generator=seeded) for i in range(2)}
+    tiny = {name: tensor * 2.0**-20 for name, tensor in near(base, 3, scale=1).items()}
+    return {"base": base, "near": near(base, 2), "tiny": tiny}
+
+
+@pytest.mark.parametrize("codec", ["rans", "none"])
 @pytest.mark.parametrize(
-    ("dtype", "stored", "memory", "workers"),
+    ("post", "dtype", "stored", "workers", "block_mib"),
     [
-        (torch.bfloat16, "auto", "64MiB", 2),
-        (torch.bfloat16, "auto", "48MiB", 1),
-        (torch.float32, "auto", "64MiB", 2),
-        (torch.float32, "bfloat16", "64MiB", 2),  # loses something of nearly every element
-        (torch.float64, "bfloat16", "128MiB", 4),
+        ("near", BF16, "auto", 2, 1),
+        ("tiny", BF16, "auto", 1, 1),
+        ("tiny", BF16, "auto", 2, 8),  # several chunks a block, as in a container
+        ("tiny", F32, "bfloat16", 2, 1),
+        ("tiny", F64, "bfloat16", 1, 1),
     ],
     ids=str,
 )
-def test_compute_and_apply_stay_within_their_memory(
-    tmp_path: Path, state, dtype, stored, memory, workers
+def test_everything_stays_within_its_memory(
+    tmp_path: Path, monkeypatch, states, codec, post, dtype, stored, workers, block_mib
 ):
-    base = str(write_model(tmp_path / "base", cast(state, dtype)))
-    post = str(write_model(tmp_path / "post", cast(near(state, 2), dtype)))
-    delta, limits = str(tmp_path / "d.safetensors"), {"memory": memory, "workers": workers}
-    small = write_model(tmp_path / "small", {"w": torch.ones(2)})
-    compute(str(small), str(small), str(tmp_path / "warm.safetensors"))  # what is imported stays
-
-    computing = peak(lambda: compute(base, post, delta, dtype=stored, **limits))
-    applying = peak(lambda: apply(base, [delta], str(tmp_path / "out"), **limits))
-    bound = parse_bytes(memory) + SLACK
-    assert (computing <= bound, applying <= bound) == (True, True), (computing / MIB, applying / MIB)
+    """With the least that one worker, and its smallest block, can do with; and as much for each."""
+    for side, name in (("base", "base"), ("post", post)):
+        write_model(tmp_path / side, cast(states[name], dtype))
+    write_model(tmp_path / "small", {"w": torch.ones(2)})
+    small, base, after = (str(tmp_path / name) for name in ("small", "base", "post"))
+    delta, sum_, other = (str(tmp_path / f"{n}.safetensors") for n in ("delta", "sum", "other"))
+    compute(small, small, delta)  # what is imported stays
+    monkeypatch.setattr(LocalWriter, "block_bytes", block_mib * MIB)
+    again = {"none": "rans", "rans": "none"}[codec]
+    operations: dict[str, Callable[..., object]] = {
+        "compute": lambda **limits: compute(
+            base, after, delta, codec=codec, dtype=stored, overwrite=True, **limits
+        ),
+        "apply": lambda **limits: apply(base, [delta], str(tmp_path / "out"), overwrite=True, **limits),
+        "fuse": lambda **limits: apply(
+            after, [delta, (delta, 0.5)], str(tmp_path / "out"), overwrite=True, **limits
+        ),
+        "verify": lambda **limits: verify(delta, base=base, post=after, **limits),
+        "combine": lambda **limits: combine([(delta, 0.5), (delta, 2.0)], sum_, codec=codec, **limits),
+        "convert": lambda **limits: convert(delta, other, codec=again, **limits),
+    }
+    taken = {}
+    for name, operation in operations.items():
+        enough = least(lambda memory, run=operation: run(memory=memory, workers=1))
+        memory = parse_bytes(enough) * workers
+        used = peak(lambda run=operation, most=memory: run(memory=most, workers=workers))
+        taken[name] = (used - SLACK) / memory
+    assert {name: share for name, share in taken.items() if share > 1} == {}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
-from engine.helpers import copies
+from engine.helpers import Sink, copies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.engine.plan import Plan
+from pipeline.engine.tail import OrderedTail
 from pipeline.engine.walk import REMOTE_WORKERS, SMALLEST_BLOCK_BYTES, Limits, schedule
 from pipeline.errors import UsageError
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
@@ -46,15 +47,30 @@ def test_a_schedule_never_takes_more_than_the_memory(
 
 
 @settings(max_examples=50, deadline=None)
-@given(SIZES, st.sampled_from([1, 2, 4, 8]), st.integers(0, 40 * MIB))
-def test_the_memory_that_the_error_asks_for_is_enough(counts, itemsize, scratch):
+@given(
+    SIZES, st.sampled_from([1, 2, 4, 8]), st.integers(0, 400 * MIB), st.booleans(), st.integers(0, 20)
+)  # fmt: skip
+def test_the_memory_that_the_error_asks_for_is_enough(counts, itemsize, scratch, has_tail, left):
     plan = copies([1, *counts], itemsize)
+    tail = OrderedTail(Sink(0), 0) if has_tail else None
     options = {"remote": False, "block_bytes": 8 * MIB, "scratch_bytes": scratch}
+    options |= {"tail": tail, "left_bytes": left}
     with pytest.raises(UsageError) as error:
         schedule(plan, Limits(1, 4), **options)
     advised = re.search(r"--memory (\S+)", str(error.value))
     assert advised is not None
     assert schedule(plan, Limits(parse_bytes(advised[1]), 4), **options).workers >= 1
+
+
+def test_a_tail_and_what_is_left_for_it_have_their_share_of_the_memory():
+    plan = copies([64 * MIB])
+    tail = OrderedTail(Sink(0), 0)
+    options = {"remote": False, "block_bytes": MIB, "scratch_bytes": 0}
+    assert schedule(plan, Limits(40 * MIB, 99), **options).workers == 19  # 2 MiB each, and a little
+    found = schedule(plan, Limits(40 * MIB, 99), tail=tail, **options)
+    assert found.workers == 16  # one MiB for a piece and five for what waits
+    found = schedule(plan, Limits(40 * MIB, 99), tail=tail, left_bytes=2, **options)
+    assert found.workers == 8
 
 
 def test_memory_goes_to_workers_first_and_to_blocks_second():

@@ -36,6 +36,16 @@ def test_payloads_lie_in_the_order_of_blocks_in_whatever_order_they_come(payload
     assert all(size == block for _, size in sink.calls[:-1])
 
 
+def test_a_payload_in_parts_is_their_sum():
+    sink = Sink(100, 8)
+    tail = OrderedTail(sink, 0)
+    tail.put(1, b"x" * 20, b"", b"y")
+    tail.put(0, b"a", b"b" * 3)
+    tail.put(2)
+    tail.flush()
+    assert bytes(sink.data[: tail.end]) == b"abbb" + b"x" * 20 + b"y"
+
+
 def test_what_is_appended_lies_behind_everything_and_knows_its_place():
     sink = Sink(100, 8)
     tail = OrderedTail(sink, 10)
@@ -85,6 +95,31 @@ def test_who_runs_far_ahead_waits_until_those_before_have_come(monkeypatch):
     late.join(10)
     assert not late.is_alive()
     assert tail.end == 380
+
+
+def test_what_is_being_written_is_held_until_it_is(monkeypatch):
+    """A slow upload does not let others pile up behind it."""
+    monkeypatch.setattr(tail_module, "PENDING_BYTES", 100)
+    slow, done = threading.Event(), threading.Event()
+
+    class Slow(Sink):
+        def write(self, offset, data):
+            slow.set()
+            assert done.wait(10)
+            super().write(offset, data)
+
+    tail = OrderedTail(Slow(1000, 10), 0)
+    first = threading.Thread(target=tail.put, args=(0, b"a" * 90))
+    first.start()
+    assert slow.wait(10)
+    ahead = threading.Thread(target=tail.put, args=(2, b"c" * 50))
+    ahead.start()
+    ahead.join(0.1)
+    assert ahead.is_alive()
+    done.set()
+    for thread in (first, ahead):
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def test_a_payload_larger_than_what_may_wait_is_taken_in_its_turn(monkeypatch):

@@ -68,7 +68,8 @@ def test_inputs_lie_aligned_in_memory_wherever_they_lie_in_their_files():
     seen = []
 
     def look(part, inputs, out):
-        seen.extend(array.ctypes.data % 8 for array in (*inputs, out))
+        arrays = zip((*inputs, out), (2, 2, 8), strict=True)
+        seen.extend(array.ctypes.data % size for array, size in arrays)
         return b""
 
     jobs = [
@@ -94,7 +95,9 @@ def test_ragged_inputs_and_missing_ones_reach_the_kernel():
         seen[part.chunk] = [array.tobytes() for array in inputs]
         return b""
 
-    job = Job(0, 0, 1, 3 * CHUNK_ELEMENTS, (Ragged(0, 2, [0, 3, 3, 5]), None, Input(0, 0, 1, 1)))
+    bounds = np.array([0, 3, 3, 5], np.uint64)
+    ragged = Ragged(0, 2, bounds[:-1], bounds[1:])
+    job = Job(0, 0, 1, 3 * CHUNK_ELEMENTS, (ragged, None, Input(0, 0, 1, 1)))
     run(Plan([job]), [Memory(b"__abcde")], [Sink(3 * CHUNK_ELEMENTS)], make_kernel=lambda: look)
     assert seen == {0: [b"abc", b"", b"_"], 1: [b"", b"", b""], 2: [b"de", b"", b""]}
 

@@ -12,6 +12,7 @@ from operations.conftest import Family
 from safetensors import safe_open
 
 from pipeline import apply, compute
+from pipeline.deltas.format import CODECS
 from pipeline.errors import UsageError
 from pipeline.operations.apply import ANOTHER_BASE, SAME_BASE
 
@@ -24,9 +25,9 @@ def assert_same(found: State, expected: State) -> None:
     assert [name for name in expected if not same_bits(found[name], expected[name])] == []
 
 
-def delta_of(family: Family, post: str = "post", base: str = "base") -> str:
+def delta_of(family: Family, post: str = "post", base: str = "base", codec: str = "rans") -> str:
     path = str(family.folder / f"{base}-{post}.safetensors")
-    compute(str(family.folder / base), str(family.folder / post), path)
+    compute(str(family.folder / base), str(family.folder / post), path, codec=codec)
     return path
 
 
@@ -40,10 +41,12 @@ def test_on_its_own_base_post_comes_back_bit_for_bit(
     base["model.norm.weight"][2:6] = torch.tensor([0.0, -0.0, float("inf"), 3e-39])
     family.add("base", base)
     family.add("post", post)
-    compute(family.base, family.post, str(family.folder / "d"), dtype=storage)
-    report = apply(family.base, [str(family.folder / "d")], str(family.folder / "out"))
-    assert report.case == SAME_BASE
-    assert_same(family.state("out"), post)
+    for codec in CODECS:
+        delta = str(family.folder / codec)
+        compute(family.base, family.post, delta, dtype=storage, codec=codec)
+        report = apply(family.base, [delta], str(family.folder / "out"), overwrite=True)
+        assert report.case == SAME_BASE
+        assert_same(family.state("out"), post)
 
 
 @pytest.mark.parametrize("new", DTYPES, ids=str)
@@ -188,7 +191,7 @@ def test_a_base_that_is_mostly_the_old_one_gets_the_formula_everywhere(family: F
 
 def test_any_safetensors_reader_can_add_the_plain_part(family: Family) -> None:
     base, post = family.state("base"), family.state("post")
-    with safe_open(delta_of(family), "pt") as file:
+    with safe_open(delta_of(family, codec="none"), "pt") as file:
         for name, tensor in base.items():
             plain = (tensor.float() + file.get_tensor(name).float()).to(torch.bfloat16)
             assert torch.allclose(plain.float(), post[name].float(), rtol=1e-2, atol=2e-5)
@@ -219,11 +222,12 @@ def test_results_that_are_not_finite_are_counted(family: Family) -> None:
     assert report.nonfinite == 2
 
 
+@pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("workers", [1, 3])
-def test_the_same_inputs_give_the_same_bytes(family: Family, workers: int) -> None:
+def test_the_same_inputs_give_the_same_bytes(family: Family, workers: int, codec: str) -> None:
     once, again = family.folder / "once", family.folder / "again"
-    compute(family.base, family.post, str(once))
-    compute(family.base, family.post, str(again), workers=workers, memory="64MiB")
+    compute(family.base, family.post, str(once), codec=codec)
+    compute(family.base, family.post, str(again), codec=codec, workers=workers, memory="64MiB")
     assert once.read_bytes() == again.read_bytes()
 
 
@@ -234,6 +238,6 @@ def test_nonsense_is_refused(family: Family) -> None:
             apply(family.new_base, [delta], out, **arguments)  # type: ignore[arg-type]
     with pytest.raises(UsageError):
         apply(family.new_base, [], out)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="known: rans, none"):
         compute(family.base, family.post, out, codec="zip")
     assert not (family.folder / "out").exists()

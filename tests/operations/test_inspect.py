@@ -51,9 +51,50 @@ def test_a_delta_is_shown_with_what_changed(family: Family, tmp_path: Path) -> N
     assert found.facts["base_fingerprint"] == made.base_fingerprint
     assert found.facts["post_fingerprint"] == made.post_fingerprint
     assert found.facts["companions"] == ["chat_template.jinja", "tokenizer.json"]
-    assert found.facts["codec"] == "none"
+    assert found.facts["codec"] == "rans"
     assert found.facts["changed_share"] == sum(changed.values()) / found.elements
     assert (found.facts["remainders"], found.facts["exceptions"]) == (made.remainders, made.exceptions)
+
+
+def test_a_delta_is_shown_with_its_norms(family: Family, tmp_path: Path) -> None:
+    path = str(tmp_path / "d.safetensors")
+    for name in ("base", "post"):
+        state = family.state(name) | {"ids": torch.arange(5) * len(name)}  # carried: has none
+        family.add(name, state)
+    compute(family.base, family.post, path)
+    base, post = family.state("base"), family.state("post")
+    deltas = {n: post[n].double() - base[n].double() for n in base if n != "ids"}
+    found = inspect(path)
+    for line in found.tensors:
+        shown = (line.delta_l2, line.base_l2, line.delta_max)
+        if line.name == "ids":
+            assert shown == (None, None, None)
+            continue
+        delta, before = deltas[line.name], base[line.name].double()
+        wanted = (float(delta.norm()), float(before.norm()), float(delta.abs().max()))
+        assert shown == pytest.approx(wanted, rel=1e-5)
+    whole = float(torch.cat([delta.reshape(-1) for delta in deltas.values()]).norm())
+    before = float(torch.cat([base[n].double().reshape(-1) for n in deltas]).norm())
+    facts = found.facts
+    assert (facts["delta_l2"], facts["base_l2"]) == pytest.approx((whole, before), rel=1e-5)
+    assert facts["relative_change"] == pytest.approx(whole / before, rel=1e-5)
+
+
+def test_norms_that_are_not_known_are_not_shown(family: Family, tmp_path: Path) -> None:
+    post = family.state("post")
+    post["model.norm.weight"][0] = torch.nan
+    family.add("post", post)
+    compute(family.base, family.post, str(tmp_path / "d.safetensors"))
+    found = inspect(str(tmp_path / "d.safetensors"))
+    norms = {line.name: line.delta_l2 for line in found.tensors}
+    assert [name for name, norm in norms.items() if norm is None] == ["model.norm.weight"]
+    assert "delta_l2" not in found.facts and "relative_change" not in found.facts
+    assert found.facts["base_l2"] > 0
+
+
+def test_a_file_of_any_name_is_looked_into(family: Family, tmp_path: Path) -> None:
+    compute(family.base, family.post, str(tmp_path / "delta"))
+    assert inspect(str(tmp_path / "delta")).kind == "delta"
 
 
 def test_a_name_is_looked_up_in_the_store(family: Family, tmp_path: Path) -> None:

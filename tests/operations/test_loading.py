@@ -179,7 +179,7 @@ def test_the_card_and_the_provenance_say_what_it_is_made_of(family: Path) -> Non
     assert made["base"]["location"] == str(family / "new-base")
     (delta,) = made["deltas"]
     assert (delta["location"], delta["scale"]) == (str(family / "d.safetensors"), 1.0)
-    assert delta["post_location"] == str(family / "post")
+    assert delta["post"]["location"] == str(family / "post")
     assert made["fingerprint"] in card
 
 

@@ -42,15 +42,15 @@ def test_five_thousand_small_tensors(tmp_path: Path) -> None:
     base, post, expected = pair(tmp_path, base_state)
     delta = str(tmp_path / "d.safetensors")
     started = time.process_time()
-    compute(base, post, delta, memory="32MiB")
-    assert apply(base, [delta], str(tmp_path / "out"), memory="32MiB").case == SAME_BASE
+    compute(base, post, delta, memory="64MiB")
+    assert apply(base, [delta], str(tmp_path / "out"), memory="64MiB").case == SAME_BASE
     assert time.process_time() - started < 15
     found = read_model(tmp_path / "out")
     assert all(same_bits(found[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize(
-    ("dtype", "count"), [(torch.bfloat16, 17_000_011), (torch.float32, 9_000_011)], ids=str
+    ("dtype", "count"), [(torch.bfloat16, 17_000_011), (torch.float32, 13_000_011)], ids=str
 )
 def test_one_tensor_larger_than_the_least_memory_that_works(
     tmp_path: Path, dtype: torch.dtype, count: int

@@ -1,0 +1,166 @@
+"""The walk over a model folder that apply wrote: every file against what its provenance says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.checkpoints.checkpoint import open_files
+from pipeline.checkpoints.files import PICKLES, SAFETENSORS, Folder, read_all
+from pipeline.checkpoints.header import LENGTH_BYTES, Entry, Header, read_header
+from pipeline.deltas.signing import SUFFIX, Verifier
+from pipeline.engine.plan import Input, Job, Plan, Slice
+from pipeline.engine.walk import walk
+from pipeline.errors import CorruptFile, UsageError
+from pipeline.operations.common import Resources, find_signature
+from pipeline.operations.provenance import PROVENANCE, Provenance
+from pipeline.progress import Progressing
+from pipeline.settings import Settings
+from pipeline.storage.base import Reader
+from pipeline.storage.locations import parse_model
+from pipeline.tensors.dtypes import Bytes
+from pipeline.tensors.fingerprint import (
+    DIGEST_BYTES,
+    digest_bytes,
+    digest_into,
+    fold_checkpoint,
+    fold_tensor,
+)
+
+
+def check_model(
+    location: str,
+    settings: Settings,
+    resources: Resources,
+    progress: Progressing,
+    *,
+    verifier: Verifier | None,
+) -> dict[str, Any]:
+    """Check the folder at `location`; returns what a report says of it."""
+    folder = open_files(parse_model(location), settings)
+    if folder.stat(PROVENANCE) is None:
+        raise UsageError(
+            f"has no {PROVENANCE}: there is nothing that it could be held against",
+            where=folder.url,
+            hint="verify is for deltas and for folders that `cli.py apply` wrote",
+        )
+    content = _read(folder, PROVENANCE)
+    signed_by = None
+    if verifier is not None:
+        signature = find_signature(folder, PROVENANCE)
+        signed_by = verifier.verify(signature, digest_bytes(content), where=folder.url)
+    said = Provenance.parse(content, where=f"{folder.url}/{PROVENANCE}")
+    for name, digest in said.files.items():
+        if digest_bytes(_read(folder, name)) != digest:
+            raise _damaged(folder, f"{name} is not the file that was written")
+    unlisted = _unlisted(folder, said)
+    with ExitStack() as stack:
+        shards = []
+        for name, digest in said.shards.items():
+            _require(folder, name)
+            reader = folder.open(name)
+            stack.callback(reader.close)
+            header = read_header(reader)
+            length = len(header.text).to_bytes(LENGTH_BYTES, "little")
+            if digest_bytes(length + header.text) != digest:
+                raise _damaged(folder, f"the header of {name} is not the one that was written")
+            shards.append((reader, header))
+        run = _Run(shards)
+        run.check(folder, said, resources, progress)
+    return {
+        "location": folder.url,
+        "tensors": len(run.entries),
+        "read_bytes": run.plan.read_bytes,
+        "fingerprint": str(said.fingerprint),
+        "signed_by": signed_by,
+        "unlisted": unlisted,
+    }
+
+
+def _require(folder: Folder, name: str) -> None:
+    if folder.stat(name) is None:
+        raise _damaged(folder, f"{name} is missing")
+
+
+def _read(folder: Folder, name: str) -> bytes:
+    _require(folder, name)
+    reader = folder.open(name)
+    try:
+        return read_all(reader)
+    finally:
+        reader.close()
+
+
+def _damaged(folder: Folder, what: str) -> CorruptFile:
+    return CorruptFile(what, where=folder.url, hint="fetch the folder again, or apply again")
+
+
+def _unlisted(folder: Folder, said: Provenance) -> list[str]:
+    """Files that nobody vouches for. Raises CorruptFile if a loader might take one for weights."""
+    known = {*said.files, *said.shards, PROVENANCE, PROVENANCE + SUFFIX}
+    extra = [blob.name for blob in folder.list() if blob.name not in known]
+    for name in extra:
+        if name.endswith((SAFETENSORS, *PICKLES, ".index.json")):
+            raise _damaged(folder, f"{name} is not of this model, and might be loaded for it")
+    return extra
+
+
+class _Run:
+    """All tensors of all shards, and the plan that reads them."""
+
+    def __init__(self, shards: Sequence[tuple[Reader, Header]]) -> None:
+        self.readers = [reader for reader, _ in shards]
+        self.entries: list[Entry] = []
+        jobs = []
+        for number, (_, header) in enumerate(shards):
+            for entry in header.entries:
+                self.entries.append(entry)
+                size = entry.dtype.itemsize
+                jobs.append(Job(0, 0, 0, entry.count, (Input(number, entry.offset, size, entry.count),)))
+        self.plan = Plan(jobs)
+
+    def check(
+        self, folder: Folder, said: Provenance, resources: Resources, progress: Progressing
+    ) -> None:
+        """Digest everything. Raises CorruptFile with the tensors that are not as they were written."""
+        rows = np.zeros((self.plan.rows, DIGEST_BYTES), np.uint8)
+        with progress(f"verify {folder.url}", self.plan.read_bytes) as advance:
+            walk(
+                self.plan,
+                readers=self.readers,
+                writers=[],
+                make_kernel=lambda: _Digest(rows),
+                limits=resources.limits,
+                scratch_bytes=0,
+                advance=advance,
+            )
+        first = self.plan.first_rows
+        found = {
+            entry.name: fold_tensor(entry.dtype, entry.shape, rows[first[job] : first[job + 1]])
+            for job, entry in enumerate(self.entries)
+        }
+        wrong = sorted(
+            name for name in {*found, *said.tensors} if found.get(name) != said.tensors.get(name)
+        )
+        if wrong or len(found) != len(self.entries):
+            shown = ", ".join(wrong[:10])
+            raise _damaged(folder, f"{len(wrong)} tensors are not as they were written: {shown}")
+        if fold_checkpoint(found) != said.fingerprint:
+            raise _damaged(folder, "its tensors do not make the model that it says it is")
+
+
+@dataclass(frozen=True)
+class _Digest:
+    """The kernel: a chunk in, its digest noted."""
+
+    rows: NDArray[np.uint8]
+
+    def __call__(self, part: Slice, inputs: Sequence[Bytes], out: Bytes) -> bytes:
+        """See `Kernel`."""
+        digest_into(self.rows[part.row], inputs[0].data)
+        return b""
