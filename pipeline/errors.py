@@ -19,16 +19,16 @@ exits with the class's `exit_code`; anything that is not a `PipelineError` is a 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 _LONGEST = 10_000  # characters of a message: files are quoted in it, and may say anything
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def printable(text: str) -> str:
-    """`text` with its control characters escaped: what files say must not steer a terminal."""
-    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+    """`text` with all that is not for reading escaped: what files say must not steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 class PipelineError(Exception):

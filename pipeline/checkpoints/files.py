@@ -27,6 +27,7 @@ COMPANIONS = (
     "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
 COMPANION_FOLDERS = ("additional_chat_templates/",)
+MAX_NAME_BYTES = 255  # of a file in a folder, on all systems that we know
 
 
 class Folder(Protocol):
@@ -123,7 +124,9 @@ def read_all(reader: Reader) -> bytes:
 
 def is_companion(name: str) -> bool:
     """Whether a file of this name travels with a post model."""
-    return name in COMPANIONS or (name.startswith(COMPANION_FOLDERS) and name.endswith(".jinja"))
+    folder, slash, file = name.rpartition("/")
+    is_template = folder + slash in COMPANION_FOLDERS and file.endswith(".jinja")
+    return name in COMPANIONS or (is_template and len(file.encode()) <= MAX_NAME_BYTES)
 
 
 def find_companions(folder: Folder) -> list[str]:

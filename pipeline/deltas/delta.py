@@ -246,6 +246,10 @@ def _check_digests(record: TensorRecord, rows: NDArray[np.uint8], location: str)
         folds = digest is None or digest == fold_tensor(dtype, shape, rows[:count, side])
         if not folds or rows[count:, side].any():
             raise CorruptFile(f"the digests of {record.name!r} do not match its own", where=location)
+    if record.carried and record.post_digest is not None:
+        changed = math.prod(record.shape) and record.base_digest != record.post_digest
+        if record.stored_digest != record.post_digest or bool(record.changed) != bool(changed):
+            raise CorruptFile(f"{record.name!r} is carried, and is not post's", where=location)
 
 
 def _check_identities(manifest: Manifest, location: str) -> None:
@@ -292,8 +296,8 @@ def _check_nothing_else(
     entries: Mapping[str, Entry], own: set[str], tensors: Mapping[str, StoredTensor], location: str
 ) -> None:
     """No tensor without a record: others would add it, or see in it what nobody digested."""
-    known = {CARRIED + t.record.name if t.record.carried else name for name, t in tensors.items()}
-    stray = [name for name in entries if name not in known | own]
+    known = {CARRIED + t.record.name if t.record.carried else name for name, t in tensors.items()} | own
+    stray = [name for name in entries if name not in known]
     if stray:
         raise CorruptFile(f"tensor {stray[0]!r} is not in the manifest", where=location)
     odd = [name for name in own if (entries[name].dtype, len(entries[name].shape)) != (U8, 1)]

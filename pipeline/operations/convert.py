@@ -81,7 +81,9 @@ def convert(
             ),
             tables=tables,
             companions=source.read_companions(),
-            describe=lambda: replace(source.manifest, codec=form),
+            describe=lambda: replace(
+                source.manifest, codec=form, tensors=[each.record for each in stored]
+            ),
             limits=resources.limits,
             dtypes=source.dtypes,
             scratch_bytes=ChunkMemory(source.manifest.codec, source.dtypes).decoding,

@@ -15,6 +15,7 @@ from operations.conftest import Cloud
 from operations.zygote import Zygote
 from safetensors.torch import load_file
 
+import pipeline
 from pipeline import apply, compute, open_checkpoint
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.errors import NotACheckpoint
@@ -45,6 +46,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         base, post = (str(folder / f"{size}-{name}") for name in ("base", "post"))
         compute(base, post, str(folder / f"{size}-delta"))
         apply(base, [str(folder / f"{size}-delta")], str(folder / f"{size}-result"))
+    for what, name in WRITES.items():
+        if name != "delta":
+            function, *arguments = call(folder, "small", what, str(folder / f"small-{name}"))
+            getattr(pipeline, function)(*arguments, **OPTIONS.get(what, {}))
     return folder
 
 
@@ -55,11 +60,22 @@ def zygote(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Z
         yield program
 
 
+# What makes a delta, and what it is called; and the options that it is made with.
+WRITES = {"compute": "delta", "compute plain": "plain", "combine": "sum", "convert": "converted"}
+OPTIONS = {"compute plain": {"codec": "none"}, "convert": {"codec": "none"}}
+
+
 def call(models: Path, size: str, what: str, output: str) -> list[object]:
-    base = str(models / f"{size}-base")
-    if what == "compute":
-        return ["compute", base, str(models / f"{size}-post"), output]
-    return ["apply", base, [str(models / f"{size}-delta")], output]
+    """The function and its arguments."""
+    base, post, delta = (str(models / f"{size}-{name}") for name in ("base", "post", "delta"))
+    match what:
+        case "apply":
+            return ["apply", base, [delta], output]
+        case "combine":
+            return ["combine", [[delta, 0.5]], output]
+        case "convert":
+            return ["convert", delta, output]
+    return ["compute", base, post, output]
 
 
 def content(path: Path) -> dict[str, bytes]:
@@ -69,8 +85,8 @@ def content(path: Path) -> dict[str, bytes]:
 
 
 def expected(models: Path, size: str, what: str) -> dict[str, bytes]:
-    found = content(models / f"{size}-{'delta' if what == 'compute' else 'result'}")
-    return {("out" if what == "compute" else name): data for name, data in found.items()}
+    found = content(models / f"{size}-{WRITES.get(what, 'result')}")
+    return {("out" if what in WRITES else name): data for name, data in found.items()}
 
 
 def same(found: dict[str, bytes], right: dict[str, bytes]) -> bool:
@@ -106,7 +122,7 @@ def test_a_run_killed_at_random_leaves_all_or_nothing(
     assert killed >= KILLS // 2
 
 
-@pytest.mark.parametrize("what", ["compute", "apply"])
+@pytest.mark.parametrize("what", [*WRITES, "apply"])
 def test_a_run_killed_at_any_step_of_publishing_leaves_all_or_nothing(
     models: Path, zygote: Zygote, tmp_path: Path, what: str
 ) -> None:
@@ -114,32 +130,34 @@ def test_a_run_killed_at_any_step_of_publishing_leaves_all_or_nothing(
     for step in range(1, 100):
         out = tmp_path / str(step) / "out"
         arguments = call(models, "small", what, str(out))
-        code, _ = zygote.run(*arguments, step=step)
+        options = OPTIONS.get(what, {})
+        code, _ = zygote.run(*arguments, step=step, **options)
         visible = content(out.parent)
         assert not visible or same(visible, right), f"killed at step {step}"
         if code == 0:
             break
         assert code == -9
         if not visible:
-            assert zygote.run(*arguments)[0] == 0
+            assert zygote.run(*arguments, **options)[0] == 0
             assert same(content(out), right)
     assert step > 3
 
 
-@pytest.mark.parametrize("what", ["compute", "apply"])
+@pytest.mark.parametrize("what", [*WRITES, "apply"])
 def test_an_overwriting_run_killed_at_any_step_leaves_the_old_or_the_new(
     models: Path, zygote: Zygote, tmp_path: Path, what: str
 ) -> None:
     right = expected(models, "small", what)
     for step in range(1, 100):
         out = tmp_path / str(step) / "out"
-        if what == "compute":
+        if what in WRITES:
             out.parent.mkdir()
             out.write_bytes(b"old")
         else:
             write_model(out, {"old": torch.ones(1)})
         old = content(out)
-        code, _ = zygote.run(*call(models, "small", what, str(out)), step=step, overwrite=True)
+        options = {**OPTIONS.get(what, {}), "overwrite": True}
+        code, _ = zygote.run(*call(models, "small", what, str(out)), step=step, **options)
         found = content(out)
         assert found == old or same(found, right), f"killed at step {step}: {sorted(found)}"
         if code == 0:

@@ -44,7 +44,7 @@ def test_five_thousand_small_tensors(tmp_path: Path) -> None:
     started = time.process_time()
     compute(base, post, delta, memory="64MiB")
     assert apply(base, [delta], str(tmp_path / "out"), memory="64MiB").case == SAME_BASE
-    assert time.process_time() - started < 15
+    assert time.process_time() - started < 40
     found = read_model(tmp_path / "out")
     assert all(same_bits(found[name], expected[name]) for name in expected)
 

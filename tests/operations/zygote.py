@@ -87,13 +87,10 @@ def _die_at(step: int | None, commit: int | None) -> None:
 
 
 def _run(call: list[Any], options: dict[str, Any]) -> None:
-    from pipeline import apply, compute
+    import pipeline
 
     what, *arguments = call
-    if what == "compute":
-        compute(*arguments, **options)
-    else:
-        apply(*arguments, **options)
+    getattr(pipeline, what)(*arguments, **options)
 
 
 def main() -> None:
