@@ -55,6 +55,10 @@ class Corpus:
             Case(-1, name, draft.copy().build(), damage=True) for name, draft in self._drafts.items()
         ]
 
+    def draft(self, random: Random) -> Draft:
+        """Some sound file's, to be changed."""
+        return self._drafts[random.choice(list(self._drafts))].copy()
+
     def case(self, number: int) -> Case:
         """Hostile file `number`."""
         random = Random(f"{self._seed}/{number}")

@@ -114,7 +114,7 @@ class Draft:
         sides: dict[str, dict[str, bytes]] = {"base": {}, "post": {}}
         for tensor in self.tensors:
             with suppress(KeyError, TypeError):
-                if len(tensor.record["shape"]) > MANY_SIZES:
+                if max(len(tensor.record[key]) for key in ("shape", "base_shape")) > MANY_SIZES:
                     continue
             for chunk_number, chunk in enumerate(tensor.chunks):
                 if self.packed:
