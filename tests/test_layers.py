@@ -37,6 +37,7 @@ COMPILES = "tensors/native.py"
 KERNELS = {
     "tensors/kernel_source.py": "tensors/kernels.py",
     "codecs/kernel_source.py": "codecs/kernels.py",
+    "codecs/table_source.py": "codecs/kernels.py",
     "codecs/vector_source.py": "codecs/kernels.py",
 }
 

@@ -25,7 +25,8 @@ Elements = NDArray[Any]  # uint8 or uint16
 VECTOR = 16  # escapes that a vector loop may read or write behind the last one
 
 _SOURCE = Source(
-    "pipeline.codecs.kernel_source", ("pipeline.codecs.vector_source", "pipeline.codecs.tables")
+    "pipeline.codecs.kernel_source",
+    tuple(f"pipeline.codecs.{name}" for name in ("table_source", "vector_source", "tables")),
 )
 _P, _N, _U16 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint16
 _ENCODE = (_N, (_P, _N, _N, _P, _N, _P, _P, _N, _P, _N, _P))
@@ -37,6 +38,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "count8": (_N, (_P, _N, _N, _P, _N)),
     "count16": (_N, (_P, _N, _N, _P, _N)),
     "plan": (None, (_P, _N, _N, _P, _P, _P, _P)),
+    "write_table": (_N, (_P, _P, _N, _P, _N)),
     "encoding_table": (None, (_P, _P, _N, _N, _P, _N)),
     "encode8": _ENCODE,
     "encode16": _ENCODE,
@@ -136,6 +138,12 @@ class Workspace:
         )
         symbols, place, bits, others = self._totals.tolist()
         return Plan(symbols, place, bits, others, total)
+
+    def write_table(self, symbols: int, out: Bytes) -> int | None:
+        """Write the last plan's table to `out`; returns its bytes, None if there is no room."""
+        at = self._at
+        used = _function("write_table")(at["values"], at["frequencies"], symbols, _at(out), len(out))
+        return None if used < 0 else int(used)
 
     def split_bits(self, total: int) -> float:
         """Bits that the 16-bit values last counted would take as two planes of bytes (see `split`)."""

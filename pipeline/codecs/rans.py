@@ -39,7 +39,7 @@ import struct
 import numpy as np
 
 from pipeline.codecs.base import Damage, Nested
-from pipeline.codecs.kernels import Elements, Plan, U16Array, Workspace
+from pipeline.codecs.kernels import Elements, Plan, Workspace
 from pipeline.codecs.tables import LANES, LOWEST, TOTAL
 from pipeline.tensors.dtypes import Bytes
 
@@ -70,8 +70,10 @@ class Rans:
         plan = self._plan(elements, len(out))
         if plan is None:
             return None
-        head = _pack_table(work.values[: plan.symbols], work.frequencies[: plan.symbols])
-        begin = _HEADER.size + len(head)
+        table = work.write_table(plan.symbols, out[_HEADER.size :])
+        if table is None:
+            return None
+        begin = _HEADER.size + table
         lanes = LANES if len(elements) >= _MANY_ELEMENTS else _FEW_LANES
         states = work.states[:lanes].view(np.uint8)
         room = len(out) - begin - len(states)
@@ -80,7 +82,6 @@ class Rans:
             return None
         words, escaped = done
         _HEADER.pack_into(out.data, 0, lanes, plan.symbols, escaped, max(plan.place, 0), words)
-        out[_HEADER.size : begin] = np.frombuffer(head, np.uint8)
         end = begin + 2 * words + len(states)
         out[end - len(states) : end] = states
         if not escaped:
@@ -132,17 +133,3 @@ class Rans:
         if not narrow and bits > _POOR_BITS * count and bits > self._work.split_bits(plan.total) * scale:
             return None
         return plan
-
-
-def _pack_table(values: U16Array, frequencies: U16Array) -> bytes:
-    """Both lists, 7 bits to a byte."""
-    gaps = values.astype(np.uint32)
-    gaps[1:] -= gaps[:-1] + np.uint32(1)
-    numbers = np.concatenate((gaps, frequencies))
-    digits = numbers[:, np.newaxis] >> np.array([0, 7, 14], np.uint32)
-    kept = digits > 0
-    kept[:, 0] = True
-    digits &= 127
-    digits[:, :2] |= kept[:, 1:] * np.uint32(128)
-    packed: Bytes = digits[kept].astype(np.uint8)
-    return packed.tobytes()
