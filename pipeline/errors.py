@@ -141,4 +141,21 @@ class AccessError(PipelineError):
 
 
 class Unreachable(AccessError):
-    """A network or a service that does not answer as it should; trying again may help."""
+    """A network or a service that does not answer as it should; trying again may help.
+
+    retry_after_s: how long the service asked to be left alone, in seconds. is_busy: whether it said that
+    it has too much to do.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        hint: str | None = None,
+        retry_after_s: float | None = None,
+        is_busy: bool = False,
+    ) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.retry_after_s = retry_after_s
+        self.is_busy = is_busy

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import NotFound
-from pipeline.storage.azure_blob import AzureReader, AzureWriter
+from pipeline.storage.azure_blob import AzureWriter
 from pipeline.storage.azure_claim import CLAIM
-from pipeline.storage.azure_errors import Changed, asked, error_code, explained
+from pipeline.storage.azure_errors import Changed, error_code
 from pipeline.storage.azure_folder import AzureFolderWriter
+from pipeline.storage.azure_reading import AzureReader
+from pipeline.storage.azure_traffic import Traffic
 from pipeline.storage.base import BlobInfo, Files, FolderWriter, Reader, Writer, exists
 from pipeline.storage.names import safe_name, safe_prefix
 
@@ -23,10 +25,12 @@ _LOOKS = 5
 
 
 class AzureStore:
-    """The blobs of one container below `prefix`."""
+    """The blobs of one container below `prefix`. tier: of what is written, None for the default."""
 
-    def __init__(self, container: ContainerClient, *, prefix: str = "") -> None:
+    def __init__(self, container: ContainerClient, *, prefix: str = "", tier: str | None = None) -> None:
         self._container = container
+        self._tier = tier
+        self._traffic = Traffic()
         self._prefix = f"{prefix}/" if prefix else ""
         account = str(container.primary_endpoint).partition("?")[0]
         self._address = account.rstrip("/")
@@ -39,20 +43,23 @@ class AzureStore:
     def stat(self, name: str) -> BlobInfo | None:
         """The blob called `name`, or None."""
         safe_name(name)
-        with explained(self.where(name)):
-            found = self._properties(name)
+        found = self._properties(name)
         return BlobInfo(name, int(found.size)) if found else None
 
     def _properties(self, name: str) -> Any | None:
         from azure.core.exceptions import ResourceNotFoundError
 
         client = self.client(name)
-        try:
-            return client.get_blob_properties()
-        except ResourceNotFoundError as error:
-            if error_code(error) == "ContainerNotFound":
-                raise
-            return None
+
+        def look() -> Any | None:
+            try:
+                return client.get_blob_properties()
+            except ResourceNotFoundError as error:
+                if error_code(error) == "ContainerNotFound":
+                    raise
+                return None
+
+        return self._traffic.ask(self.where(name), look)
 
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
         """All blobs whose name begins with `prefix`, sorted by name."""
@@ -60,21 +67,34 @@ class AzureStore:
             yield BlobInfo(name, int(blob.size))
 
     def _blobs(self, prefix: str) -> Iterator[tuple[str, Any]]:
-        with explained(self.url):
-            for blob in self._container.list_blobs(name_starts_with=self._prefix + prefix):
+        start = self._prefix + prefix
+        token: str | None = None
+        while True:  # page by page, so that only the one that the network spoiled is asked for again
+
+            def ask(token: str | None = token) -> tuple[list[Any], str | None]:
+                pages = self._container.list_blobs(name_starts_with=start).by_page(token)
+                return list(next(pages, [])), pages.continuation_token  # type: ignore[attr-defined]
+
+            blobs, token = self._traffic.ask(self.url, ask)
+            for blob in blobs:
                 yield blob.name[len(self._prefix) :], blob
+            if not token:
+                return
 
     def versions(self, prefix: str) -> dict[str, str]:
         """The etags of all blobs that begin with `prefix`, by what follows it in their names."""
-        found = asked(self.url, lambda: list(self._blobs(prefix)))
-        return {name[len(prefix) :]: _quoted(blob.etag) for name, blob in found}
+        return {name[len(prefix) :]: _quoted(blob.etag) for name, blob in self._blobs(prefix)}
 
     def open(self, name: str) -> Reader:
         """Open a blob for reading. Raises NotFound."""
-        where = self.where(name)
-        with explained(where):
-            found = self.client(name).get_blob_properties()
-        return AzureReader(self.client(name), where, nbytes=int(found.size), etag=found.etag)
+        found = self._traffic.ask(self.where(name), self.client(name).get_blob_properties)
+        return self.reader(name, nbytes=int(found.size), etag=found.etag)
+
+    def reader(self, name: str, *, nbytes: int, etag: str) -> AzureReader:
+        """A reader of the blob as it was when it had `etag`."""
+        return AzureReader(
+            self.client(name), self.where(name), nbytes=nbytes, etag=etag, traffic=self._traffic
+        )
 
     def settled(self) -> Files | None:
         """The blobs as one publishing left them: two lists with nothing changed between."""
@@ -93,12 +113,20 @@ class AzureStore:
 
     def create(self, name: str, *, size_hint: int, overwrite: bool) -> Writer:
         """Start a blob. Raises OutputExists before anything is sent."""
-        with explained(self.where(name)):
-            found = self._properties(name)
+        found = self._properties(name)
         if found and not overwrite:
             raise exists(self.where(name))
-        etag = found.etag if found else None
-        return AzureWriter(self.client(name), self.where(name), size_hint=size_hint, etag=etag)
+        return self._writer(name, size_hint, found.etag if found else None)
+
+    def _writer(self, name: str, size_hint: int, etag: str | None) -> AzureWriter:
+        return AzureWriter(
+            self.client(name),
+            self.where(name),
+            size_hint=size_hint,
+            etag=etag,
+            traffic=self._traffic,
+            tier=self._tier,
+        )
 
     def has_folder(self, name: str) -> bool:
         """Whether a blob, or a folder that was published whole, has that name."""
@@ -112,12 +140,12 @@ class AzureStore:
         with suppress(NotFound):
             # Publishing deletes. Who may not shall know it now, by a name that is nobody's.
             nobodys = self.client(f"{name}/{CLAIM}-{secrets.token_hex(8)}")
-            asked(self.where(name), nobodys.delete_blob)
+            self._traffic.ask(self.where(name), nobodys.delete_blob)
         return AzureFolderWriter(self, name, overwrite=overwrite, seen=seen)
 
     def stage(self, name: str, size_hint: int) -> AzureWriter:
         """A writer for one file of a folder, which says at its commit what it replaces."""
-        return AzureWriter(self.client(name), self.where(name), size_hint=size_hint, etag=None)
+        return self._writer(name, size_hint, None)
 
     def remove(self, name: str, etag: str) -> None:
         """Delete the blob that has `etag`. Raises Changed if another is there; none is fine."""
@@ -126,7 +154,9 @@ class AzureStore:
         client = self.client(name)
         seen = MatchConditions.IfNotModified
         try:
-            asked(self.where(name), lambda: client.delete_blob(etag=etag, match_condition=seen))
+            self._traffic.ask(
+                self.where(name), lambda: client.delete_blob(etag=etag, match_condition=seen)
+            )
         except NotFound:
             return
         except Changed:
@@ -174,8 +204,7 @@ class _Settled:
         found = self._found.get(name)
         if found is None:
             return self._store.open(name)  # which says what is wrong
-        where = self._store.where(name)
-        return AzureReader(self._store.client(name), where, nbytes=found.nbytes, etag=found.etag)
+        return self._store.reader(name, nbytes=found.nbytes, etag=found.etag)
 
 
 def _is_whole(versions: Mapping[str, str]) -> bool:

@@ -1,26 +1,31 @@
-"""One blob, through the real SDK: ranged reads of what was opened, staged blocks and one commit.
+"""One blob in the making: blocks staged in any order, and one commit by which it appears.
 
-A blob is written by Put Block (any order, ids derived from the offset) and appears by one conditional
-Put Block List: `If-None-Match: *`, or `If-Match` on what it is to replace. A random commit id in the
-blob's metadata tells our own success from another writer's when the answer to the commit is lost.
-Ranges carry `If-Match` and their length is checked: the SDK lets short ones pass.
+A block's id says where it belongs and what it holds: its offset and the MD5 that the service checked. So
+
+- runs that write to one name can't mix: a commit names contents, and finds them or fails;
+- a run that is begun again finds what an earlier one staged, on whatever machine, and sends the rest.
+
+The commit is one conditional Put Block List: `If-None-Match: *`, or `If-Match` on what it is to replace.
+A random commit id in the blob's metadata tells our own success from another writer's when the answer to
+the commit is lost.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
+import logging
 import math
 import secrets
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import CorruptFile
-from pipeline.storage.azure_errors import error_code, explained
+from pipeline.errors import AccessError, NotFound, StorageError, Unreachable
+from pipeline.storage.azure_errors import Changed, error_code
+from pipeline.storage.azure_traffic import Traffic
 from pipeline.storage.base import Aborting, Buffer, Extents, exists
-from pipeline.storage.retry import retried
 from pipeline.units import MIB
 
 if TYPE_CHECKING:
@@ -32,67 +37,43 @@ COMMIT_KEY = "paramdelta_commit"
 CONDITION_FAILED = ("BlobAlreadyExists", "ConditionNotMet")
 COMMIT_REFUSALS = (*CONDITION_FAILED, "InvalidBlockList")  # what a commit that has won meets again
 
-
-class AzureReader:
-    """Ranges of one blob as it was when it had `etag`."""
-
-    is_remote = True
-
-    def __init__(self, client: BlobClient, name: str, *, nbytes: int, etag: str) -> None:
-        self.name = name
-        self.nbytes = nbytes
-        self._client = client
-        self._etag = etag
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` from `offset`; see `Reader.read_into`."""
-        done = 0
-        while done < len(buffer):
-            part = buffer[done : done + BLOCK_BYTES]
-            done += retried(partial(self._read, offset + done, part))
-
-    def _read(self, offset: int, buffer: memoryview) -> int:
-        """One ranged GET; returns how many bytes it brought."""
-        from azure.core import MatchConditions
-
-        with explained(self.name):
-            data = self._client.download_blob(
-                offset,
-                len(buffer),
-                etag=self._etag,
-                match_condition=MatchConditions.IfNotModified,
-                max_concurrency=1,
-            ).readall()
-        if not data or len(data) > len(buffer):
-            raise CorruptFile(
-                f"{len(data)} bytes came back for {len(buffer)} at offset {offset}",
-                where=self.name,
-                hint="it may be truncated: check its size, then run the command again",
-            )
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        """Nothing to let go of: connections belong to the container's client."""
+_log = logging.getLogger(__name__)
 
 
 class AzureWriter(Aborting):
     """A blob whose blocks are staged, and which appears by one commit.
 
     etag: of the blob that is to be replaced, None if there must be none; after the commit, its own.
+    labels: what the commit says of the content, in the blob's metadata and index tags. tier: the access
+    tier, None for the account's own. reused_bytes: of `write`, what an earlier run had staged already.
     """
 
     is_remote = True
 
-    def __init__(self, client: BlobClient, name: str, *, size_hint: int, etag: str | None) -> None:
+    def __init__(
+        self,
+        client: BlobClient,
+        name: str,
+        *,
+        size_hint: int,
+        etag: str | None,
+        traffic: Traffic,
+        tier: str | None = None,
+    ) -> None:
         self.etag = etag
+        self.labels: Mapping[str, str] = {}
+        self.reused_bytes = 0
         self._client = client
         self._name = name
-        self._run = secrets.token_hex(4)
+        self._traffic = traffic
+        self._tier = tier
         self._extents = Extents()
+        self._blocks: dict[int, str] = {}  # offset -> id
         self._lock = threading.Lock()
         blocks_wanted = math.ceil(size_hint * 1.25 / (MAX_BLOCKS * BLOCK_BYTES))
         self.block_bytes = BLOCK_BYTES * max(1, blocks_wanted)
+        # One block is sent sooner than it is looked for.
+        self._staged: dict[str, int] | None = None if size_hint > self.block_bytes else {}
 
     @property
     def is_empty(self) -> bool:
@@ -104,24 +85,38 @@ class AzureWriter(Aborting):
         view = memoryview(data).cast("B")
         if not len(view):
             return
-        retried(lambda: self._stage(offset, view))
+        # A digest that the service checks; sent by us, or it would compute a slower one.
+        digest = hashlib.md5(view, usedforsecurity=False).digest()
+        block = _block_id(offset, digest)
+        if self._found().get(block) == len(view):
+            self.reused_bytes += len(view)
+        else:
+            stage = partial(self._stage, block, view, digest)
+            self._traffic.ask(self._name, stage, nbytes=len(view))
         with self._lock:
             self._extents.add(offset, len(view))
+            self._blocks[offset] = block
 
-    def _stage(self, offset: int, view: memoryview) -> None:
-        # A digest that the service checks; sent by us, or it would compute a slower one.
-        digest = bytearray(hashlib.md5(view, usedforsecurity=False).digest())
-        with explained(self._name):
-            self._client.stage_block(
-                self._block_id(offset),
-                view,  # type: ignore[arg-type]  # undocumented, but sent without a copy
-                length=len(view),
-                transactional_content_md5=digest,
-            )
+    def _found(self) -> dict[str, int]:
+        """The blocks that lie there uncommitted, each with its size; looked up once."""
+        with self._lock:
+            if self._staged is None:
+                try:
+                    _, blocks = self._traffic.ask(
+                        self._name, lambda: self._client.get_block_list("uncommitted")
+                    )
+                except NotFound:
+                    blocks = []
+                self._staged = {str(block.id): int(block.size) for block in blocks}
+            return self._staged
 
-    def _block_id(self, offset: int) -> str:
-        """One id per offset and run, all of one length, as the service demands."""
-        return base64.b64encode(f"{self._run}-{offset:020d}".encode()).decode()
+    def _stage(self, block: str, view: memoryview, digest: bytes) -> None:
+        self._client.stage_block(
+            block,
+            view,  # type: ignore[arg-type]  # undocumented, but sent without a copy
+            length=len(view),
+            transactional_content_md5=bytearray(digest),
+        )
 
     def commit(self) -> None:
         """Publish the blob by one conditional Put Block List; see `Writer.commit`.
@@ -129,36 +124,47 @@ class AzureWriter(Aborting):
         Raises Changed if what was to be replaced is no longer there, or the staged blocks are not.
         """
         ordered = self._extents.ordered(where=self._name)
-        blocks = [self._block_id(offset) for offset, _ in ordered]
+        blocks = [self._blocks[offset] for offset, _ in ordered]
         commit_id = secrets.token_hex(16)
-        self.etag = retried(partial(self._commit, blocks, commit_id))
+        tags = dict(self.labels) or None
+        try:
+            self.etag = self._traffic.ask(self._name, partial(self._commit, blocks, commit_id, tags))
+        except (AccessError, StorageError) as error:
+            if tags is None or isinstance(error, Unreachable | Changed):
+                raise
+            # Index tags need a permission that many a SAS does not give, and not every account has them.
+            self.etag = self._traffic.ask(self._name, partial(self._commit, blocks, commit_id, None))
+            _log.warning("%s: published without index tags: they were refused", self._name)
 
-    def _commit(self, blocks: list[str], commit_id: str) -> str:
+    def _commit(self, blocks: list[str], commit_id: str, tags: dict[str, str] | None) -> str:
         """One Put Block List; returns the blob's etag."""
         from azure.core import MatchConditions
         from azure.core.exceptions import HttpResponseError
-        from azure.storage.blob import BlobBlock, ContentSettings
+        from azure.storage.blob import BlobBlock, BlockState, ContentSettings
 
-        condition: dict[str, Any] = {"match_condition": MatchConditions.IfMissing}
+        options: dict[str, Any] = {"match_condition": MatchConditions.IfMissing}
         if self.etag is not None:
-            condition = {"match_condition": MatchConditions.IfNotModified, "etag": self.etag}
-        with explained(self._name):
-            try:
-                done = self._client.commit_block_list(
-                    [BlobBlock(block) for block in blocks],
-                    **condition,
-                    metadata={COMMIT_KEY: commit_id},
-                    content_settings=ContentSettings(content_type="application/octet-stream"),
-                )
-            except HttpResponseError as error:
-                code = error_code(error)
-                if code not in COMMIT_REFUSALS:
-                    raise
-                if (etag := self._find_commit(commit_id)) is not None:
-                    return etag  # the answer to our own commit was lost, and it was sent again
-                if self.etag is None and code in CONDITION_FAILED:
-                    raise exists(self._name) from error
+            options = {"match_condition": MatchConditions.IfNotModified, "etag": self.etag}
+        if tags:
+            options["tags"] = tags
+        if self._tier:
+            options["standard_blob_tier"] = self._tier.capitalize()
+        try:
+            done = self._client.commit_block_list(
+                [BlobBlock(block, state=BlockState.UNCOMMITTED) for block in blocks],
+                metadata={COMMIT_KEY: commit_id, **self.labels},
+                content_settings=ContentSettings(content_type="application/octet-stream"),
+                **options,
+            )
+        except HttpResponseError as error:
+            code = error_code(error)
+            if code not in COMMIT_REFUSALS:
                 raise
+            if (etag := self._find_commit(commit_id)) is not None:
+                return etag  # the answer to our own commit was lost, and it was sent again
+            if self.etag is None and (code in CONDITION_FAILED or self._is_there()):
+                raise exists(self._name) from error
+            raise
         return str(done["etag"])
 
     def _find_commit(self, commit_id: str) -> str | None:
@@ -171,5 +177,17 @@ class AzureWriter(Aborting):
                 return str(found.etag)
         return None
 
+    def _is_there(self) -> bool:
+        """Whether another run has published under the name, whose commit discards all other blocks."""
+        return bool(self._client.exists())
+
     def abort(self) -> None:
-        """Nothing: uncommitted blocks are invisible, and the service collects them after a week."""
+        """Nothing: uncommitted blocks are invisible, and of use to the run that tries again.
+
+        The service collects them after a week; `cli.py clean` sooner.
+        """
+
+
+def _block_id(offset: int, digest: bytes) -> str:
+    """One id per offset and content, all of one length, at most 64, as the service demands."""
+    return f"{offset:016x}-{digest.hex()}"

@@ -14,7 +14,7 @@ from pipeline.errors import (
     StorageError,
     Unreachable,
 )
-from pipeline.storage.retry import retried
+from pipeline.storage.retry import retried, retry_after_s
 
 _GARBLED = ("Md5Mismatch", "Crc64Mismatch")  # a body that the wire spoiled: to be sent again
 
@@ -67,12 +67,21 @@ def asked(where: str, action: Callable[[], Result]) -> Result:
     return retried(attempt)
 
 
+def _header(error: Any, name: str) -> str | None:
+    """One header of the answer that an error is about, if there was an answer."""
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    return headers.get(name)
+
+
 def _explain_answer(error: Any, where: str) -> PipelineError:
     code, status = error_code(error), error.status_code
     match code, status:
         case "ContainerNotFound", _:
             hint = "create it: az storage container create --name NAME"
             return NotFound("there is no such container", where=where, hint=hint)
+        case "InvalidBlobOrBlock", _:
+            hint = "remove them by `cli.py clean`, or choose another name"
+            return StorageError("unfinished blocks of another program lie there", where=where, hint=hint)
         case ("MemoryExtentStoreAtSizeLimit", _) | (_, 507):
             return StorageError("the store is full", where=where)
         case _, 416:
@@ -93,6 +102,12 @@ def _explain_answer(error: Any, where: str) -> PipelineError:
     passing = status is None or status in (408, 429) or status >= 500 or code in _GARBLED
     what = f"the storage account answered {status} ({code})"
     if passing:
-        return Unreachable(what, where=where, hint="run the same command again later")
+        return Unreachable(
+            what,
+            where=where,
+            hint="run the same command again later",
+            retry_after_s=retry_after_s(_header(error, "Retry-After")),
+            is_busy=status in (429, 503),
+        )
     hint = "it does not take this request: check the address, and that this is Azure Blob Storage"
     return StorageError(what, where=where, hint=hint)

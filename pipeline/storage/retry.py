@@ -1,31 +1,51 @@
-"""Trying again what the network spoiled, on top of the retries that the clients do themselves.
+"""Trying again what the network spoiled: the one place where anything is repeated.
 
-The Azure SDK retries neither 429 nor a digest that did not match, and the Hub's client neither a reset
-connection nor a 5xx in the middle of a body; runs of hours meet all of them.
+The clients' own retries are switched off where they can be, because they do not know of Retry-After, of
+429, of digests that did not match, or of how many requests are under way; long runs meet all of them.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from pipeline.errors import Unreachable
 
-TRIES = 5
+TRIES = 12  # a little over a minute with the waits between them
 FIRST_WAIT_S = 1.0
+LONGEST_WAIT_S = 8.0
+LONGEST_RETRY_AFTER_S = 60.0  # a service that asks for more is as good as down
 
 Result = TypeVar("Result")
 
 
-def retried(action: Callable[[], Result]) -> Result:
-    """The result of `action`, which is called again, after waits that double, while it is Unreachable.
+def retry_after_s(value: str | None) -> float | None:
+    """How many seconds a Retry-After header asks for: a number, or a date (RFC 9110, 10.2.3)."""
+    if value is None:
+        return None
+    with suppress(ValueError):
+        return max(0.0, float(value))
+    with suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    return None
 
-    Raises what the last of `TRIES` calls raised, and anything else at once.
+
+def retried(action: Callable[[], Result], *, tries: int = TRIES) -> Result:
+    """The result of `action`, which is called again while it is Unreachable, at most `tries` times.
+
+    Waits double up to LONGEST_WAIT_S, give or take a quarter, so that many workers do not come back
+    together; where the service has said how long to wait, at least that long.
+    Raises what the last call raised, and anything but Unreachable at once.
     """
-    for attempt in range(TRIES - 1):
+    for attempt in range(tries - 1):
         try:
             return action()
-        except Unreachable:
-            time.sleep(FIRST_WAIT_S * 2**attempt)
+        except Unreachable as error:
+            wait = min(FIRST_WAIT_S * 2**attempt, LONGEST_WAIT_S) * random.uniform(0.75, 1.25)
+            asked = min(error.retry_after_s or 0.0, LONGEST_RETRY_AFTER_S)
+            time.sleep(max(wait, asked))
     return action()
