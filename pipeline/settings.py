@@ -27,6 +27,7 @@ class AzureSettings:
     account_key: str | None = field(default=None, repr=False)
     sas_token: str | None = field(default=None, repr=False)
     container: str | None = None
+    tier: str | None = None  # of what is written; None for the account's own
 
     @property
     def names_an_account(self) -> bool:
@@ -45,13 +46,17 @@ class Settings:
     sign_password: str | None = field(default=None, repr=False)
 
     @classmethod
-    def load(cls, *, store: str | None = None, folder: Path | None = None) -> Settings:
-        """The settings in force: `store` if given, then the environment, then `.env` in `folder`."""
+    def load(
+        cls, *, store: str | None = None, tier: str | None = None, folder: Path | None = None
+    ) -> Settings:
+        """The settings in force: what is given, then the environment, then `.env` in `folder`."""
         dotenv = dotenv_values((folder or Path.cwd()) / ".env")
-        return cls.from_mapping({**dotenv, **os.environ}, store=store)
+        return cls.from_mapping({**dotenv, **os.environ}, store=store, tier=tier)
 
     @classmethod
-    def from_mapping(cls, env: Mapping[str, str | None], *, store: str | None = None) -> Settings:
+    def from_mapping(
+        cls, env: Mapping[str, str | None], *, store: str | None = None, tier: str | None = None
+    ) -> Settings:
         """The settings that the variables `env` make; an empty value counts as not set."""
 
         def first(*names: str) -> str | None:
@@ -65,6 +70,7 @@ class Settings:
             account_key=first("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY"),
             sas_token=first("AZURE_STORAGE_SAS_TOKEN") or signature or None,
             container=first("AZURE_STORAGE_CONTAINER_NAME"),
+            tier=tier,
         )
         in_azure = f"az://{azure.container}" if azure.names_an_account and azure.container else None
         return cls(

@@ -16,6 +16,7 @@ from pipeline.checkpoints.header import Entry
 from pipeline.errors import CorruptFile, NotACheckpoint
 from pipeline.storage.base import Reader
 from pipeline.tensors.dtypes import TORCH_NAMES, DType
+from pipeline.tensors.fingerprint import digest_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,7 @@ class MemoryReader:
         self.name = name
         self._data = memoryview(data)
         self.nbytes = len(data)
+        self.version = str(digest_bytes(data))
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset`."""

@@ -31,6 +31,14 @@ class Codec(StrEnum):
     NONE = "none"
 
 
+class TierName(StrEnum):
+    """Azure's access tiers, from quick and dear to slow and cheap to keep."""
+
+    HOT = "hot"
+    COOL = "cool"
+    COLD = "cold"
+
+
 class DeviceName(StrEnum):
     """What does the arithmetic; auto is the processor, for moving bytes is the limit."""
 
@@ -59,6 +67,13 @@ Required = Annotated[bool, typer.Option("--require-signature", help="Refuse what
 SignKey = Annotated[
     str | None,
     typer.Option(help="Sign the output by this private key (PEM; password in PIPELINE_SIGN_PASSWORD)."),
+]
+Tier = Annotated[
+    TierName | None,
+    typer.Option(help="Access tier of what is written to Azure. [default: the account's]"),
+]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Ignore what an interrupted run of this command left in Azure.")
 ]
 CodecOption = Annotated[
     Codec, typer.Option(help="Packed losslessly, or not, for other readers of safetensors.")

@@ -18,6 +18,18 @@ PENDING_BYTES = 16 * MIB  # workers that run ahead of a slow one wait beyond thi
 _SHARE = 8  # of a run's memory, one part of so many may wait
 
 
+@dataclass(frozen=True, slots=True)
+class TailState:
+    """How far a tail has come: blocks before `next_block` are in it, bytes before `written` are stored.
+
+    ready: the bytes from there on.
+    """
+
+    next_block: int
+    written: int
+    ready: bytes
+
+
 class OrderedTail:
     """Appends payloads to `writer` from `offset` on, block number 0 first.
 
@@ -34,6 +46,7 @@ class OrderedTail:
         self._pending_bytes = PENDING_BYTES
         self._next = 0
         self._given_up = False
+        self._under_way: set[int] = set()  # offsets of pieces that are being written
         self._turn = threading.Condition()
 
     def take_share(self, memory_bytes: int) -> int:
@@ -68,13 +81,32 @@ class OrderedTail:
                 self._next += 1
             pieces = self._cut()
             self._held += sum(piece.nbytes for piece in pieces)
+            self._under_way |= {piece.offset for piece in pieces}
             self._turn.notify_all()
         while pieces:
             piece = pieces.popleft()
             self.writer.write(piece.offset, b"".join(piece.parts))
             with self._turn:
                 self._held -= piece.nbytes
+                self._under_way.discard(piece.offset)
                 self._turn.notify_all()
+
+    def settled(self) -> TailState | None:
+        """How far it has come now, once what is before that is written; None if the run has failed.
+
+        Not for a worker that is writing a piece itself.
+        """
+        with self._turn:
+            state = TailState(self._next, self._written, b"".join(self._ready))
+            before = frozenset(self._under_way)
+            self._turn.wait_for(lambda: self._given_up or not before & self._under_way)
+            return None if before & self._under_way else state
+
+    def resume(self, state: TailState) -> None:
+        """Go on from where a run before had come."""
+        self._next, self._written = state.next_block, state.written
+        self._ready = deque([memoryview(state.ready)] if state.ready else [])
+        self._ready_bytes = len(state.ready)
 
     def append(self, data: bytes) -> int:
         """Add bytes behind everything so far; returns where they begin in the file."""

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+from pipeline.engine.journal import Journal
 from pipeline.engine.plan import ALIGNMENT, Block, Plan, Slice, Span
 from pipeline.engine.tail import OrderedTail
 from pipeline.errors import UsageError
@@ -109,12 +110,14 @@ def walk(
     advance: Advance,
     tail: OrderedTail | None = None,
     left_bytes: int = 0,
+    journal: Journal | None = None,
 ) -> None:
     """Do everything that `plan` says, and return when all of it is written.
 
     scratch_bytes: what a kernel needs at most beside its inputs and its output. left_bytes: what it
-    leaves for the tail, at most, for each element. `advance` is told of bytes read and written. The
-    first error stops the other workers and is raised; nothing is committed here.
+    leaves for the tail, at most, for each element. `advance` is told of bytes read and written.
+    journal: says what an earlier run has done already, and learns what this one does.
+    The first error stops the other workers and is raised; nothing is committed here.
     """
     outputs = [*writers, *([tail.writer] if tail else [])]
     remote = any(r.is_remote for r in readers) or any(w.is_remote for w in outputs)
@@ -130,7 +133,11 @@ def walk(
         tail=tail,
         left_bytes=left_bytes,
     )
-    crew = _Crew(plan.blocks(timetable.block_bytes), limits.workers)
+    blocks = plan.blocks(timetable.block_bytes)
+    if journal is not None:
+        advance(journal.begin(plan, timetable.block_bytes, writers, tail))
+        blocks = (block for block in blocks if not journal.is_done(block.number))
+    crew = _Crew(blocks, limits.workers)
 
     def work() -> None:
         worker = _Worker(readers, writers, make_kernel(), timetable.buffer_bytes, crew.computing)
@@ -139,6 +146,8 @@ def walk(
             if tail is not None:
                 tail.put(block.number, *payloads)
             del payloads  # before the next are made
+            if journal is not None:
+                journal.note(block.number)
             advance(block.moved_bytes)
 
     with ThreadPoolExecutor(timetable.workers, thread_name_prefix="walk") as pool:

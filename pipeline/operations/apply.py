@@ -8,11 +8,13 @@ against post's digest on the way. *Another base*: the formula in float32 (or flo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.checkpoints.alignment import check_vocabulary
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
@@ -21,6 +23,7 @@ from pipeline.deltas.chunks import ChunkDecoder, ChunkMemory
 from pipeline.deltas.delta import Delta, StoredTensor, open_delta
 from pipeline.deltas.format import BASE
 from pipeline.deltas.signing import Signer, Verifier
+from pipeline.engine.journal import Journal, run_key
 from pipeline.engine.walk import walk
 from pipeline.errors import UsageError
 from pipeline.operations.common import DEFAULT_MEMORY, Resources, find_signature, tokenizer_of
@@ -37,8 +40,9 @@ from pipeline.tensors.arithmetic import (
     sum_bytes,
 )
 from pipeline.tensors.dtypes import F64, DType, parse_dtype, torch_name
-from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_into
+from pipeline.tensors.fingerprint import DIGEST_BYTES, Digest, digest_bytes, digest_into, fold_checkpoint
 from pipeline.units import parse_bytes
+from pipeline.version import TOOL
 
 SAME_BASE = "same base, restored and verified bit for bit"
 ANOTHER_BASE = "another base, the formula rounded once"
@@ -88,6 +92,8 @@ def apply(
     key: str | None = None,
     require_signature: bool = False,
     sign_key: str | None = None,
+    tier: str | None = None,
+    restart: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progressing = silent,
@@ -99,10 +105,11 @@ def apply(
     "auto" being the new base's (post's, where its very base was given). old_base: the base
     that the first delta was made on, to say how far the new one is from it. key: public key or
     certificate (PEM) by which every delta must be signed. sign_key: private key (PEM) that signs the
-    result. memory: bound on buffers.
+    result. memory: bound on buffers. tier: access tier of blobs. restart: whether to ignore what an
+    interrupted run of this command left.
     Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`.
     """
-    settings = Settings.load(store=store)
+    settings = Settings.load(store=store, tier=tier)
     resources = Resources.parse(memory=memory, workers=workers, device=device)
     form = parse_dtype(dtype)
     shard_bytes = parse_bytes(shard_size)
@@ -130,19 +137,25 @@ def apply(
             check_form(opened[0], old, BASE)
         run = _Run(model, old, opened, scales, form, shard_bytes, resources, signer)
         same_base = run.looks_like_same_base()
-        layout = run.plan(same_base=same_base)
-        report = run.report(str(target), layout, same_base=same_base)
-        if dry_run:
-            return replace(report, dry_run=True)
-        size = report.written_bytes
-        try:
-            with destination.create_folder(name, size_hint=size, overwrite=overwrite) as folder:
-                return run.write(folder, layout, report, progress, same_base=same_base)
-        except NotTheSameBase:  # identical where it was probed, different elsewhere: begin again
-            layout = run.plan(same_base=False)
-            report = run.report(str(target), layout, same_base=False)
-            with destination.create_folder(name, size_hint=size, overwrite=overwrite) as folder:
-                return run.write(folder, layout, report, progress, same_base=False)
+
+        def start_journal(key: Digest, tables: Sequence[NDArray[Any]]) -> Journal | None:
+            if signer is not None:  # see `DeltaPlace.journal`
+                return None
+            return Journal(destination, name, key, tables, restart=restart)
+
+        while True:
+            layout = run.plan(same_base=same_base)
+            report = run.report(str(target), layout, same_base=same_base)
+            if dry_run:
+                return replace(report, dry_run=True)
+            size = report.written_bytes
+            try:
+                with destination.create_folder(name, size_hint=size, overwrite=overwrite) as folder:
+                    return run.write(
+                        folder, layout, report, progress, start_journal, same_base=same_base
+                    )
+            except NotTheSameBase:
+                same_base = False  # identical where it was probed, different elsewhere: begin again
 
 
 def _check_vocabularies(base: Checkpoint, deltas: Sequence[Delta]) -> None:
@@ -244,6 +257,7 @@ class _Run:
         layout: SumPlan,
         report: ApplyReport,
         progress: Progressing,
+        start_journal: Callable[[Digest, Sequence[NDArray[Any]]], Journal | None],
         *,
         same_base: bool,
     ) -> ApplyReport:
@@ -252,14 +266,18 @@ class _Run:
         for writer, shard in zip(writers, layout.shards, strict=True):
             writer.write(0, shard.header)
         found = Found.empty(layout.plan.rows)
+        readers = [
+            *self.base.readers,
+            *(self.old.readers if self.old else ()),
+            *(delta.reader for delta in self.deltas),
+        ]
+        headers = [digest_bytes(shard.header) for shard in layout.shards]
+        key = run_key(f"apply {TOOL}", [self.scales, same_base, headers], readers, layout.plan)
+        journal = start_journal(key, [found.base, found.result, found.nonfinite, found.distance])
         with progress(f"apply {report.output}", layout.plan.moved_bytes) as advance:
             walk(
                 layout.plan,
-                readers=[
-                    *self.base.readers,
-                    *(self.old.readers if self.old else ()),
-                    *(delta.reader for delta in self.deltas),
-                ],
+                readers=readers,
                 writers=writers,
                 make_kernel=lambda: AddKernel(
                     layout.tensors,
@@ -274,9 +292,8 @@ class _Run:
                 scratch_bytes=sum_bytes(self._dtypes(layout))
                 + sum(ChunkMemory(d.manifest.codec, d.dtypes).decoding for d in self.deltas),
                 advance=advance,
+                journal=journal,
             )
-        for writer in writers:
-            writer.commit()
         release = Release(self.base, self.deltas, self.scales, layout, same_base, torch_name(self.dtype))
         fingerprints = release.fingerprints(found.base, found.result)
         finished = replace(
@@ -284,6 +301,14 @@ class _Run:
             **release.summary(fingerprints, int(found.nonfinite.sum())),
             base_distance=found.base_distance if self.old else None,
         )
+        labels = {
+            "kind": "model",
+            "fingerprint": str(fold_checkpoint(fingerprints.result)),
+            "tool": TOOL,
+        }
+        for writer in writers:
+            writer.label(labels)
+            writer.commit()
         names = list(report.files)
         for name, content in other_files(release, finished, fingerprints, self.signer).items():
             names.append(name)
@@ -291,4 +316,6 @@ class _Run:
                 writer.write(0, content)
                 writer.commit()
         folder.publish(publishing_order(names))
+        if journal is not None:
+            journal.finish()
         return replace(finished, files=names)

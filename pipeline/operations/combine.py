@@ -163,6 +163,8 @@ class _Run:
                 keeps_base=base is not None,
             ),
             tables=tables,
+            found=[found.counts, found.norms],
+            options=[self.scales],
             companions=first.read_companions(),
             describe=lambda: self._manifest(plan, parents, found),
             limits=resources.limits,

@@ -76,6 +76,8 @@ def compute(
     memory: str | int = DEFAULT_MEMORY,
     workers: int | None = None,
     sign_key: str | None = None,
+    tier: str | None = None,
+    restart: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progressing = silent,
@@ -86,14 +88,15 @@ def compute(
     store. dtype: storage format of float tensors, "auto" being each post tensor's own; whatever it is,
     the file restores post exactly. memory: bound on buffers, whatever the models' size.
     sign_key: private key (PEM) whose signature goes beside the delta, as `output`.sig.
+    tier: access tier of a blob. restart: whether to ignore what an interrupted run of this command left.
     Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`.
     """
     form = parse_codec(codec)
-    settings = Settings.load(store=store)
+    settings = Settings.load(store=store, tier=tier)
     resources = Resources.parse(memory=memory, workers=workers, device=device)
     storage = parse_dtype(dtype)
     signer = Signer.load(sign_key, settings.sign_password) if sign_key else None
-    place = DeltaPlace.open(output, settings, overwrite=overwrite, signer=signer)
+    place = DeltaPlace.open(output, settings, overwrite=overwrite, signer=signer, restart=restart)
     with (
         open_checkpoint(base, settings=settings, headers_only=dry_run) as base_model,
         open_checkpoint(post, settings=settings, headers_only=dry_run) as post_model,
@@ -128,6 +131,7 @@ def compute(
                 ordered, stored, records, resources.arithmetic(), encode
             ),
             tables=records.tables,
+            found=[records.counts, records.norms],
             companions={name: read_all(reader) for name, reader in post_model.companions.items()},
             describe=lambda: records.manifest(plan, ordered, stored, base_model, post_model, form),
             limits=resources.limits,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
+
+from numpy.typing import NDArray
 
 from pipeline.deltas.chunks import ChunkEncoder, ChunkMemory, Tables
 from pipeline.deltas.companions import MAX_COMPANION_BYTES
 from pipeline.deltas.layout import DeltaLayout
 from pipeline.deltas.manifest import Manifest
 from pipeline.deltas.signing import SUFFIX, Signer
+from pipeline.engine.journal import Journal, run_key
 from pipeline.engine.plan import Plan
 from pipeline.engine.walk import Kernel, Limits, walk
 from pipeline.errors import NotACheckpoint
@@ -19,8 +22,9 @@ from pipeline.settings import Settings
 from pipeline.storage.base import Reader, Store, exists
 from pipeline.storage.locations import open_parent, parse_delta
 from pipeline.tensors.dtypes import DType
-from pipeline.tensors.fingerprint import digest_bytes
+from pipeline.tensors.fingerprint import Digest, digest_bytes
 from pipeline.units import format_bytes
+from pipeline.version import TOOL
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class DeltaOutput:
         readers: Sequence[Reader],
         make_kernel: Callable[[ChunkEncoder], Kernel],
         tables: Tables,
+        found: Sequence[NDArray[Any]] = (),
+        options: Sequence[Any] = (),
         companions: Mapping[str, bytes],
         describe: Callable[[], Manifest],
         limits: Limits,
@@ -47,8 +53,10 @@ class DeltaOutput:
     ) -> tuple[Manifest, int]:
         """Walk the plan and publish the file; returns its manifest and its size in bytes.
 
-        what: for the progress bar. tables: filled by the encoders. describe: the manifest, once the walk
-        is done. dtypes: of bases and posts. scratch_bytes: what a kernel needs beside its encoder.
+        what: the operation. tables: filled by the encoders. found: what else the kernels fill, a row for
+        each chunk. options: what the content depends on beside readers and layout. describe: the
+        manifest, once the walk is done. dtypes: of bases and posts. scratch_bytes: what a kernel needs
+        beside its encoder.
         """
         layout, place = self.layout, self.place
         if sum(map(len, companions.values())) > MAX_COMPANION_BYTES:
@@ -63,6 +71,10 @@ class DeltaOutput:
             progress(f"{what} {place.location}", self.plan.moved_bytes) as advance,
         ):
             tail = layout.tail(writer)
+            journal = place.journal(
+                run_key(f"{what} {TOOL}", [*options, layout], readers, self.plan),
+                [tables.digests, tables.lengths, *found],
+            )
             stored = {tensor.dtype for tensor in layout.tensors}
             memory = ChunkMemory(layout.codec, stored.union(dtypes))
             walk(
@@ -75,10 +87,14 @@ class DeltaOutput:
                 advance=advance,
                 tail=tail,
                 left_bytes=memory.left,
+                journal=journal,
             )
             manifest = describe()
             size = layout.finish(writer, tail, tables, companions, manifest)
+            writer.label(_labels(manifest))
             writer.commit()
+            if journal is not None:
+                journal.finish()
         place.sign(manifest)
         return manifest, size
 
@@ -92,10 +108,17 @@ class DeltaPlace:
     name: str
     overwrite: bool
     signer: Signer | None = None
+    restart: bool = False
 
     @classmethod
     def open(
-        cls, output: str, settings: Settings, *, overwrite: bool, signer: Signer | None = None
+        cls,
+        output: str,
+        settings: Settings,
+        *,
+        overwrite: bool,
+        signer: Signer | None = None,
+        restart: bool = False,
     ) -> Self:
         """The place called `output`. Raises OutputExists, before anything is read, if it is taken.
 
@@ -106,7 +129,16 @@ class DeltaPlace:
         for taken, suffix in ((True, ""), (signer is not None, SUFFIX)):
             if taken and not overwrite and store.stat(name + suffix):
                 raise exists(f"{target}{suffix}")
-        return cls(str(target), store, name, overwrite, signer)
+        return cls(str(target), store, name, overwrite, signer, restart)
+
+    def journal(self, key: Digest, tables: Sequence[NDArray[Any]]) -> Journal | None:
+        """The journal of the run that writes here. None for one that signs.
+
+        Who may write to the store could otherwise have digests signed whose content nobody has seen.
+        """
+        if self.signer is not None:
+            return None
+        return Journal(self.store, self.name, key, tables, restart=self.restart)
 
     def sign(self, manifest: Manifest) -> None:
         """Put the signature beside the delta, if there is somebody to sign it.
@@ -119,3 +151,9 @@ class DeltaPlace:
         with self.store.create(self.name + SUFFIX, size_hint=len(content), overwrite=True) as writer:
             writer.write(0, content)
             writer.commit()
+
+
+def _labels(manifest: Manifest) -> dict[str, str]:
+    """What a store can show of a delta."""
+    base = {"base": str(manifest.base.fingerprint)} if manifest.base else {}
+    return {"kind": "delta", "fingerprint": str(manifest.fingerprint), **base, "tool": TOOL}

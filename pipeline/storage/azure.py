@@ -147,15 +147,15 @@ class AzureStore:
         """A writer for one file of a folder, which says at its commit what it replaces."""
         return self._writer(name, size_hint, None)
 
-    def remove(self, name: str, etag: str) -> None:
-        """Delete the blob that has `etag`. Raises Changed if another is there; none is fine."""
+    def remove(self, name: str, version: str) -> None:
+        """Delete the blob whose etag is `version`. Raises Changed if another is there; none is fine."""
         from azure.core import MatchConditions
 
         client = self.client(name)
         seen = MatchConditions.IfNotModified
         try:
             self._traffic.ask(
-                self.where(name), lambda: client.delete_blob(etag=etag, match_condition=seen)
+                self.where(name), lambda: client.delete_blob(etag=version, match_condition=seen)
             )
         except NotFound:
             return

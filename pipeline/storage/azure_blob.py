@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import AccessError, NotFound, StorageError, Unreachable
 from pipeline.storage.azure_errors import Changed, error_code
 from pipeline.storage.azure_traffic import Traffic
-from pipeline.storage.base import Aborting, Buffer, Extents, exists
+from pipeline.storage.base import Aborting, Buffer, Extents, Staged, exists
 from pipeline.units import MIB
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ class AzureWriter(Aborting):
     """A blob whose blocks are staged, and which appears by one commit.
 
     etag: of the blob that is to be replaced, None if there must be none; after the commit, its own.
-    labels: what the commit says of the content, in the blob's metadata and index tags. tier: the access
-    tier, None for the account's own. reused_bytes: of `write`, what an earlier run had staged already.
+    tier: the access tier, None for the account's own. reused_bytes: what an earlier run had staged.
     """
 
     is_remote = True
@@ -61,7 +60,7 @@ class AzureWriter(Aborting):
         tier: str | None = None,
     ) -> None:
         self.etag = etag
-        self.labels: Mapping[str, str] = {}
+        self._labels: dict[str, str] = {}
         self.reused_bytes = 0
         self._client = client
         self._name = name
@@ -97,6 +96,27 @@ class AzureWriter(Aborting):
             self._extents.add(offset, len(view))
             self._blocks[offset] = block
 
+    def label(self, labels: Mapping[str, str]) -> None:
+        """In the blob's metadata and index tags; see `Writer.label`."""
+        self._labels = dict(labels)
+
+    def staged(self) -> list[Staged]:
+        """See `Resumable.staged`."""
+        with self._lock:
+            sizes = self._extents.sizes
+            return [Staged(offset, sizes[offset], mark) for offset, mark in self._blocks.items()]
+
+    def has(self, block: Staged) -> bool:
+        """See `Resumable.has`."""
+        return self._found().get(block.mark) == block.nbytes
+
+    def adopt(self, block: Staged) -> None:
+        """See `Resumable.adopt`."""
+        with self._lock:
+            self._extents.add(block.offset, block.nbytes)
+            self._blocks[block.offset] = block.mark
+        self.reused_bytes += block.nbytes
+
     def _found(self) -> dict[str, int]:
         """The blocks that lie there uncommitted, each with its size; looked up once."""
         with self._lock:
@@ -126,7 +146,7 @@ class AzureWriter(Aborting):
         ordered = self._extents.ordered(where=self._name)
         blocks = [self._blocks[offset] for offset, _ in ordered]
         commit_id = secrets.token_hex(16)
-        tags = dict(self.labels) or None
+        tags = dict(self._labels) or None
         try:
             self.etag = self._traffic.ask(self._name, partial(self._commit, blocks, commit_id, tags))
         except (AccessError, StorageError) as error:
@@ -152,7 +172,7 @@ class AzureWriter(Aborting):
         try:
             done = self._client.commit_block_list(
                 [BlobBlock(block, state=BlockState.UNCOMMITTED) for block in blocks],
-                metadata={COMMIT_KEY: commit_id, **self.labels},
+                metadata={COMMIT_KEY: commit_id, **self._labels},
                 content_settings=ContentSettings(content_type="application/octet-stream"),
                 **options,
             )

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import OutputExists
 from pipeline.storage.azure_claim import CLAIM, Claim
 from pipeline.storage.azure_errors import Changed
-from pipeline.storage.base import Aborting, Buffer, Writer, exists
+from pipeline.storage.base import Aborting, Buffer, Staged, Writer, exists
 from pipeline.storage.names import safe_name
 from pipeline.units import MIB
 
@@ -172,6 +172,22 @@ class _Staged(Aborting):
             self._held[offset] = bytes(data)
         else:
             self._inner.write(offset, data)
+
+    def label(self, labels: Mapping[str, str]) -> None:
+        """See `Writer.label`."""
+        self._inner.label(labels)
+
+    def staged(self) -> list[Staged]:
+        """See `Resumable.staged`; what is held back is not staged."""
+        return self._inner.staged()
+
+    def has(self, block: Staged) -> bool:
+        """See `Resumable.has`."""
+        return self._inner.has(block)
+
+    def adopt(self, block: Staged) -> None:
+        """See `Resumable.adopt`."""
+        self._inner.adopt(block)
 
     def commit(self) -> None:
         """Nothing yet."""

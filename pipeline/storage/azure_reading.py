@@ -34,6 +34,7 @@ class AzureReader:
     ) -> None:
         self.name = name
         self.nbytes = nbytes
+        self.version = etag
         self._client = client
         self._etag = etag
         self._traffic = traffic

@@ -14,7 +14,7 @@ not at all. Nothing in this package knows what the bytes mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
@@ -42,6 +42,10 @@ class Reader(Protocol):
     @property
     def nbytes(self) -> int:
         """Size of the blob in bytes."""
+
+    @property
+    def version(self) -> str:
+        """What is another if the content is: an etag, a commit, or a file's size, time and number."""
 
     @property
     def is_remote(self) -> bool:
@@ -72,6 +76,9 @@ class Writer(Protocol):
     def write(self, offset: int, data: Buffer) -> None:
         """Put `data` at `offset`; `data` may be reused once this returns. Ranges must not overlap."""
 
+    def label(self, labels: Mapping[str, str]) -> None:
+        """Say what the content is, where the store has a place for that."""
+
     def commit(self) -> None:
         """Publish the blob whole, under its name, at once.
 
@@ -89,6 +96,37 @@ class Writer(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A block that lies in a store, to be committed; `mark` is the store's name for its content."""
+
+    offset: int
+    nbytes: int
+    mark: str
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A writer whose blocks stay when its run dies, so that another run can take them up."""
+
+    def staged(self) -> list[Staged]:
+        """The blocks that this run has written or adopted."""
+
+    def has(self, block: Staged) -> bool:
+        """Whether that very block still lies there."""
+
+    def adopt(self, block: Staged) -> None:
+        """Count it as written."""
+
+
+@runtime_checkable
+class Removing(Protocol):
+    """A store that removes a blob of a certain version."""
+
+    def remove(self, name: str, version: str) -> None:
+        """Remove the blob called `name`, if it is still of that version."""
 
 
 class FolderWriter(Protocol):

@@ -141,6 +141,7 @@ class _RangeReader:
 
         self.name = f"{repo.url}/{name}"
         self.nbytes = nbytes
+        self.version = repo.commit
         self._repo = repo
         self._token = token
         self._address = hf_hub_url(repo.repo, name, revision=repo.commit)

@@ -13,7 +13,7 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.errors import CorruptFile
@@ -55,7 +55,9 @@ class LocalReader:
         except OSError as error:
             raise explain(error, path) from error
         self._path = path
-        self.nbytes = os.fstat(self._fd).st_size
+        found = os.fstat(self._fd)
+        self.nbytes = found.st_size
+        self.version = f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}"
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset`; see `Reader.read_into`."""
@@ -129,6 +131,9 @@ class LocalWriter(Aborting):
         if done:
             with self._lock:
                 self._extents.add(offset, done)
+
+    def label(self, labels: Mapping[str, str]) -> None:
+        """Nothing: files have no place for that."""
 
     def commit(self) -> None:
         """Give the file its name; see `Writer.commit`."""

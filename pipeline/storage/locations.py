@@ -179,7 +179,9 @@ def open_folder(location: Location, settings: Settings) -> Store:
             from pipeline.storage.azure import AzureStore
             from pipeline.storage.azure_client import connect
 
-            return AzureStore(connect(location, settings.azure), prefix=location.path)
+            return AzureStore(
+                connect(location, settings.azure), prefix=location.path, tier=settings.azure.tier
+            )
     raise UsageError(f"{location} is not a folder")
 
 

@@ -25,6 +25,7 @@ class Memory:
 
     def __init__(self, data: bytes, fails_at: int | None = None, is_remote: bool = False) -> None:
         self.name = "memory"
+        self.version = str(len(data))
         self.nbytes = len(data)
         self.is_remote = is_remote
         self._data = data
