@@ -70,7 +70,7 @@ SignKey = Annotated[
 ]
 Tier = Annotated[
     TierName | None,
-    typer.Option(help="Access tier of what is written to Azure. [default: the account's]"),
+    typer.Option(help="Access tier of blobs that are written. [default: the account's]"),
 ]
 Restart = Annotated[
     bool, typer.Option("--restart", help="Ignore what an interrupted run of this command left in Azure.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from models import write_model
 from operations.conftest import Cloud
 from operations.test_kill import state_of
+from operations.zygote import Zygote
 
+import pipeline
 from pipeline import apply, combine, compute, convert, verify
 from pipeline.engine import journal
 from pipeline.errors import StorageError
@@ -22,6 +26,7 @@ from pipeline.storage.azure_blob import AzureWriter
 from pipeline.storage.local import LocalReader
 
 MIB = 1 << 20
+KILLS = int(os.environ.get("KILLS", "2"))  # of each command; 25 of each were tried by hand
 LATE = 16 * MIB  # staged before the plug is pulled, of 24 and more
 
 Run = Callable[..., Any]
@@ -113,6 +118,45 @@ def test_a_second_run_does_only_the_rest(models: Path, cloud: Cloud, what: str) 
     assert second.staged <= whole.staged - first.staged + MIB  # the header, and small files
     assert second.read < 0.8 * whole.read
     assert content(cloud, "again") == content(cloud, "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["compute", "apply"])
+def test_killed_at_random_it_sends_next_to_nothing_twice(
+    models: Path, cloud: Cloud, tmp_path: Path, what: str
+) -> None:
+    base, post, delta = (str(models / name) for name in ("base", "post", "delta.safetensors"))
+    call, options = ["apply", base, [(delta, 0.5)]], {}
+    if what == "compute":
+        call, options = ["compute", base, post], {"codec": "none"}
+    draw = random.Random(0)
+    staged = sent_twice = 0
+    with Zygote(["compute", base, base, str(tmp_path / "warm")]) as zygote:
+        code, seconds = zygote.run(*call, f"{cloud.location}/whole", **options)
+        assert code == 0
+        size = sum(blob.size for blob in cloud.client.list_blobs("whole"))
+        for number in range(KILLS):
+            output = f"{number}.safetensors"
+            moment = draw.uniform(0.2, 0.9) * seconds
+            zygote.run(*call, f"{cloud.location}/{output}", after=moment, **options)
+            if content(cloud, output) == content(cloud, "whole"):
+                continue  # it was too late
+            before = sum(staged_bytes(cloud, output))
+            with metered() as again:
+                getattr(pipeline, call[0])(*call[1:], f"{cloud.location}/{output}", **options)
+            staged += before
+            sent_twice += max(0, again.staged - (size - before))
+            assert content(cloud, output) == content(cloud, "whole")
+    print(f"{sent_twice} of {staged} bytes were sent twice")
+    assert staged
+    assert sent_twice <= 0.2 * staged
+
+
+def staged_bytes(cloud: Cloud, prefix: str) -> Iterator[int]:
+    """The sizes of the blocks that lie uncommitted."""
+    for blob in cloud.client.list_blobs(prefix, include=["uncommittedblobs"]):
+        _, blocks = cloud.client.get_blob_client(blob.name).get_block_list("uncommitted")
+        yield from (block.size for block in blocks)
 
 
 def test_what_was_staged_is_not_sent_again_even_without_a_journal(models: Path, cloud: Cloud) -> None:
