@@ -26,7 +26,7 @@ from pipeline.storage.base import Reader, Writer
 from pipeline.tensors.dtypes import Bytes
 from pipeline.units import MIB, format_bytes
 
-REMOTE_WORKERS = 8  # blocks under way at once where each read is a round trip
+REMOTE_WORKERS = 12  # blocks under way at once where each read is a round trip
 SMALLEST_BLOCK_BYTES = MIB
 
 Advance = Callable[[int], None]
