@@ -139,8 +139,8 @@ def against_azurite(runs: int, file: Path, work: Path, env: dict[str, str]) -> N
             if azcopy:
                 ways = {"up": (part, signed, "LocalBlob"), "down": (signed, work / "down", "BlobLocal")}
                 for direction, (source, target, way) in ways.items():
-                    command = [azcopy, "copy", source, target, f"--from-to={way}", "--put-md5=true"]
-                    command = command[: 5 if direction == "up" else 4]
+                    command = [azcopy, "copy", source, target, f"--from-to={way}"]
+                    command += ["--put-md5"] if direction == "up" else []
                     samples.setdefault((direction, "azcopy"), []).append(whole(command, work, env))
     show("256 MiB against Azurite 3.37.0", samples)
     part.unlink()
