@@ -12,6 +12,8 @@ Why two runs can't mix, even if one stalls anywhere, loses its claim to the othe
   file, or a mark that it then deletes), and a commit discards all other blocks of its name: from then on
   the stalled one's commit fails for want of its blocks. An empty file has none, so it replaces a mark,
   by that mark's etag. What it may still delete, it deletes by etag: nobody else's file has that one.
+  A third run may have staged the very same content again, which the stalled one then finds: it commits
+  what that run would have committed there, whose own commit fails as below.
 - If it commits before that, under a name where the other has listed something else, the other's own
   commit there fails. It stops and leaves the claim: nobody reads the folder, the next run repairs it.
 """
