@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.operations.combine import combine
     from pipeline.operations.compute import compute
     from pipeline.operations.convert import convert
+    from pipeline.operations.doctor import doctor
     from pipeline.operations.inspect import inspect
     from pipeline.operations.verify import verify
     from pipeline.tensors.state_dicts import apply_delta, calculate_delta, combine_deltas
@@ -34,6 +35,7 @@ _PLACES = {
     "combine_deltas": "pipeline.tensors.state_dicts",
     "combine": "pipeline.operations.combine",
     "convert": "pipeline.operations.convert",
+    "doctor": "pipeline.operations.doctor",
     "verify": "pipeline.operations.verify",
     "compute": "pipeline.operations.compute",
     "inspect": "pipeline.operations.inspect",
@@ -51,6 +53,7 @@ __all__ = [
     "combine_deltas",
     "compute",
     "convert",
+    "doctor",
     "inspect",
     "open_checkpoint",
     "open_delta",

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeline.redaction import redact
+
 _LONGEST = 10_000  # characters of a message: files are quoted in it, and may say anything
 
 
@@ -47,10 +49,10 @@ class PipelineError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.what}" if self.where else self.what
+        text = redact(f"{self.where}: {self.what}" if self.where else self.what)
         if len(text) > _LONGEST:
             text = text[:_LONGEST] + "…"
-        return printable(f"{text} ({self.hint})" if self.hint else text)
+        return printable(f"{text} ({redact(self.hint)})" if self.hint else text)
 
 
 class UsageError(PipelineError):

@@ -14,12 +14,54 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from pipeline.redaction import know, know_connection_string, know_sas
+
 DEFAULT_STORE = "./store"
+
+# What azure-identity and GitHub Actions say of who is signed in. None of it is ours to interpret.
+_IDENTITY = (
+    "AZURE_TENANT_ID",
+    "AZURE_CLIENT_ID",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_CLIENT_CERTIFICATE_PATH",
+    "AZURE_CLIENT_CERTIFICATE_PASSWORD",
+    "AZURE_CLIENT_SEND_CERTIFICATE_CHAIN",
+    "AZURE_USERNAME",
+    "AZURE_PASSWORD",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_AUTHORITY_HOST",
+    "AZURE_TOKEN_CREDENTIALS",
+    "AZURE_POD_IDENTITY_AUTHORITY_HOST",
+    "IDENTITY_ENDPOINT",
+    "IDENTITY_HEADER",
+    "IDENTITY_SERVER_THUMBPRINT",
+    "IMDS_ENDPOINT",
+    "MSI_ENDPOINT",
+    "MSI_SECRET",
+    "ACTIONS_ID_TOKEN_REQUEST_URL",
+    "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+)
+_SECRETS = (
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_KEY",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_CLIENT_CERTIFICATE_PASSWORD",
+    "AZURE_PASSWORD",
+    "IDENTITY_HEADER",
+    "MSI_SECRET",
+    "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "PIPELINE_SIGN_PASSWORD",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class AzureSettings:
-    """How to reach Azure Blob Storage. With no key, token or string, the signed-in identity is used."""
+    """How to reach Azure Blob Storage. With no key, token or string, the signed-in identity is used.
+
+    identity: the variables that say who is signed in, by name, sorted.
+    """
 
     connection_string: str | None = field(default=None, repr=False)
     account_name: str | None = None
@@ -27,6 +69,7 @@ class AzureSettings:
     account_key: str | None = field(default=None, repr=False)
     sas_token: str | None = field(default=None, repr=False)
     container: str | None = None
+    identity: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     tier: str | None = None  # of what is written; None for the account's own
 
     @property
@@ -44,6 +87,7 @@ class Settings:
     fsync: bool = False
     hub_token: str | None = field(default=None, repr=False)
     sign_password: str | None = field(default=None, repr=False)
+    log: str | None = None
 
     @classmethod
     def load(
@@ -57,7 +101,10 @@ class Settings:
     def from_mapping(
         cls, env: Mapping[str, str | None], *, store: str | None = None, tier: str | None = None
     ) -> Settings:
-        """The settings that the variables `env` make; an empty value counts as not set."""
+        """The settings that the variables `env` make; an empty value counts as not set.
+
+        Those that are secrets are known as such from here on, and redacted wherever they turn up.
+        """
 
         def first(*names: str) -> str | None:
             return next((value for name in names if (value := env.get(name))), None)
@@ -70,8 +117,12 @@ class Settings:
             account_key=first("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY"),
             sas_token=first("AZURE_STORAGE_SAS_TOKEN") or signature or None,
             container=first("AZURE_STORAGE_CONTAINER_NAME"),
+            identity=tuple((name, value) for name in sorted(_IDENTITY) if (value := first(name))),
             tier=tier,
         )
+        know(*(env.get(name) for name in _SECRETS))
+        know_sas(azure.sas_token, store, env.get("PIPELINE_STORE"))
+        know_connection_string(azure.connection_string)
         in_azure = f"az://{azure.container}" if azure.names_an_account and azure.container else None
         return cls(
             azure=azure,
@@ -79,4 +130,5 @@ class Settings:
             fsync=first("PIPELINE_FSYNC") not in (None, "0", "false"),
             hub_token=first("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
             sign_password=first("PIPELINE_SIGN_PASSWORD"),
+            log=first("PIPELINE_LOG"),
         )

@@ -14,6 +14,9 @@ from servers.hub import HubServer
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Of the credentials, stores and Hubs of whoever runs the tests.
+OURS = ("AZURE_", "PIPELINE_", "HF_", "HUGGING_FACE_", "ACTIONS_ID_TOKEN_", "IDENTITY_", "MSI_")
+
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -21,7 +24,7 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the credentials, the store or the Hub of whoever runs it."""
     for name in list(os.environ):
-        if name.startswith(("AZURE_", "PIPELINE_", "HF_", "HUGGING_FACE_")):
+        if name.startswith(OURS):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
 

@@ -29,6 +29,7 @@ LAYERS = [
     ["settings", "progress"],
     ["units"],
     ["errors", "version"],
+    ["redaction"],
 ]
 TOPMOST = ("cli", "commands")  # which also use the public functions of `pipeline` itself
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}

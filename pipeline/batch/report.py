@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.redaction import redact
 from pipeline.settings import Settings
 from pipeline.storage.base import Store
 from pipeline.storage.locations import open_parent, parse_output_model
@@ -61,8 +62,8 @@ class BatchReport:
         return all(step.status in ("done", "planned") for step in self.steps)
 
     def to_json(self) -> str:
-        """The report as a JSON object, with `ok`."""
-        return json.dumps({"ok": self.ok, **asdict(self)}, indent=2, ensure_ascii=False)
+        """The report as a JSON object, with `ok`. Errors of others are quoted in it: it is redacted."""
+        return redact(json.dumps({"ok": self.ok, **asdict(self)}, indent=2, ensure_ascii=False))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pipeline.errors import (
-    AccessError,
     CorruptFile,
     NotFound,
     PipelineError,
     StorageError,
     Unreachable,
 )
+from pipeline.storage.azure_refusals import refusal, unreached
 from pipeline.storage.retry import retried, retry_after_s
 
 _GARBLED = ("Md5Mismatch", "Crc64Mismatch")  # a body that the wire spoiled: to be sent again
@@ -32,23 +32,16 @@ def explained(where: str) -> Iterator[None]:
 
     try:
         yield
-    except PipelineError:
+    except PipelineError as error:
+        error.where = error.where or where  # who signs in does not know what for
         raise
     except azure.ClientAuthenticationError as error:
-        raise AccessError(
-            f"credentials were refused ({error_code(error)})",
-            where=where,
-            hint="check the account's key or SAS token, or sign in with `az login`; "
-            "AZURE_STORAGE_ACCOUNT_KEY and AZURE_STORAGE_SAS_TOKEN are read from the environment",
-        ) from error
+        raise refusal(error, error_code(error), where) from error
     except azure.HttpResponseError as error:
         raise _explain_answer(error, where) from error
     except azure.AzureError as error:
-        raise Unreachable(
-            f"the storage account does not answer ({type(error).__name__})",
-            where=where,
-            hint="check the account's name, the network and proxies, then run the command again",
-        ) from error
+        what, hint = unreached(error)
+        raise Unreachable(what, where=where, hint=hint) from error
 
 
 def error_code(error: Any) -> str:
@@ -91,11 +84,7 @@ def _explain_answer(error: Any, where: str) -> PipelineError:
         case _, 404:
             return NotFound("no such blob", where=where)
         case _, 401 | 403:
-            hint = (
-                "the identity needs the role Storage Blob Data Contributor, or a SAS with rwlc; "
-                "with rwdlc to write a model's folder"
-            )
-            return AccessError(f"access was refused ({code})", where=where, hint=hint)
+            return refusal(error, code, where)
         case ("InvalidBlockList", _) | (_, 409 | 412):
             hint = "another run may be writing there: run the command again"
             return Changed(f"changed while it was in use ({code})", where=where, hint=hint)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import Enum
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -153,6 +154,12 @@ def _parse_azure_url(text: str) -> Location:
 
 
 def _azure(shown: str, account_url: str | None, container: str, path: str, sas: str | None) -> Location:
+    if "?" in container + path:  # it would be kept as a part of the name
+        raise UsageError(
+            "a name cannot have a question mark, nor a SAS behind it",
+            where=shown.partition("?")[0],
+            hint="write https://ACCOUNT.blob.core.windows.net/container/path?SAS, the mark as it is",
+        )
     if not re.fullmatch(r"[a-z0-9](?:-?[a-z0-9]){2,62}|\$web|\$root", container):
         raise UsageError(
             f"{container!r} is not a container's name",
@@ -165,7 +172,12 @@ def _azure(shown: str, account_url: str | None, container: str, path: str, sas: 
 
 def is_loopback(host: str) -> bool:
     """Whether `host` is this machine, as an emulator's is."""
-    return host in ("localhost", "::1") or host.startswith("127.") or host == "azurite"
+    if host in ("localhost", "azurite"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name, such as 127.example.com: anybody's
+        return False
 
 
 def open_folder(location: Location, settings: Settings) -> Store:

@@ -27,7 +27,9 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from azure.storage.blob import BlobServiceClient, ContainerClient
 
-_LISTENS = re.compile(rb"successfully listens on http://127\.0\.0\.1:(\d+)")
+    from .tokens import Certificate
+
+_LISTENS = re.compile(rb"successfully listens on https?://127\.0\.0\.1:(\d+)")
 _MAIN = Path("node_modules/azurite/dist/src/blob/main.js")
 
 # Node ends when its standard input does. The other end of that pipe is ours alone, so Azurite dies
@@ -54,15 +56,25 @@ class Azurite:
     given; `client` and `create_container` are for the tests' own view. Clients address it by path
     (`http://127.0.0.1:PORT/ACCOUNT`), so a key goes with the account's name:
     `credential={"account_name": ..., "account_key": ...}`.
+
+    With `tls` it speaks HTTPS and takes access tokens too (any JWT with the right issuer, audience and
+    times; it checks no signature). Clients trust it by REQUESTS_CA_BUNDLE=`tls.path`.
     """
 
-    def __init__(self, account_name: str = "localaccount", *, timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        account_name: str = "localaccount",
+        *,
+        timeout: float = 30.0,
+        tls: Certificate | None = None,
+    ) -> None:
         self.account_name = account_name
         self.account_key = base64.b64encode(secrets.token_bytes(64)).decode()
         self._timeout = timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
         self._port = 0
+        self._tls = tls
 
     def __enter__(self) -> Azurite:
         main, node = azurite_home() / _MAIN, shutil.which("node")
@@ -75,6 +87,8 @@ class Azurite:
         command += ["--extentMemoryLimit", "4096", "--silent", "--disableTelemetry"]
         # The SDK's API version is newer than any that Azurite knows.
         command += ["--skipApiVersionCheck"]
+        if self._tls is not None:
+            command += ["--oauth", "basic", "--cert", self._tls.path, "--key", self._tls.key_path]
         # A file, not a pipe: nobody has to read on for Azurite to go on.
         self._output = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
@@ -139,12 +153,16 @@ class Azurite:
     @property
     def url(self) -> str:
         """The account's URL."""
-        return f"http://127.0.0.1:{self._port}/{self.account_name}"
+        return f"{self._scheme}://127.0.0.1:{self._port}/{self.account_name}"
+
+    @property
+    def _scheme(self) -> str:
+        return "https" if self._tls is not None else "http"
 
     @property
     def connection_string(self) -> str:
         return (
-            f"DefaultEndpointsProtocol=http;AccountName={self.account_name};"
+            f"DefaultEndpointsProtocol={self._scheme};AccountName={self.account_name};"
             f"AccountKey={self.account_key};BlobEndpoint={self.url};"
         )
 
@@ -172,7 +190,8 @@ class Azurite:
         from azure.storage.blob import BlobServiceClient
 
         key = {"account_name": self.account_name, "account_key": self.account_key}
-        return BlobServiceClient(self.url, credential=key)
+        trusted = self._tls.path if self._tls is not None else True
+        return BlobServiceClient(self.url, credential=key, connection_verify=trusted)
 
     def client(self, container: str) -> ContainerClient:
         """A client for `container`, which need not exist."""
