@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from pipeline.checkpoints.checkpoint import open_checkpoint
     from pipeline.deltas.delta import open_delta
     from pipeline.operations.apply import apply
+    from pipeline.operations.cleaning import clean
     from pipeline.operations.combine import combine
     from pipeline.operations.compute import compute
     from pipeline.operations.convert import convert
+    from pipeline.operations.copying import copy
+    from pipeline.operations.deleting import delete
     from pipeline.operations.doctor import doctor
     from pipeline.operations.inspect import inspect
+    from pipeline.operations.listing import list_store
     from pipeline.operations.verify import verify
     from pipeline.tensors.state_dicts import apply_delta, calculate_delta, combine_deltas
 
@@ -33,9 +37,13 @@ _PLACES = {
     "apply_delta": "pipeline.tensors.state_dicts",
     "calculate_delta": "pipeline.tensors.state_dicts",
     "combine_deltas": "pipeline.tensors.state_dicts",
+    "clean": "pipeline.operations.cleaning",
     "combine": "pipeline.operations.combine",
     "convert": "pipeline.operations.convert",
     "doctor": "pipeline.operations.doctor",
+    "copy": "pipeline.operations.copying",
+    "delete": "pipeline.operations.deleting",
+    "list_store": "pipeline.operations.listing",
     "verify": "pipeline.operations.verify",
     "compute": "pipeline.operations.compute",
     "inspect": "pipeline.operations.inspect",
@@ -49,12 +57,16 @@ __all__ = [
     "apply",
     "apply_delta",
     "calculate_delta",
+    "clean",
     "combine",
     "combine_deltas",
     "compute",
     "convert",
+    "copy",
+    "delete",
     "doctor",
     "inspect",
+    "list_store",
     "open_checkpoint",
     "open_delta",
     "run_batch",

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.errors import printable
 from pipeline.units import format_bytes
 
 if TYPE_CHECKING:
     from pipeline.batch.report import BatchReport, StepResult
+    from pipeline.operations.cleaning import CleanReport
+    from pipeline.operations.deleting import DeleteReport
     from pipeline.operations.inspect import Inspection
+    from pipeline.operations.listing import Listing
 
 
 def show(report: Any, *, as_json: bool) -> None:
@@ -50,20 +53,90 @@ def show_inspection(found: Inspection, *, as_json: bool) -> None:
     head = {"location": found.location, "kind": found.kind}
     sizes = {"tensors": len(found.tensors), "elements": found.elements, "bytes": found.nbytes}
     _print_lines({**head, **sizes, **facts})
-    from rich.console import Console
-    from rich.table import Table
-
     is_delta = found.kind == "delta"
-    table = Table("tensor", "dtype", "shape", "size", *_COUNTS[: 3 * is_delta], box=None)
+    rows = []
     for line in found.tensors:
         counts = [getattr(line, name) for name in _COUNTS[: 3 * is_delta]]
         shape = " × ".join(str(size) for size in line.shape) or "scalar"
-        table.add_row(
-            line.name, line.dtype, shape, format_bytes(line.nbytes), *(f"{n:,}" for n in counts)
-        )
+        size = format_bytes(line.nbytes)
+        rows.append((line.name, line.dtype, shape, size, *(f"{n:,}" for n in counts)))
     print()
+    _print_table(("tensor", "dtype", "shape", "size", *_COUNTS[: 3 * is_delta]), rows)
+
+
+def show_listing(found: Listing, *, as_json: bool) -> None:
+    """Print what list found, a line each."""
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
+        return
+    rows = []
+    for item in found.items:
+        notes = [f"{item.base or '?'} → {item.post or '?'}"] if item.kind == "delta" else []
+        notes += ["signed"] * item.signed
+        notes += [item.problem] if item.problem else []
+        size = format_bytes(item.nbytes)
+        rows.append((item.name, item.kind, size, item.modified, "; ".join(notes)))
+    if rows:
+        _print_table(("name", "kind", "size", "modified", ""), rows)
+    total = format_bytes(sum(item.nbytes for item in found.items))
+    print(f"{len(rows)} in {found.store}, {total}")
+
+
+def show_deletion(report: DeleteReport, *, as_json: bool, to: TextIO | None = None) -> None:
+    """Print what delete did, or would do."""
+    if as_json:
+        print(json.dumps(dataclasses.asdict(report), ensure_ascii=False))
+        return
+    rows = [
+        (item.name, item.kind, f"{item.files:,} files", format_bytes(item.nbytes))
+        for item in report.items
+    ]
+    _print_table(("name", "kind", "files", "size"), rows, to)
+    size = format_bytes(report.nbytes)
+    verb = "deleted" if report.deleted else "would delete"
+    print(f"{verb} {report.files:,} files, {size}", file=to)
+
+
+def show_cleaning(report: CleanReport, *, as_json: bool, to: TextIO | None = None) -> None:
+    """Print what clean removed, or would remove, and what stays."""
+    if as_json:
+        print(json.dumps(dataclasses.asdict(report), ensure_ascii=False))
+        return
+    rows = [
+        (item.name, item.kind, format_bytes(item.nbytes), _age(item.age), item.kept or "")
+        for item in report.items
+    ]
+    if rows:
+        _print_table(("name", "what", "size", "age", "stays because"), rows, to)
+    free = [item for item in report.items if not item.kept]
+    what = f"removed {report.removed}" if report.removed else f"could remove {len(free)}"
+    print(f"{what} of {len(rows)} leftovers in {report.store}, {format_bytes(report.nbytes)}", file=to)
+    if free and not report.removed:
+        unknown = any(item.age is None for item in free)
+        doubt = ", once no run is writing there: the age of some is unknown" if unknown else ""
+        print(f"--yes removes them{doubt}", file=to)
+
+
+def _age(seconds: float | None) -> str:
+    """An age as people say it, in its largest unit."""
+    if seconds is None:
+        return "unknown"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], to: TextIO | None = None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*heads, box=None)
+    for row in rows:
+        table.add_row(*map(printable, row))
     # Names are data: rich must not read them as markup, nor cut them when the output is a file.
-    Console(markup=False, width=None if sys.stdout.isatty() else 200).print(table)
+    file = to or sys.stdout
+    Console(file=file, markup=False, width=None if file.isatty() else 200).print(table)
 
 
 _COUNTS = ("changed", "remainders", "exceptions")

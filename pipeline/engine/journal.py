@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from pipeline.engine.plan import Input, Plan, Ragged
 from pipeline.engine.tail import OrderedTail, TailState
 from pipeline.errors import PipelineError
-from pipeline.storage.base import Reader, Removing, Resumable, Staged, Store, Writer
+from pipeline.storage.base import Reader, Resumable, Staged, Store, Writer
 from pipeline.tensors.fingerprint import DIGEST_BYTES, Digest, digest_bytes
 
 SUFFIX = ".journal"
@@ -105,7 +105,6 @@ class Journal:
         self._writers: Sequence[Resumable] = []
         self._tail: OrderedTail | None = None
         self._block_bytes = 0
-        self._version: str | None = None  # of the blob, if there is one
 
     def begin(
         self, plan: Plan, block_bytes: int, writers: Sequence[Writer], tail: OrderedTail | None
@@ -189,9 +188,11 @@ class Journal:
 
     def finish(self) -> None:
         """Remove the journal: the output is published."""
-        if self._version is not None and isinstance(self._store, Removing):
+        if self._writers:
             with suppress(PipelineError):
-                self._store.remove(self._name, self._version)
+                for seen in self._store.look(self._name):
+                    if seen.name == self._name:
+                        self._store.delete(seen)
 
     def _save(self) -> None:
         tail, done = TailState(0, 0, b""), self._done
@@ -215,7 +216,6 @@ class Journal:
             with self._store.create(self._name, size_hint=len(data), overwrite=True) as writer:
                 writer.write(0, data)
                 writer.commit()
-            self._version = self._store.open(self._name).version
         except PipelineError as error:  # a run can do without
             _log.warning("no journal was written: %s", error)
 
@@ -243,7 +243,6 @@ class Journal:
             reader = self._store.open(self._name)
             data = bytearray(reader.nbytes)
             reader.read_into(0, memoryview(data))
-            self._version = reader.version
             reader.close()
             return self._parse(bytes(data))
         except (PipelineError, ValueError, struct.error) as error:

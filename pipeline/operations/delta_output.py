@@ -91,7 +91,7 @@ class DeltaOutput:
             )
             manifest = describe()
             size = layout.finish(writer, tail, tables, companions, manifest)
-            writer.label(_labels(manifest))
+            writer.label(labels_of(manifest))
             writer.commit()
             if journal is not None:
                 journal.finish()
@@ -153,7 +153,7 @@ class DeltaPlace:
             writer.commit()
 
 
-def _labels(manifest: Manifest) -> dict[str, str]:
+def labels_of(manifest: Manifest) -> dict[str, str]:
     """What a store can show of a delta."""
     base = {"base": str(manifest.base.fingerprint)} if manifest.base else {}
     return {"kind": "delta", "fingerprint": str(manifest.fingerprint), **base, "tool": TOOL}

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import NotFound
-from pipeline.storage.azure_blob import AzureWriter
+from pipeline.storage import azure_keeping as keeping
 from pipeline.storage.azure_claim import CLAIM
+from pipeline.storage.azure_copy import PullingWriter
 from pipeline.storage.azure_errors import Changed, error_code
 from pipeline.storage.azure_folder import AzureFolderWriter
+from pipeline.storage.azure_leftovers import find_leftovers
 from pipeline.storage.azure_reading import AzureReader
 from pipeline.storage.azure_traffic import Traffic
-from pipeline.storage.base import BlobInfo, Files, FolderWriter, Reader, Writer, exists
+from pipeline.storage.base import (
+    BlobInfo,
+    Files,
+    FolderWriter,
+    Leftover,
+    Reader,
+    Seen,
+    Writer,
+    exists,
+)
 from pipeline.storage.names import safe_name, safe_prefix
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient, ContainerClient
+
+Result = TypeVar("Result")
 
 _LOOKS = 5
 
@@ -63,16 +76,23 @@ class AzureStore:
 
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
         """All blobs whose name begins with `prefix`, sorted by name."""
-        for name, blob in self._blobs(safe_prefix(prefix)):
+        for name, blob in self.blobs(safe_prefix(prefix)):
             yield BlobInfo(name, int(blob.size))
 
-    def _blobs(self, prefix: str) -> Iterator[tuple[str, Any]]:
-        start = self._prefix + prefix
+    def look(self, prefix: str = "") -> Iterator[Seen]:
+        """The same, each with its version; see `Store.look`."""
+        for name, blob in self.blobs(safe_prefix(prefix)):
+            yield Seen(name, int(blob.size), _quoted(blob.etag), blob.last_modified)
+
+    def blobs(self, prefix: str, *, uncommitted: bool = False) -> Iterator[tuple[str, Any]]:
+        """What the SDK says of the blobs that begin with `prefix`; if asked, also of the only staged."""
+        start, include = self._prefix + prefix, ["uncommittedblobs"] if uncommitted else None
         token: str | None = None
         while True:  # page by page, so that only the one that the network spoiled is asked for again
 
             def ask(token: str | None = token) -> tuple[list[Any], str | None]:
-                pages = self._container.list_blobs(name_starts_with=start).by_page(token)
+                found = self._container.list_blobs(name_starts_with=start, include=include)
+                pages = found.by_page(token)
                 return list(next(pages, [])), pages.continuation_token  # type: ignore[attr-defined]
 
             blobs, token = self._traffic.ask(self.url, ask)
@@ -81,9 +101,13 @@ class AzureStore:
             if not token:
                 return
 
+    def ask(self, where: str, action: Callable[[], Result]) -> Result:
+        """The result of one request about `where`; see `Traffic.ask`."""
+        return self._traffic.ask(where, action)
+
     def versions(self, prefix: str) -> dict[str, str]:
         """The etags of all blobs that begin with `prefix`, by what follows it in their names."""
-        return {name[len(prefix) :]: _quoted(blob.etag) for name, blob in self._blobs(prefix)}
+        return {name[len(prefix) :]: _quoted(blob.etag) for name, blob in self.blobs(prefix)}
 
     def open(self, name: str) -> Reader:
         """Open a blob for reading. Raises NotFound."""
@@ -101,8 +125,7 @@ class AzureStore:
         before: dict[str, _Version] = {}
         for _ in range(_LOOKS):
             found = {
-                name: _Version(name, int(blob.size), _quoted(blob.etag))
-                for name, blob in self._blobs("")
+                name: _Version(name, int(blob.size), _quoted(blob.etag)) for name, blob in self.blobs("")
             }
             if CLAIM in found:
                 return None
@@ -118,8 +141,8 @@ class AzureStore:
             raise exists(self.where(name))
         return self._writer(name, size_hint, found.etag if found else None)
 
-    def _writer(self, name: str, size_hint: int, etag: str | None) -> AzureWriter:
-        return AzureWriter(
+    def _writer(self, name: str, size_hint: int, etag: str | None) -> PullingWriter:
+        return PullingWriter(
             self.client(name),
             self.where(name),
             size_hint=size_hint,
@@ -143,7 +166,7 @@ class AzureStore:
             self._traffic.ask(self.where(name), nobodys.delete_blob)
         return AzureFolderWriter(self, name, overwrite=overwrite, seen=seen)
 
-    def stage(self, name: str, size_hint: int) -> AzureWriter:
+    def stage(self, name: str, size_hint: int) -> PullingWriter:
         """A writer for one file of a folder, which says at its commit what it replaces."""
         return self._writer(name, size_hint, None)
 
@@ -162,6 +185,27 @@ class AzureStore:
         except Changed:
             if self.stat(name) is not None:  # else we did, and the answer was lost
                 raise
+
+    def folder(self, name: str) -> AzureStore:
+        """The store whose root is the folder `name`."""
+        return AzureStore(self._container, prefix=self._prefix + safe_name(name), tier=self._tier)
+
+    def delete(self, file: Seen) -> None:
+        """Delete a blob as it was seen; see `Store.delete`."""
+        self.remove(file.name, file.version)
+
+    def delete_folder(self, name: str, files: Sequence[Seen]) -> None:
+        """Delete a folder, which is claimed first; see `Store.delete_folder`."""
+        etags = {file.name.removeprefix(f"{name}/"): file.version for file in files}
+        keeping.delete_folder(self, name, etags)
+
+    def leftovers(self, prefix: str = "") -> Iterator[Leftover]:
+        """Staged blocks, abandoned claims and old journals; see `Store.leftovers`."""
+        yield from find_leftovers(self, safe_prefix(prefix))
+
+    def clear(self, leftover: Leftover) -> None:
+        """Remove a leftover; see `Store.clear`."""
+        keeping.clear(self, leftover)
 
     def client(self, name: str) -> BlobClient:
         """The SDK's client of a blob."""

@@ -17,10 +17,11 @@ import logging
 import math
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import AccessError, NotFound, StorageError, Unreachable
 from pipeline.storage.azure_errors import Changed, error_code
@@ -29,7 +30,7 @@ from pipeline.storage.base import Aborting, Buffer, Extents, Staged, exists
 from pipeline.units import MIB
 
 if TYPE_CHECKING:
-    from azure.storage.blob import BlobClient
+    from azure.storage.blob import BlobBlock, BlobClient
 
 BLOCK_BYTES = 8 * MIB
 MAX_BLOCKS = 50_000
@@ -160,7 +161,7 @@ class AzureWriter(Aborting):
         """One Put Block List; returns the blob's etag."""
         from azure.core import MatchConditions
         from azure.core.exceptions import HttpResponseError
-        from azure.storage.blob import BlobBlock, BlockState, ContentSettings
+        from azure.storage.blob import ContentSettings, StandardBlobTier
 
         options: dict[str, Any] = {"match_condition": MatchConditions.IfMissing}
         if self.etag is not None:
@@ -168,10 +169,10 @@ class AzureWriter(Aborting):
         if tags:
             options["tags"] = tags
         if self._tier:
-            options["standard_blob_tier"] = self._tier.capitalize()
+            options["standard_blob_tier"] = StandardBlobTier(self._tier.capitalize())
         try:
             done = self._client.commit_block_list(
-                [BlobBlock(block, state=BlockState.UNCOMMITTED) for block in blocks],
+                blocks_in_state("uncommitted", blocks),
                 metadata={COMMIT_KEY: commit_id, **self._labels},
                 content_settings=ContentSettings(content_type="application/octet-stream"),
                 **options,
@@ -206,6 +207,27 @@ class AzureWriter(Aborting):
 
         The service collects them after a week; `cli.py clean` sooner.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What the SDK (12.31) looks for in a block's state.
+
+    It compares in lower case, but its own BlockState is capitalised: so it would ask for the latest
+    block of an id, for a committed one where none is staged any more, or the other way round.
+    """
+
+    value: Literal["committed", "uncommitted"]
+
+
+def blocks_in_state(state: Literal["committed", "uncommitted"], ids: Iterable[str]) -> list[BlobBlock]:
+    """Blocks as `commit_block_list` takes them, which must be in this state."""
+    from azure.storage.blob import BlobBlock
+
+    blocks = [BlobBlock(each) for each in ids]
+    for block in blocks:
+        block.state = _State(state)  # type: ignore[assignment]
+    return blocks
 
 
 def _block_id(offset: int, digest: bytes) -> str:

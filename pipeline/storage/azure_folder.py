@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import OutputExists
 from pipeline.storage.azure_claim import CLAIM, Claim
 from pipeline.storage.azure_errors import Changed
-from pipeline.storage.base import Aborting, Buffer, Staged, Writer, exists
+from pipeline.storage.base import Aborting, Buffer, Reader, Staged, Writer, exists
 from pipeline.storage.names import safe_name
 from pipeline.units import MIB
 
@@ -190,6 +190,14 @@ class _Staged(Aborting):
     def adopt(self, block: Staged) -> None:
         """See `Resumable.adopt`."""
         self._inner.adopt(block)
+
+    def can_pull(self, reader: Reader) -> bool:
+        """See `Puller.can_pull`."""
+        return self._inner.can_pull(reader)
+
+    def pull(self, offset: int, nbytes: int, reader: Reader) -> None:
+        """Stage a block that the service copies; see `Puller.pull`."""
+        self._inner.pull(offset, nbytes, reader)
 
     def commit(self) -> None:
         """Nothing yet."""

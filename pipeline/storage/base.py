@@ -16,10 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Literal, Protocol, Self, runtime_checkable
 
-from pipeline.errors import CorruptFile, OutputExists
+from pipeline.errors import CorruptFile, OutputExists, StorageError
 
 Buffer = bytes | bytearray | memoryview
 
@@ -30,6 +31,34 @@ class BlobInfo:
 
     name: str
     nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen(BlobInfo):
+    """A blob as it was when it was listed. version: changes whenever the blob does."""
+
+    version: str
+    modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What a run that was killed or given up has left, of no use to readers.
+
+    name: what it would have become, or of a journal its own. kind: "partial" grew under a hidden name,
+    "blocks" were staged and never committed, a "journal" has nothing left to say, a "folder" was begun
+    to be published or deleted, and its files can't be read. modified: when its run last wrote, None if
+    nobody knows. stuck: why it can't be removed, if so. version: it is removed only as it was seen.
+    place: of a partial, its hidden name; of blocks, the journal beside them.
+    """
+
+    name: str
+    kind: Literal["partial", "blocks", "journal", "folder"]
+    nbytes: int
+    modified: datetime | None
+    version: str
+    place: str = ""
+    stuck: str | None = None
 
 
 class Reader(Protocol):
@@ -122,11 +151,14 @@ class Resumable(Protocol):
 
 
 @runtime_checkable
-class Removing(Protocol):
-    """A store that removes a blob of a certain version."""
+class Puller(Protocol):
+    """A writer whose store can fetch bytes from where a reader has them, past this machine."""
 
-    def remove(self, name: str, version: str) -> None:
-        """Remove the blob called `name`, if it is still of that version."""
+    def can_pull(self, reader: Reader) -> bool:
+        """Whether `reader` reads from the same account."""
+
+    def pull(self, offset: int, nbytes: int, reader: Reader) -> None:
+        """Like `write` of what `reader` has in that range. Raises if the blob has changed since."""
 
 
 class FolderWriter(Protocol):
@@ -190,6 +222,28 @@ class Store(Files, Protocol):
         Raises OutputExists if anything lies there and `overwrite` is not set.
         """
 
+    def look(self, prefix: str = "") -> Iterator[Seen]:
+        """Like `list`, with what is needed to delete what was seen and nothing else."""
+
+    def folder(self, name: str) -> Store:
+        """The store whose root is the folder `name` of this one."""
+
+    def delete(self, file: Seen) -> None:
+        """Delete a blob. Raises StorageError if it is not as it was seen; none at all is fine."""
+
+    def delete_folder(self, name: str, files: Sequence[Seen]) -> None:
+        """Delete the folder `name`, of which `files`, named from this store's root, are all.
+
+        From the first change on, nobody reads what is left as a model. Raises StorageError if the folder
+        is not as it was seen, OutputExists if another run is publishing there.
+        """
+
+    def leftovers(self, prefix: str = "") -> Iterator[Leftover]:
+        """What ended runs have left under names that begin with `prefix`; nothing of those that live."""
+
+    def clear(self, leftover: Leftover) -> None:
+        """Remove a leftover. Raises StorageError if it is not, or not any more, as it was seen."""
+
 
 class Aborting:
     """Mixin: leaving the `with` block aborts what was not published."""
@@ -236,4 +290,13 @@ def exists(where: str) -> OutputExists:
     """The error for an output whose name is taken."""
     return OutputExists(
         "already exists", where=where, hint="add --overwrite to replace it, or name another output"
+    )
+
+
+def changed(where: str) -> StorageError:
+    """The error for what was to be removed as it had been seen, and is no longer so."""
+    return StorageError(
+        "has changed since it was listed: it is left alone",
+        where=where,
+        hint="another run may be writing there: look again, then run the command again",
     )

@@ -17,12 +17,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.errors import CorruptFile
+from pipeline.storage import local_keeping as keeping
 from pipeline.storage.base import (
     Aborting,
     BlobInfo,
     Buffer,
     Extents,
     FolderWriter,
+    Leftover,
+    Seen,
     Writer,
     exists,
 )
@@ -242,12 +245,17 @@ class LocalStore:
 
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
         """All files whose path below the root begins with `prefix`, sorted; no partial ones."""
+        for seen in self.look(prefix):
+            yield BlobInfo(seen.name, seen.nbytes)
+
+    def look(self, prefix: str = "") -> Iterator[Seen]:
+        """The same, each with its version; see `Store.look`."""
         # Never walk more than the prefix names.
         folder = self.root / safe_prefix(prefix).rpartition("/")[0]
         found = {path.relative_to(self.root).as_posix(): path for path in folder.rglob("*")}
         for name, path in sorted(found.items()):
             if name.startswith(prefix) and PARTIAL not in name and path.is_file():
-                yield BlobInfo(name, path.stat().st_size)
+                yield keeping.see(name, path)
 
     def open(self, name: str) -> LocalReader:
         """Open a file for reading. Raises NotFound."""
@@ -279,6 +287,26 @@ class LocalStore:
         remove_abandoned(path)
         self._require_room(path, size_hint)
         return LocalFolderWriter(path, overwrite=overwrite, fsync=self._fsync)
+
+    def folder(self, name: str) -> LocalStore:
+        """The store whose root is the folder `name`."""
+        return LocalStore(self.path(name), fsync=self._fsync)
+
+    def delete(self, file: Seen) -> None:
+        """Delete a file as it was seen; see `Store.delete`."""
+        keeping.delete_file(self.path(file.name), file)
+
+    def delete_folder(self, name: str, files: Sequence[Seen]) -> None:
+        """Delete a folder: it is hidden first, by one rename; see `Store.delete_folder`."""
+        keeping.delete_folder(self.path(name), {f.name.removeprefix(f"{name}/"): f for f in files})
+
+    def leftovers(self, prefix: str = "") -> Iterator[Leftover]:
+        """Hidden partials whose runs have ended; see `Store.leftovers`."""
+        yield from keeping.find_leftovers(self.root, safe_prefix(prefix))
+
+    def clear(self, leftover: Leftover) -> None:
+        """Remove a leftover; see `Store.clear`."""
+        keeping.clear(self.root, leftover)
 
     def _require_room(self, path: Path, nbytes: int) -> None:
         """Stop before the first byte when the disk can't hold the result."""

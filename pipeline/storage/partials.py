@@ -11,11 +11,12 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 PARTIAL = ".partial-"
+_HIDDEN = re.compile(rf"\.(.+){re.escape(PARTIAL)}[0-9a-f]{{8}}")
 
 
 def partial_name(path: Path) -> Path:
@@ -50,19 +51,44 @@ class Partial:
 
 def remove_abandoned(final: Path) -> None:
     """Remove the partials of `final` whose runs have ended."""
-    pattern = re.compile(re.escape(f".{final.name}{PARTIAL}") + "[0-9a-f]{8}")
     with suppress(OSError):
         for path in list(final.parent.iterdir()):
-            if pattern.fullmatch(path.name):
-                _remove_if_abandoned(path)
+            if _final_name(path.name) == final.name:
+                remove_if_abandoned(path)
 
 
-def _remove_if_abandoned(path: Path) -> None:
+def remove_if_abandoned(path: Path) -> None:
+    """Remove the partial at `path`, if its run has ended and the system lets us."""
     with suppress(OSError):  # held, gone, or not ours to remove
         lock = _lock(path)
         if lock is not None:
             discard(path)
             os.close(lock)
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether the run of the partial at `path` has ended; False where there are no locks to tell."""
+    with suppress(OSError):
+        lock = _lock(path)
+        if lock is not None:
+            os.close(lock)
+            return True
+    return False
+
+
+def find_partials(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """The partials below `folder`, each with what it would have become; sorted by the latter's name."""
+    for where, folders, files in os.walk(folder):
+        found = {name: final for name in (*folders, *files) if (final := _final_name(name))}
+        for name in sorted(found, key=lambda name: found[name]):
+            yield Path(where, name), Path(where, found[name])
+        folders[:] = sorted(name for name in folders if PARTIAL not in name)
+
+
+def _final_name(name: str) -> str | None:
+    """What a partial of that name would have become; None if it is no partial."""
+    match = _HIDDEN.fullmatch(name)
+    return match[1] if match else None
 
 
 def discard(path: Path) -> None:

@@ -10,7 +10,14 @@ from itertools import pairwise
 
 import pytest
 
-from pipeline.errors import CorruptFile, NotFound, OutputExists, PipelineError, UsageError
+from pipeline.errors import (
+    CorruptFile,
+    NotFound,
+    OutputExists,
+    PipelineError,
+    StorageError,
+    UsageError,
+)
 from pipeline.storage.base import Store
 
 BAD_NAMES = ("../out", "a/../../out", "/etc/out", "", "a//b", ".", "a\\b", "c:/out", "a\nb")
@@ -234,3 +241,89 @@ def test_a_list_is_sorted_by_name_and_keeps_to_its_prefix(store: Store) -> None:
 def test_a_prefix_that_leaves_the_store_is_refused(store: Store, prefix: str) -> None:
     with pytest.raises(UsageError):
         names(store, prefix)
+
+
+# -- what was seen, and deleting it -------------------------------------------------------------
+
+
+def publish(store: Store, name: str, files: dict[str, bytes]) -> None:
+    with store.create_folder(name, size_hint=100, overwrite=False) as folder:
+        for file, data in files.items():
+            with folder.create(file, size_hint=len(data)) as writer:
+                writer.write(0, data)
+                writer.commit()
+        folder.publish(list(files))
+
+
+MODEL = {"model.safetensors": b"weights", "sub/template.jinja": b"{}", "config.json": b"{}"}
+
+
+def test_a_look_tells_versions_that_change_with_the_blob(store: Store) -> None:
+    put(store, "a/x", b"one")
+    put(store, "b", b"other")
+    (before,) = store.look("a/")
+    assert (before.name, before.nbytes) == ("a/x", 3)
+    assert list(store.look("a/")) == [before]
+    put(store, "a/x", b"two", overwrite=True)
+    (after,) = store.look("a/")
+    assert after.version != before.version and after.modified >= before.modified
+
+
+def test_a_folder_of_a_store_is_a_store(store: Store) -> None:
+    put(store, "models/a/config.json", b"{}")
+    inner = store.folder("models").folder("a")
+    assert names(inner) == ["config.json"]
+    assert get(inner, "config.json") == b"{}"
+    with pytest.raises(UsageError):
+        store.folder("../out")
+
+
+def test_a_blob_is_deleted_as_it_was_seen(store: Store) -> None:
+    put(store, "x", b"old")
+    put(store, "x.sig", b"kept")
+    (seen, _) = store.look("x")
+    store.delete(seen)
+    assert names(store) == ["x.sig"]
+    store.delete(seen)  # gone is gone
+    put(store, "x", b"new")
+    assert get(store, "x") == b"new"
+
+
+def test_a_blob_that_has_changed_since_it_was_seen_is_not_deleted(store: Store) -> None:
+    put(store, "x", b"old")
+    (seen,) = store.look("x")
+    put(store, "x", b"new", overwrite=True)
+    with pytest.raises(StorageError, match="changed"):
+        store.delete(seen)
+    assert get(store, "x") == b"new"
+    assert names(store) == ["x"]
+
+
+def test_a_folder_is_deleted_whole_and_nothing_beside_it(store: Store) -> None:
+    for name in ("models/a", "models/ab"):
+        publish(store, name, MODEL)
+    store.delete_folder("models/a", list(store.look("models/a/")))
+    assert names(store) == sorted(f"models/ab/{name}" for name in MODEL)
+    publish(store, "models/a", MODEL)
+    assert store.folder("models/a").settled() is not None
+
+
+def test_a_folder_that_has_changed_since_it_was_seen_stays_as_it_is(store: Store) -> None:
+    publish(store, "model", MODEL)
+    seen = list(store.look("model/"))
+    for change in ("model/new", "model/config.json"):
+        put(store, change, b"[]", overwrite=True)
+        before = list(store.look())
+        with pytest.raises(StorageError, match="changed"):
+            store.delete_folder("model", seen)
+        assert list(store.look()) == before
+    assert store.folder("model").settled() is not None
+
+
+def test_a_store_without_leftovers_says_so(store: Store) -> None:
+    put(store, "deltas/x", b"abc")
+    publish(store, "model", MODEL)
+    assert list(store.leftovers()) == []
+    assert list(store.leftovers("model/")) == []
+    with pytest.raises(UsageError):
+        list(store.leftovers("../"))
