@@ -13,6 +13,7 @@ import typer
 
 from pipeline.commands.artefacts import combine, convert, inspect, verify
 from pipeline.commands.doctor import doctor
+from pipeline.commands.hub import push
 from pipeline.commands.storing import clean, copy, delete, list_store
 from pipeline.commands.transfer import apply, batch, compute
 from pipeline.errors import PipelineError, UsageError
@@ -32,10 +33,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+for command in (compute, apply, batch, inspect, verify, combine, convert):
+    app.command()(command)
 app.command("list")(list_store)
-for command in (
-    compute, apply, batch, inspect, verify, combine, convert, copy, delete, clean, doctor,
-):  # fmt: skip
+for command in (copy, delete, clean, push, doctor):
     app.command()(command)
 
 

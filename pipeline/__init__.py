@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.operations.doctor import doctor
     from pipeline.operations.inspect import inspect
     from pipeline.operations.listing import list_store
+    from pipeline.operations.push import push
     from pipeline.operations.verify import verify
     from pipeline.tensors.state_dicts import apply_delta, calculate_delta, combine_deltas
 
@@ -49,6 +50,7 @@ _PLACES = {
     "inspect": "pipeline.operations.inspect",
     "open_checkpoint": "pipeline.checkpoints.checkpoint",
     "open_delta": "pipeline.deltas.delta",
+    "push": "pipeline.operations.push",
     "run_batch": "pipeline.batch.runner",
 }
 
@@ -69,6 +71,7 @@ __all__ = [
     "list_store",
     "open_checkpoint",
     "open_delta",
+    "push",
     "run_batch",
     "verify",
 ]

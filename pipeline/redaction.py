@@ -47,6 +47,7 @@ _PATTERNS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
         ),
         ("accountkey", r"\b(AccountKey(?:=|%3D))[^\s;'\"]+", "i", r"\1"),
         ("sharedaccess", r"\b(SharedAccessSignature(?:=|%3D))[^\s;'\"]+", "i", r"\1"),
+        ("signature", r"(Signature(?:=|%3D))[^\s&;'\"<>)]+", "i", r"\1"),  # of the Hub's CDN
         ("sig", r"\b(sig(?:=|%3D))[^\s&;'\"<>)]+", "i", r"\1"),
         ("=", rf"\b((?:{_FIELDS})=)[^\s&;,'\"()]+", "i", r"\1"),
         (":", rf"([\"'](?:{_FIELDS})[\"']\s*:\s*[\"'])[^\"']+", "i", r"\1"),

@@ -11,12 +11,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 from dotenv import dotenv_values
 
+from pipeline.errors import UsageError
 from pipeline.redaction import know, know_connection_string, know_sas
 
 DEFAULT_STORE = "./store"
+HubCache = Literal["auto", "on", "off"]
 
 # What azure-identity and GitHub Actions say of who is signed in. None of it is ours to interpret.
 _IDENTITY = (
@@ -86,20 +89,32 @@ class Settings:
     store: str = field(default=DEFAULT_STORE, repr=False)  # may carry a signature
     fsync: bool = False
     hub_token: str | None = field(default=None, repr=False)
+    hub_cache: HubCache = "auto"
     sign_password: str | None = field(default=None, repr=False)
     log: str | None = None
 
     @classmethod
     def load(
-        cls, *, store: str | None = None, tier: str | None = None, folder: Path | None = None
+        cls,
+        *,
+        store: str | None = None,
+        tier: str | None = None,
+        hub_cache: str | None = None,
+        folder: Path | None = None,
     ) -> Settings:
         """The settings in force: what is given, then the environment, then `.env` in `folder`."""
         dotenv = dotenv_values((folder or Path.cwd()) / ".env")
-        return cls.from_mapping({**dotenv, **os.environ}, store=store, tier=tier)
+        env = {**dotenv, **os.environ}
+        return cls.from_mapping(env, store=store, tier=tier, hub_cache=hub_cache)
 
     @classmethod
     def from_mapping(
-        cls, env: Mapping[str, str | None], *, store: str | None = None, tier: str | None = None
+        cls,
+        env: Mapping[str, str | None],
+        *,
+        store: str | None = None,
+        tier: str | None = None,
+        hub_cache: str | None = None,
     ) -> Settings:
         """The settings that the variables `env` make; an empty value counts as not set.
 
@@ -129,6 +144,16 @@ class Settings:
             store=store or first("PIPELINE_STORE") or in_azure or DEFAULT_STORE,
             fsync=first("PIPELINE_FSYNC") not in (None, "0", "false"),
             hub_token=first("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+            hub_cache=_parse_hub_cache(hub_cache or first("PIPELINE_HUB_CACHE") or "auto"),
             sign_password=first("PIPELINE_SIGN_PASSWORD"),
             log=first("PIPELINE_LOG"),
         )
+
+
+def _parse_hub_cache(text: str) -> HubCache:
+    for choice in get_args(HubCache):
+        if text == choice:
+            return choice  # type: ignore[no-any-return]
+    raise UsageError(
+        f"{text!r} is not a way to use the Hub's cache", hint="use auto, on or off (PIPELINE_HUB_CACHE)"
+    )

@@ -30,7 +30,10 @@ COMBINE = ("combine", "--delta", "d.safetensors=0.5", "--output", "c.safetensors
 CONVERT = ("convert", "d.safetensors", "--codec", "none", "--output", "p.safetensors")
 
 
-COMMANDS = ("compute", "apply", "batch", "inspect", "verify", "combine", "convert", "doctor")
+COMMANDS = (
+    "compute", "apply", "batch", "inspect", "verify", "combine", "convert", "list", "copy", "delete",
+    "clean", "push", "doctor",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)

@@ -82,7 +82,7 @@ def open_checkpoint(
     """Open the checkpoint at `location`, reading headers only.
 
     With `headers_only` nothing is downloaded from the Hub; otherwise its weights are brought into the
-    client's cache first.
+    client's cache first, if the settings and the cache's disk let them; else they are read by range.
     Raises NotACheckpoint, NotFound, CorruptFile, QuantisedCheckpoint, AccessError and UsageError.
     """
     settings = settings or Settings.load()
@@ -119,9 +119,11 @@ def _open_repo(where: Location, settings: Settings) -> HubRepo:
 def _open_hub(where: Location, settings: Settings, *, headers_only: bool) -> Checkpoint:
     repo = _open_repo(where, settings)
     weights = find_weights(repo)
-    if not headers_only:
+    if not headers_only and settings.hub_cache != "off":
         config = ["config.json"] if repo.stat("config.json") else []
-        repo.fetch([*config, *find_companions(repo), *weights.files])
+        names = [*config, *find_companions(repo), *weights.files]
+        if settings.hub_cache == "on" or repo.fits_cache(names):
+            repo.fetch(names)
     return replace(_open_folder(repo, weights, f"hf://{where.path}"), revision=repo.commit)
 
 

@@ -31,6 +31,14 @@ class Codec(StrEnum):
     NONE = "none"
 
 
+class HubCacheMode(StrEnum):
+    """Whether weights from the Hub go through its cache on the disk; auto is where there is room."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 class TierName(StrEnum):
     """Azure's access tiers, from quick and dear to slow and cheap to keep."""
 
@@ -77,5 +85,20 @@ Restart = Annotated[
 ]
 CodecOption = Annotated[
     Codec, typer.Option(help="Packed losslessly, or not, for other readers of safetensors.")
+]
+HubCache = Annotated[
+    HubCacheMode | None,
+    typer.Option(
+        help="Weights from the Hub: through its cache on the disk, or not (read by range, no file of "
+        "weights). auto: where there is room. [default: PIPELINE_HUB_CACHE, else auto]"
+    ),
+]
+PushToHub = Annotated[
+    str | None,
+    typer.Option("--push-to-hub", help="Push the finished output to this Hub repository too: org/name."),
+]
+Private = Annotated[bool, typer.Option("--private", help="Make a new Hub repository private.")]
+PushRevision = Annotated[
+    str | None, typer.Option("--revision", help="The Hub repository's branch. [default: main]")
 ]
 BASE_HELP = "Base checkpoint: org/name[@revision], a folder, a file or az://container/path."

@@ -28,6 +28,7 @@ from pipeline.engine.walk import walk
 from pipeline.errors import UsageError
 from pipeline.operations.common import DEFAULT_MEMORY, Resources, find_signature, tokenizer_of
 from pipeline.operations.fit import SumPlan, fit, plan_sum
+from pipeline.operations.push import HubPush
 from pipeline.operations.release import Release, other_files
 from pipeline.operations.sum_kernel import AddKernel, Found, NotTheSameBase
 from pipeline.operations.verify_delta import check_form
@@ -55,7 +56,8 @@ class ApplyReport:
 
     case: `SAME_BASE` or `ANOTHER_BASE`. nonfinite: elements of the result that are NaN or infinite.
     base_distance: |new base - old base| / |old base|, if the old base was given.
-    carried: tensors taken whole from post because they are not float and differ from its base.
+    carried: tensors taken whole from post because they are not float and differ from its base. pushed:
+    the URL of the commit on the Hub.
     """
 
     output: str
@@ -74,6 +76,7 @@ class ApplyReport:
     base_distance: float | None = None
     carried: Sequence[str] = ()
     config_differences: Sequence[str] = ()
+    pushed: str | None = None
 
 
 def apply(
@@ -85,6 +88,7 @@ def apply(
     store: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
+    hub_cache: str | None = None,
     memory: str | int = DEFAULT_MEMORY,
     workers: int | None = None,
     shard_size: str | int = SHARD_BYTES,
@@ -94,6 +98,9 @@ def apply(
     sign_key: str | None = None,
     tier: str | None = None,
     restart: bool = False,
+    push_to_hub: str | None = None,
+    private: bool = False,
+    revision: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progressing = silent,
@@ -105,11 +112,13 @@ def apply(
     "auto" being the new base's (post's, where its very base was given). old_base: the base
     that the first delta was made on, to say how far the new one is from it. key: public key or
     certificate (PEM) by which every delta must be signed. sign_key: private key (PEM) that signs the
-    result. memory: bound on buffers. tier: access tier of blobs. restart: whether to ignore what an
-    interrupted run of this command left.
-    Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`.
+    result. hub_cache: see `compute`. memory: bound on buffers. tier: access tier of blobs. restart:
+    whether to ignore what an interrupted run of this command left. push_to_hub: a repository that gets
+    the finished folder too, on its branch `revision`; see `push`.
+    Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`, unless it was
+    the push that failed: then the folder stays there.
     """
-    settings = Settings.load(store=store, tier=tier)
+    settings = Settings.load(store=store, tier=tier, hub_cache=hub_cache)
     resources = Resources.parse(memory=memory, workers=workers, device=device)
     form = parse_dtype(dtype)
     shard_bytes = parse_bytes(shard_size)
@@ -126,6 +135,9 @@ def apply(
     destination, name = open_parent(target, settings)
     if not overwrite and destination.has_folder(name):
         raise exists(str(target))  # before anything is downloaded
+    hub = HubPush.open(
+        push_to_hub, private=private, revision=revision, settings=settings, overwrite=overwrite
+    )
     with ExitStack() as stack:
         model = stack.enter_context(open_checkpoint(base, settings=settings, headers_only=dry_run))
         opened = [stack.enter_context(open_delta(name, settings=settings)) for name, _ in wanted]
@@ -151,11 +163,13 @@ def apply(
             size = report.written_bytes
             try:
                 with destination.create_folder(name, size_hint=size, overwrite=overwrite) as folder:
-                    return run.write(
+                    report = run.write(
                         folder, layout, report, progress, start_journal, same_base=same_base
                     )
+                break
             except NotTheSameBase:
                 same_base = False  # identical where it was probed, different elsewhere: begin again
+    return replace(report, pushed=hub.model(output).pushed) if hub else report
 
 
 def _check_vocabularies(base: Checkpoint, deltas: Sequence[Delta]) -> None:

@@ -1,15 +1,18 @@
-"""The model card of a result: what it is made of, in the form that the Hub renders."""
+"""The cards of models and deltas: what they are made of, in the form that the Hub renders."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.version import TOOL
 
 if TYPE_CHECKING:
+    from pipeline.deltas.manifest import Identity, Manifest
     from pipeline.operations.apply import ApplyReport
 
+_HUB_LOCATION = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@.*)?", re.ASCII)
 _CITATION = """\
 ```bibtex
 @misc{cao2025,
@@ -63,6 +66,55 @@ def model_card(report: ApplyReport, config: Mapping[str, Any] | None) -> str:
         lines += ["Configs differ; the base's value counts:", ""]
         lines += [f"- {_code(line)}" for line in report.config_differences] + [""]
     return "\n".join(lines) + "\n## Method\n\n" + _CITATION
+
+
+def delta_card(name: str, manifest: Manifest, *, repo: str) -> str:
+    """The README.md of a repository with the delta called `name`. `repo`: the repository."""
+    parts = [("base", manifest.base), ("post", manifest.post)]
+    known = [(part, who) for part, who in parts if who is not None]
+    base_model = _hub_id(manifest.base)
+    lines = [
+        "---",
+        *(["base_model:", f"- {base_model}"] if base_model else []),
+        "tags:",
+        "- paramdelta",
+        "- delta",
+        "---",
+        "",
+        f"# {_code(name)}",
+        "",
+        "What post-training changed in a model: the difference of two checkpoints, to be added to "
+        "another base.",
+        "",
+        "| part | location | revision | fingerprint |",
+        "|---|---|---|---|",
+        *(
+            f"| {part} | {_code(who.location)} | {_code(who.revision or '-')} | `{who.fingerprint}` |"
+            for part, who in known
+        ),
+        *(
+            f"| {ancestor.scale:g} × | {_code(ancestor.location)} | `-` | `{ancestor.fingerprint}` |"
+            for ancestor in manifest.ancestors
+        ),
+        "",
+        f"- fingerprint of the delta: `{manifest.fingerprint}`",
+        f"- tensors: {len(manifest.tensors)}, packed by `{manifest.codec}`",
+        f"- made by: {manifest.tool if manifest.tool.isprintable() else TOOL}",
+        "",
+        "On its own base it gives the post-trained model back bit for bit; to another base it is added "
+        "in float32 and rounded once:",
+        "",
+        f"    hf download {repo} {name} --local-dir .",
+        f"    python cli.py apply --base org/new-base --delta ./{name} --output ./result",
+        "",
+    ]
+    return "\n".join(lines) + "\n## Method\n\n" + _CITATION
+
+
+def _hub_id(who: Identity | None) -> str | None:
+    """The repository of a checkpoint from the Hub."""
+    found = _HUB_LOCATION.fullmatch(who.location) if who else None
+    return found[1] if found else None
 
 
 def _title(config: Mapping[str, Any] | None) -> str:

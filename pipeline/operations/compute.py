@@ -31,6 +31,7 @@ from pipeline.engine.plan import Job, Plan, Slice
 from pipeline.errors import NotACheckpoint
 from pipeline.operations.common import DEFAULT_MEMORY, Resources, as_input, tokenizer_of
 from pipeline.operations.delta_output import DeltaOutput, DeltaPlace
+from pipeline.operations.push import HubPush
 from pipeline.progress import Progressing, silent
 from pipeline.settings import Settings
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Arithmetic, Operand, subtract_bytes
@@ -45,6 +46,7 @@ class ComputeReport:
     """What compute did, or with `dry_run` would do.
 
     written_bytes: the file's size; on a dry run that of its values, unpacked. fingerprint: the delta's.
+    pushed: the URL of the commit on the Hub.
     """
 
     output: str
@@ -62,6 +64,7 @@ class ComputeReport:
     remainders: int | None = None
     exceptions: int | None = None
     carried: Sequence[str] = ()
+    pushed: str | None = None
 
 
 def compute(
@@ -73,11 +76,15 @@ def compute(
     dtype: str = "auto",
     codec: str = DEFAULT_CODEC,
     device: str = "auto",
+    hub_cache: str | None = None,
     memory: str | int = DEFAULT_MEMORY,
     workers: int | None = None,
     sign_key: str | None = None,
     tier: str | None = None,
     restart: bool = False,
+    push_to_hub: str | None = None,
+    private: bool = False,
+    revision: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progressing = silent,
@@ -86,17 +93,23 @@ def compute(
 
     base, post: locations of checkpoints. output: location of the delta, a plain name being one in the
     store. dtype: storage format of float tensors, "auto" being each post tensor's own; whatever it is,
-    the file restores post exactly. memory: bound on buffers, whatever the models' size.
+    the file restores post exactly. hub_cache: whether weights go through the Hub's cache on the disk:
+    "on", "off", or "auto", where there is room. memory: bound on buffers, whatever the models' size.
     sign_key: private key (PEM) whose signature goes beside the delta, as `output`.sig.
     tier: access tier of a blob. restart: whether to ignore what an interrupted run of this command left.
-    Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`.
+    push_to_hub: a repository that gets the finished delta too, on its branch `revision`; see `push`.
+    Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`, unless it was
+    the push that failed: then the delta stays there.
     """
     form = parse_codec(codec)
-    settings = Settings.load(store=store, tier=tier)
+    settings = Settings.load(store=store, tier=tier, hub_cache=hub_cache)
     resources = Resources.parse(memory=memory, workers=workers, device=device)
     storage = parse_dtype(dtype)
     signer = Signer.load(sign_key, settings.sign_password) if sign_key else None
     place = DeltaPlace.open(output, settings, overwrite=overwrite, signer=signer, restart=restart)
+    hub = HubPush.open(
+        push_to_hub, private=private, revision=revision, settings=settings, overwrite=overwrite
+    )
     with (
         open_checkpoint(base, settings=settings, headers_only=dry_run) as base_model,
         open_checkpoint(post, settings=settings, headers_only=dry_run) as post_model,
@@ -139,7 +152,8 @@ def compute(
             scratch_bytes=subtract_bytes(dtypes.union(stored)) + SCRATCH_BYTES,
             progress=progress,
         )
-        return replace(report, written_bytes=size, **_summary(manifest))
+        report = replace(report, written_bytes=size, **_summary(manifest))
+    return replace(report, pushed=hub.delta(output).pushed) if hub else report
 
 
 def _lay_out(

@@ -44,6 +44,7 @@ def verify(
     key: str | None = None,
     require_signature: bool = False,
     store: str | None = None,
+    hub_cache: str | None = None,
     memory: str | int = DEFAULT_MEMORY,
     workers: int | None = None,
     progress: Progressing = silent,
@@ -52,13 +53,13 @@ def verify(
 
     base, post: checkpoints that a delta is said to be made of; with both, post is restored in memory,
     chunk by chunk, and compared bit for bit. key: a public key or certificate (PEM), by which it must
-    be signed. Nothing is written.
+    be signed. hub_cache: see `compute`. Nothing is written.
     Raises CorruptFile, OtherCheckpoint, Unsigned, BadSignature and others of `pipeline.errors`.
     """
     if require_signature and key is None:
         raise UsageError("a signature can't be checked without a key", hint="add --key KEY.pem")
     verifier = Verifier.load(key) if key else None
-    settings = Settings.load(store=store)
+    settings = Settings.load(store=store, hub_cache=hub_cache)
     resources = Resources.parse(memory=memory, workers=workers, device="cpu")
     if names_a_delta(location):
         where = parse_delta(location)

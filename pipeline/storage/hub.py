@@ -1,30 +1,36 @@
 """Models on the Hugging Face Hub, through the huggingface_hub client, its cache and its conventions.
 
-A revision is resolved to a commit once, and everything is read at that commit. Headers and small files
-are read by range without a download; weights go through the client's cache (`fetch`), which other tools
-share and which resumes an interrupted download. A Hub that is down, or not to be asked, is no obstacle
-to what the cache has: the client itself sees it so.
+A revision is resolved to a commit once, and everything is read at that commit: by range (`hub_range`),
+with nothing on the disk, or through the client's cache (`fetch`), which other tools share and which
+resumes an interrupted download. A Hub that is down, or not to be asked, is no obstacle to what the cache
+has: the client itself sees it so.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import AccessError, CorruptFile, NotFound, PipelineError, Unreachable
+from pipeline.errors import NotFound, Unreachable
 from pipeline.storage.base import BlobInfo, Reader
+from pipeline.storage.hub_digest import TRIES, damaged, file_matches
+from pipeline.storage.hub_errors import FIRST_TRIES, Silent, explained, repo_location
+from pipeline.storage.hub_range import RangeReader
 from pipeline.storage.local import LocalReader
+from pipeline.storage.local_files import free_bytes
 from pipeline.storage.retry import retried
+from pipeline.units import GIB, format_bytes
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+_SPARE_BYTES = GIB  # that a download leaves free: a disk filled to the last byte hurts others
 
-class _Silent(Unreachable):
-    """The Hub gives no answer at all."""
+_log = logging.getLogger(__name__)
 
 
 class HubRepo:
@@ -34,17 +40,19 @@ class HubRepo:
         from huggingface_hub import HfApi
 
         self.repo = repo
+        self._present_name = repo  # another one if it was renamed: the cache knows it by that asked for
         self._revision = revision
         self._token = token
         self._api: HfApi = HfApi(token=token)
         self._sizes: dict[str, int] = {}
+        self._digests: dict[str, str] = {}
         self._is_cached = False
         self.commit = self._resolve(revision)
 
     @property
     def url(self) -> str:
         """The repository at its commit, as a location."""
-        return f"hf://{self.repo}@{self.commit}"
+        return repo_location(self.repo, self.commit)
 
     def _resolve(self, revision: str | None) -> str:
         """Find the commit and the files: the Hub's, or the cache's if the Hub can't be asked."""
@@ -55,11 +63,11 @@ class HubRepo:
                 return self._ask(revision)
             except OfflineModeIsEnabled:
                 return self._look_up(revision)
-            except _Silent as error:
+            except Silent as error:
                 return self._look_up(revision, error)
 
         try:
-            return retried(ask)
+            return retried(ask, tries=FIRST_TRIES)
         except Unreachable as error:  # it answers, but only that it can't: not for a moment, it seems
             return self._look_up(revision, error)
 
@@ -84,14 +92,26 @@ class HubRepo:
 
     def _ask(self, revision: str | None) -> str:
         """The commit and the files, from the Hub."""
+        from huggingface_hub import constants
         from huggingface_hub.errors import OfflineModeIsEnabled
 
         with explained(self.repo, revision, passing=OfflineModeIsEnabled):
-            info = self._api.model_info(self.repo, revision=revision, files_metadata=True)
+            info = self._api.model_info(
+                self.repo,
+                revision=revision,
+                files_metadata=True,
+                timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+            )
+        if info.id != self.repo:
+            self._present_name = info.id
+            _log.warning("%s is called %s now", repo_location(self.repo), repo_location(info.id))
         for sibling in info.siblings or ():
             self._sizes[sibling.rfilename] = sibling.size or 0
+            digest = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
+            if digest:
+                self._digests[sibling.rfilename] = digest
         if not info.sha:
-            raise NotFound("has no commit", where=f"hf://{self.repo}")
+            raise NotFound("has no commit", where=repo_location(self.repo))
         return info.sha
 
     def stat(self, name: str) -> BlobInfo | None:
@@ -106,115 +126,73 @@ class HubRepo:
 
     def open(self, name: str) -> Reader:
         """Open a file: from the cache if it is there, else by range. Raises NotFound."""
-        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub import hf_hub_url
 
         if name not in self._sizes:
             raise NotFound("no such file", where=f"{self.url}/{name}")
-        cached = try_to_load_from_cache(self.repo, name, revision=self.commit)
-        if isinstance(cached, str):
-            return LocalReader(Path(cached))
-        return _RangeReader(self, name, self._sizes[name], self._token)
+        cached = self._cached(name)
+        if cached is not None:
+            return LocalReader(cached)
+        return RangeReader(
+            f"{self.url}/{name}",
+            hf_hub_url(self._present_name, name, revision=self.commit),
+            nbytes=self._sizes[name],
+            digest=self._digests.get(name),
+            repo=self.repo,
+            commit=self.commit,
+            token=self._token,
+        )
+
+    def _cached(self, name: str) -> Path | None:
+        """Where the cache has the file, if it does."""
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.repo, name, revision=self.commit)
+        return Path(found) if isinstance(found, str) else None
+
+    def fits_cache(self, names: Sequence[str]) -> bool:
+        """Whether the cache can be written, and its disk has room for those files that it lacks."""
+        from huggingface_hub import constants
+
+        missing = sum(self._sizes[name] for name in names if self._cached(name) is None)
+        folder = Path(constants.HF_HUB_CACHE).absolute()
+        free = free_bytes(folder)
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if not missing or (missing + _SPARE_BYTES <= free and os.access(there, os.W_OK | os.X_OK)):
+            return True
+        _log.info(
+            "%s is read by range: its %s do not go to the Hub's cache, which has %s left",
+            self.url, format_bytes(missing), format_bytes(free),
+        )  # fmt: skip
+        return False
 
     def fetch(self, names: Sequence[str]) -> None:
-        """Bring files into the cache. A download that breaks off is resumed, or begun again."""
+        """Bring files into the cache. A download that breaks off is resumed, or begun again.
+
+        So is one whose content is not what the Hub lists: the client compares sizes only, and what lies
+        in the cache is believed by all tools.
+        """
         for name in names:
-            retried(partial(self._download, name, self.commit))
+            self._fetch_whole(name)
         if self._is_cached:
             return
         # The cache knows a branch only by what was asked for by its name: offline it will be.
         retried(partial(self._download, names[0], self._revision))
 
-    def _download(self, name: str, revision: str | None) -> None:
+    def _fetch_whole(self, name: str) -> None:
+        digest = self._digests.get(name)
+        for _ in range(TRIES):
+            is_new = self._cached(name) is None
+            path = retried(partial(self._download, name, self.commit))
+            if not is_new or not digest or file_matches(digest, path):
+                return
+            blob = path.resolve()
+            path.unlink()
+            blob.unlink(missing_ok=True)
+        raise damaged(f"{self.url}/{name}")
+
+    def _download(self, name: str, revision: str | None) -> Path:
         from huggingface_hub import hf_hub_download
 
         with explained(self.repo, revision):
-            hf_hub_download(self.repo, name, revision=revision, token=self._token)
-
-
-class _RangeReader:
-    """Ranges of one file at one commit over HTTP."""
-
-    is_remote = True
-
-    def __init__(self, repo: HubRepo, name: str, nbytes: int, token: str | None) -> None:
-        from huggingface_hub import hf_hub_url
-
-        self.name = f"{repo.url}/{name}"
-        self.nbytes = nbytes
-        self.version = repo.commit
-        self._repo = repo
-        self._token = token
-        self._address = hf_hub_url(repo.repo, name, revision=repo.commit)
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` from `offset`; see `Reader.read_into`."""
-        if len(buffer):
-            retried(lambda: self._read(offset, buffer))
-
-    def _read(self, offset: int, buffer: memoryview) -> None:
-        from huggingface_hub.utils import (  # type: ignore[attr-defined]
-            build_hf_headers,
-            get_session,
-            hf_raise_for_status,
-        )
-
-        headers = build_hf_headers(token=self._token)
-        headers["Range"] = f"bytes={offset}-{offset + len(buffer) - 1}"
-        with explained(self._repo.repo, self._repo.commit):
-            answer = get_session().get(self._address, headers=headers, follow_redirects=True)
-            hf_raise_for_status(answer)
-        if len(answer.content) != len(buffer):
-            raise CorruptFile(
-                f"{len(answer.content)} bytes came back for a range of {len(buffer)}",
-                where=self.name,
-                hint="try again",
-            )
-        buffer[:] = answer.content
-
-    def close(self) -> None:
-        """Nothing to let go of: connections belong to the client."""
-
-
-@contextmanager
-def explained(
-    repo: str, revision: str | None, *, passing: type[Exception] = PipelineError
-) -> Iterator[None]:
-    """Turn what the client raises about `repo` into our own errors, but for `passing`."""
-    from huggingface_hub import errors
-
-    where = f"hf://{repo}" + (f"@{revision}" if revision else "")
-    try:
-        yield
-    except passing:
-        raise
-    except errors.GatedRepoError as error:
-        raise AccessError(
-            "is gated: its owner must grant you access",
-            where=where,
-            hint="ask on its page on the Hub, then set HF_TOKEN or run `hf auth login`",
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise NotFound(
-            "no such revision", where=where, hint="check the branch, tag or commit"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise NotFound(
-            "no such model on the Hub, or it is private and your token does not reach it",
-            where=where,
-            hint="check the spelling, or set HF_TOKEN; write ./name for a local folder",
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        raise NotFound(
-            "is not in the local cache, and the Hub is not to be asked or does not answer",
-            where=where,
-            hint="unset HF_HUB_OFFLINE, or download it first with `hf download`",
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise NotFound("no such file in the repository", where=where) from error
-    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
-        kind = Unreachable if isinstance(error, errors.HfHubHTTPError) else _Silent
-        raise kind(
-            f"the Hub did not answer as it should: {type(error).__name__}",
-            where=where,
-            hint="check the network and HF_ENDPOINT, then run the same command again",
-        ) from error
+            return Path(hf_hub_download(self.repo, name, revision=revision, token=self._token))

@@ -2,8 +2,9 @@
 
 `HubServer` serves model repositories (`org/name`) from local folders over plain HTTP: model info,
 listings, refs, `resolve` with ranges, gated and private repositories, branches that move while
-commits stay. It sends no Xet headers, so clients take the plain HTTP path. What it doesn't do:
-datasets and spaces, uploads, paged listings, names without an organisation.
+commits stay. Tokens that may write create repositories and branches, upload to LFS and commit
+(`hub_writing`). It sends no Xet headers, so clients take the plain HTTP path. What it doesn't do:
+datasets and spaces, pull requests, paged listings, names without an organisation.
 
 How to point `huggingface_hub` 2.4 (and transformers) at it. The library reads HF_ENDPOINT, HF_HOME
 and the rest **when it is imported** and copies them: into the URL template and into the HfApi
@@ -29,9 +30,11 @@ What the client does about a broken download, which tests have to allow for:
 
 from __future__ import annotations
 
+import secrets
 import sys
+import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -51,17 +54,26 @@ class HubServer:
 
     `requests` is the log, in the order in which answers began. With `cdn=True`, `resolve` answers
     302 for files in LFS and their bytes come from a second origin (another port), as on the real
-    Hub; clients must not send their token there.
+    Hub: by an address that is signed and may expire; clients must not send their token there.
+    `multipart_bytes` makes uploads larger than that go up in parts.
     """
 
     def __init__(self, *, cdn: bool = False) -> None:
         self.repos: dict[str, Repo] = {}
         self.tokens: set[str] = set()
+        self.writers: set[str] = set()
+        self.renamed: dict[str, str] = {}
+        self.multipart_bytes: int | None = None
+        self.lfs_objects: dict[str, Path] = {}  # by their sha256
+        self.parts: dict[tuple[str, int], bytes] = {}  # of uploads that are not complete
+        self.committing = threading.Lock()
+        self.signatures: set[str] = set()
         self.requests: list[Request] = []
         self.cdn_files: dict[str, HubFile] = {}
         self.url = ""
         self.cdn_url = ""
         self._faults: list[Fault] = []
+        self._uploads: tempfile.TemporaryDirectory[str] | None = None
         self._lock = threading.Lock()
         self._wants_cdn = cdn
         self._servers: list[Server] = []
@@ -84,6 +96,9 @@ class HubServer:
         """Stop listening and break all connections; clients then see a Hub that is down."""
         while self._servers:
             self._servers.pop().stop()
+        if self._uploads is not None:
+            self._uploads.cleanup()
+            self._uploads = None
 
     def _start(self, cdn: bool) -> str:
         server = Server(type("HubHandler", (Handler,), {"hub": self, "cdn": cdn}))
@@ -123,14 +138,43 @@ class HubServer:
         self.repos[name] = repo
         return repo
 
-    def add_token(self, token: str) -> None:
-        """Make `token` valid without granting it anything: a user who hasn't been let in."""
+    def add_token(self, token: str, *, write: bool = False) -> None:
+        """Make `token` valid without granting it anything to read: a user who hasn't been let in.
+
+        With `write`, it may create repositories and write to any.
+        """
         self.tokens.add(token)
+        if write:
+            self.writers.add(token)
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a repository another name; the old one redirects."""
+        repo = self.repos.pop(old)
+        repo.name = new
+        self.repos[new] = repo
+        self.renamed[old] = new
 
     def cdn_location(self, file: HubFile) -> str:
-        """Where the CDN serves `file`, from now on (for the handler)."""
+        """Where the CDN serves `file`, until signatures expire (for the handler)."""
         self.cdn_files[file.etag] = file
-        return f"{self.cdn_url}/{file.etag}/{Path(file.path).name}"
+        return self.sign(f"{self.cdn_url}/{file.etag}/{Path(file.path).name}")
+
+    def sign(self, address: str) -> str:
+        """The address with a fresh signature, which is a secret."""
+        signature = f"signature-canary-{secrets.token_hex(8)}"
+        self.signatures.add(signature)
+        return f"{address}?X-Signature={signature}"
+
+    def expire_signatures(self) -> None:
+        """Make the CDN refuse all addresses that it was given so far."""
+        self.signatures.clear()
+
+    def upload_path(self) -> Path:
+        """A new place for an uploaded file, as long as the server runs."""
+        with self._lock:
+            if self._uploads is None:
+                self._uploads = tempfile.TemporaryDirectory(prefix="local-hub-")
+            return Path(self._uploads.name) / secrets.token_hex(8)
 
     # -- faults ---------------------------------------------------------------------------------
 
@@ -157,6 +201,14 @@ class HubServer:
         headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
         reply = Reply.error(status, "asked for by the test", **headers)
         self._faults.append(Fault(path_suffix, times, method=method, reply=reply))
+
+    def alter_next(self, path_suffix: str, alter: Callable[[Reply], Reply], *, times: int = 1) -> None:
+        """Send what `alter` makes of the next `times` answers with a file's bytes."""
+        self._faults.append(Fault(path_suffix, times, alter=alter))
+
+    def lose_next_answer(self, path_suffix: str, *, times: int = 1, method: str = "POST") -> None:
+        """Do what the next `times` requests ask for, and reset the connection instead of answering."""
+        self._faults.append(Fault(path_suffix, times, method=method, silent=True))
 
     def take_fault(self, method: str, path: str, reply: Reply) -> Fault | None:
         """The fault that this answer must suffer, used up by asking (for the handler)."""

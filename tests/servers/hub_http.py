@@ -7,7 +7,8 @@ What clients see follows the real Hub as `huggingface_hub` reads it:
   to one with a valid token, so that nobody learns which of the two it is;
 * a gated repository shows its model info to everybody; its listing and files are 401 to an
   anonymous caller and 403 to one with a valid token that was not granted access;
-* a bearer token that the server doesn't know is 401 everywhere, public repositories included.
+* a bearer token that the server doesn't know is 401 everywhere, public repositories included;
+* a repository that was renamed answers 307 under its old name.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import struct
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from .hub_reply import Fault, RefusedError, Reply, Request, file_reply
 from .hub_repos import Commit, Repo
+from .hub_writing import Writing
 
 if TYPE_CHECKING:
     from .hub import HubServer
@@ -33,7 +35,7 @@ logger = logging.getLogger(__name__)
 _SEND_SIZE = 1 << 20
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Writing, BaseHTTPRequestHandler):
     """One connection, kept alive between requests."""
 
     protocol_version = "HTTP/1.1"
@@ -41,6 +43,7 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # headers and body are separate writes
     hub: HubServer  # set by the subclass that HubServer makes
     cdn = False
+    query: dict[str, list[str]]  # of the request in hand
 
     def do_GET(self) -> None:
         self._handle()
@@ -51,6 +54,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._handle()
 
+    def do_PUT(self) -> None:
+        self._handle()
+
     def log_message(self, *_: Any) -> None:
         """Requests are in `HubServer.requests`; stderr stays quiet."""
 
@@ -59,11 +65,16 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         url = urlsplit(self.path)
         segments = [unquote(segment) for segment in url.path.split("/")[1:]]
+        self.query = parse_qs(url.query)
         try:
-            if self.cdn:
+            if self.command in ("PUT", "POST") and (written := self.write(segments, body)):
+                reply = written
+            elif self.cdn:
                 reply = self._cdn_file(segments)
+            elif moved := self._moved(segments, url.query):
+                reply = moved
             elif segments[0] == "api":
-                reply = self._api(segments[1:], parse_qs(url.query), body)
+                reply = self._api(segments[1:], self.query, body)
             else:
                 reply = self._resolve(segments)
         except RefusedError as refused:
@@ -73,8 +84,13 @@ class Handler(BaseHTTPRequestHandler):
             reply = Reply.error(500, f"local Hub: {error!r}")
         path = unquote(url.path)
         fault = self.hub.take_fault(self.command, path, reply)
+        if fault and fault.silent:
+            self._cut(reset=True)
+            return
         if fault and fault.reply:
             reply = fault.reply
+        elif fault and fault.alter:
+            reply = fault.alter(reply)
         request = Request(
             self.command,
             path,
@@ -87,6 +103,16 @@ class Handler(BaseHTTPRequestHandler):
         # Logged before the answer leaves, so that whoever has the answer finds it in the log.
         self.hub.requests.append(request)
         self._send(reply, request, fault)
+
+    def _moved(self, segments: list[str], query: str) -> Reply | None:
+        """The redirect of a request for a repository that has another name now."""
+        start = 2 if segments[:2] == ["api", "models"] else 0
+        name = "/".join(segments[start : start + 2])
+        if name not in self.hub.renamed:
+            return None
+        path = [*segments[:start], self.hub.renamed[name], *map(quoted, segments[start + 2 :])]
+        location = "/" + "/".join(path) + (f"?{query}" if query else "")
+        return Reply(307, {"Location": location}, b"Temporary Redirect.")
 
     # -- access ---------------------------------------------------------------------------------
 
@@ -123,9 +149,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def _api(self, segments: list[str], query: dict[str, list[str]], body: bytes) -> Reply:
         if segments[:1] == ["whoami-v2"]:
-            if self._token() is None:
+            token = self._token()
+            if token is None:
                 return Reply.error(401, "Invalid username or password.")
-            return Reply.of_json({"type": "user", "name": "tester", "auth": {"type": "access_token"}})
+            role = "write" if token in self.hub.writers else "read"
+            auth = {"type": "access_token", "accessToken": {"displayName": "t", "role": role}}
+            return Reply.of_json({"type": "user", "name": "tester", "auth": auth})
         if segments[:1] != ["models"] or len(segments) < 3:
             return Reply.error(404, "the local Hub has no such endpoint")
         name, rest = "/".join(segments[1:3]), segments[3:]
@@ -172,8 +201,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _cdn_file(self, segments: list[str]) -> Reply:
         file = self.hub.cdn_files.get(segments[0])
-        if file is None:
-            return Reply.error(403, "no such signed URL")
+        if file is None or not self.is_signed():
+            return Reply.error(403, "the signature has expired")
         return file_reply(file, {}, self.headers.get)
 
     # -- sending --------------------------------------------------------------------------------
@@ -244,6 +273,11 @@ class Server(ThreadingHTTPServer):
         for connection in list(self._open):
             with contextlib.suppress(OSError):  # its own thread may be faster
                 connection.shutdown(socket.SHUT_RDWR)
+
+
+def quoted(segment: str) -> str:
+    """One part of a path, as it goes into an address."""
+    return quote(segment, safe="")
 
 
 def _is_true(query: dict[str, list[str]], name: str) -> bool:

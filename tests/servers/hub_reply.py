@@ -62,10 +62,14 @@ class Fault:
     after_bytes: int | None = None  # cut the body there
     reset: bool = False  # by RST instead of FIN
     reply: Reply | None = None  # answer this instead
+    alter: Callable[[Reply], Reply] | None = None  # answer what this makes of it
+    silent: bool = False  # do what is asked, and close the connection without an answer
 
     def fits(self, method: str, path: str, reply: Reply) -> bool:
         if self.method not in (None, method) or not path.endswith(self.suffix):
             return False
+        if self.alter is not None:
+            return reply.file is not None
         return self.after_bytes is None or (reply.file is not None and reply.length > self.after_bytes)
 
 

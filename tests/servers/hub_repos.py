@@ -39,7 +39,7 @@ class HubFile:
     def read(cls, source: Path, path: str) -> HubFile:
         """Hash `source` in one pass, the way git (or git-lfs) would store it as `path`."""
         stat = source.stat()
-        in_lfs = source.suffix in LFS_SUFFIXES or stat.st_size >= LFS_MIN_SIZE
+        in_lfs = Path(path).suffix in LFS_SUFFIXES or stat.st_size >= LFS_MIN_SIZE
         digest = hashlib.sha256() if in_lfs else hashlib.sha1(b"blob %d\0" % stat.st_size)
         with source.open("rb") as stream:
             while chunk := stream.read(_READ_SIZE):
@@ -109,7 +109,12 @@ class Commit:
             relative = source.relative_to(folder)
             if source.is_file() and not SKIPPED_DIRS.intersection(relative.parts):
                 files[relative.as_posix()] = HubFile.read(source, relative.as_posix())
-        listing = "".join(f"{file.oid} {path}\n" for path, file in files.items())
+        return cls.of(repo, files)
+
+    @classmethod
+    def of(cls, repo: str, files: dict[str, HubFile]) -> Commit:
+        """The commit of exactly these files."""
+        listing = "".join(f"{file.oid} {path}\n" for path, file in sorted(files.items()))
         return cls(hashlib.sha1(f"{repo}\n{listing}".encode()).hexdigest(), files)
 
     def tree(self, folder: str, recursive: bool) -> list[dict[str, Any]] | None:
@@ -155,7 +160,15 @@ class Repo:
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
+    messages: list[str] = field(default_factory=list)  # of the commits that were pushed
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add_commit(self, branch: str, commit: Commit) -> str:
+        """Point `branch` at `commit`; return its sha."""
+        with self._lock:
+            self.commits[commit.sha] = commit
+            self.branches[branch] = commit.sha
+        return commit.sha
 
     def set_branch(self, branch: str, target: Path | str) -> str:
         """Point `branch` (new or not) at a folder's content or a known commit; return the sha.

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
 import pytest
+from conftest import Cli
+from huggingface_hub import constants
 from models import cast, random_state
 from safetensors.torch import save_file
 from servers.hub import HubServer
 from storage.hub_models import is_whole, small
 
 from pipeline import compute, inspect, open_checkpoint
-from pipeline.errors import AccessError, NotFound
+from pipeline.errors import AccessError, NotFound, UsageError
+from pipeline.settings import Settings
 from pipeline.storage import retry
 
 REPO = "org/model"
@@ -22,7 +26,7 @@ WEIGHTS = "model.safetensors"
 def client(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real client, pointed at the local Hub, and impatient."""
     hub.patch_client(monkeypatch, tmp_path / "home")
-    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(retry, "LONGEST_WAIT_S", 0.01)
 
 
 # -- which version ----------------------------------------------------------------------------
@@ -100,23 +104,58 @@ def test_a_gated_model_without_a_token_says_what_to_do(
     hub: HubServer, tmp_path: Path, headers_only: bool
 ) -> None:
     hub.add_repo(REPO, small(tmp_path / "source"), gated=True, token="granted")
-    with pytest.raises(AccessError, match="HF_TOKEN") as error:
+    with pytest.raises(AccessError, match="is gated: its owner must grant") as error:
         open_checkpoint(REPO, headers_only=headers_only)
     assert error.value.exit_code == 5
-    assert REPO in str(error.value)
+    for part in (REPO, f"{hub.url}/{REPO}", "HF_TOKEN", "hf auth login"):
+        assert part in str(error.value)
     assert not hub.gets(WEIGHTS) or all(request.status in (401, 403) for request in hub.gets())
 
 
-@pytest.mark.parametrize("headers_only", [False, True])
-def test_a_token_from_the_environment_opens_what_it_may(
-    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, headers_only: bool
+def test_a_gated_model_whose_owner_has_not_granted_access_says_so(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_repo(REPO, small(tmp_path / "source"), gated=True, token="granted")
+    hub.add_token("stranger")
+    monkeypatch.setenv("HF_TOKEN", "stranger")
+    with pytest.raises(AccessError, match="owner has not granted access") as error:
+        open_checkpoint(REPO)
+    assert f"ask for access at {hub.url}/{REPO}" in str(error.value)
+
+
+@pytest.mark.parametrize("where", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", ".env", "hf auth login"])
+@pytest.mark.parametrize("cache", ["off", "on"])
+def test_a_token_opens_what_it_may_wherever_it_is_kept(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, cache: str
 ) -> None:
     source = small(tmp_path / "source")
     hub.add_repo(REPO, source, gated=True, private=True, token="granted-canary")
-    monkeypatch.setenv("HF_TOKEN", "granted-canary")
-    with open_checkpoint(REPO, headers_only=headers_only) as model:
+    monkeypatch.chdir(tmp_path)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name)
+    match where:
+        case ".env":
+            (tmp_path / ".env").write_text("HF_TOKEN=granted-canary")
+        case "hf auth login":
+            Path(constants.HF_TOKEN_PATH).parent.mkdir(parents=True, exist_ok=True)
+            Path(constants.HF_TOKEN_PATH).write_text("granted-canary")
+        case name:
+            monkeypatch.setenv(name, "granted-canary")
+    with open_checkpoint(REPO, settings=Settings.load(hub_cache=cache)) as model:
         assert is_whole(model, source)
         assert "granted-canary" not in repr(model)
+
+
+def test_a_token_that_the_hub_does_not_know_is_called_refused(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even for a public model, and even for one that is missing."""
+    hub.add_repo(REPO, small(tmp_path / "source"))
+    monkeypatch.setenv("HF_TOKEN", "expired-canary")
+    for name in (REPO, "org/missing"):
+        with pytest.raises(AccessError, match="refused the token") as error:
+            open_checkpoint(name)
+        assert f"{hub.url}/settings/tokens" in str(error.value)
 
 
 def test_a_refused_token_is_not_shown(
@@ -128,22 +167,75 @@ def test_a_refused_token_is_not_shown(
         monkeypatch.setenv("HF_TOKEN", token)
         with pytest.raises(AccessError) as error:
             open_checkpoint(REPO)
-        assert "canary" not in str(error.value) + repr(error.value)
+        assert "canary" not in "".join(traceback.format_exception(error.value)) + repr(error.value)
 
 
-def test_a_private_or_missing_model_is_not_found(hub: HubServer, tmp_path: Path) -> None:
+def test_a_private_or_missing_model_is_not_found(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Hub does not tell which of the two it is; what to do next depends on the token."""
     hub.add_repo(REPO, small(tmp_path / "source"), private=True, token="owner")
-    for name in (REPO, "org/missing"):
-        with pytest.raises(NotFound, match=name) as error:
-            open_checkpoint(name)
-        assert "HF_TOKEN" in str(error.value)
+    hub.add_token("stranger")
+    for token, says in ((None, "for a private one set HF_TOKEN"), ("stranger", "does not reach it")):
+        if token:
+            monkeypatch.setenv("HF_TOKEN", token)
+        for name in (REPO, "org/missing"):
+            with pytest.raises(NotFound, match=name) as error:
+                open_checkpoint(name)
+            assert "HF_TOKEN" in str(error.value)
+            assert "check the spelling" in str(error.value)
+            assert says in str(error.value)
 
 
 def test_a_missing_revision_is_named(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo(REPO, small(tmp_path / "source"))
     for revision in ("nope", "0" * 40):
-        with pytest.raises(NotFound, match=revision):
+        with pytest.raises(NotFound, match="no such revision") as error:
             open_checkpoint(f"{REPO}@{revision}")
+        assert revision in str(error.value)
+        assert f"{hub.url}/{REPO}/tree/main" in str(error.value)
+
+
+def test_what_can_not_be_a_repositorys_name_is_a_mistake_of_usage(hub: HubServer) -> None:
+    with pytest.raises(UsageError, match="name"):
+        open_checkpoint("org/a--b")
+
+
+@pytest.mark.parametrize("cache", ["off", "on"])
+def test_a_model_that_was_renamed_is_read_and_its_new_name_told(
+    hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, cache: str
+) -> None:
+    source = small(tmp_path / "source")
+    hub.add_repo(REPO, source)
+    hub.rename(REPO, "new-org/new-name")
+    with open_checkpoint(REPO, settings=Settings.load(hub_cache=cache)) as model:
+        assert is_whole(model, source)
+    assert "hf://org/model is called hf://new-org/new-name now" in caplog.text
+    caplog.clear()
+    with open_checkpoint("new-org/new-name") as model:
+        assert is_whole(model, source)
+    assert not caplog.records
+
+
+# -- which Hub --------------------------------------------------------------------------------
+
+
+def test_the_environments_endpoint_is_asked(cli: Cli, hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo(REPO, small(tmp_path / "source"))
+    done = cli("inspect", REPO, env=hub.env(tmp_path / "home"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_environments_proxy_is_used(cli: Cli, hub: HubServer, tmp_path: Path) -> None:
+    """The local Hub answers as a proxy would, for a host that there is not."""
+    for name in ("base", "post"):
+        hub.add_repo(f"org/{name}", small(tmp_path / name))
+    env = {**hub.env(tmp_path / "home"), "HF_ENDPOINT": "http://hub.invalid", "HTTP_PROXY": hub.url}
+    env |= {"http_proxy": hub.url, "NO_PROXY": "", "no_proxy": ""}
+    arguments = ("--base", "org/base", "--post", "org/post", "--output", "d", "--hub-cache", "off")
+    done = cli("compute", *arguments, env=env)
+    assert done.returncode == 0, done.stderr
+    assert hub.gets(WEIGHTS)
 
 
 def test_a_token_is_not_sent_on_to_where_the_hub_redirects(

@@ -23,7 +23,7 @@ WEIGHTS = "model.safetensors"
 def client(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real client, pointed at the local Hub, and impatient."""
     hub.patch_client(monkeypatch, tmp_path / "home")
-    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(retry, "LONGEST_WAIT_S", 0.01)
 
 
 # -- broken downloads -------------------------------------------------------------------------

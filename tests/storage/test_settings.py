@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from servers.azurite import Azurite
 
+from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from pipeline.storage.locations import open_folder, parse_store
 
@@ -112,3 +113,12 @@ def test_each_credential_opens_the_container(azurite: Azurite, way: str, named: 
     found = store.stat("blob")
     assert found is not None
     assert found.nbytes == 7
+
+
+def test_the_hubs_cache_is_used_as_the_option_says_and_else_the_environment() -> None:
+    assert Settings.from_mapping({}).hub_cache == "auto"
+    env = {"PIPELINE_HUB_CACHE": "off"}
+    assert Settings.from_mapping(env).hub_cache == "off"
+    assert Settings.from_mapping(env, hub_cache="on").hub_cache == "on"
+    with pytest.raises(UsageError, match="PIPELINE_HUB_CACHE"):
+        Settings.from_mapping({"PIPELINE_HUB_CACHE": "sometimes"})
