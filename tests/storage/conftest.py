@@ -2,26 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from azure.storage.blob import ContainerClient
+from azure.storage.blob import ContainerClient, ExponentialRetry
 from servers.azurite import Azurite
+from servers.fault_proxy import Chances, Fault, FaultProxy
 
 from pipeline.settings import Settings
+from pipeline.storage import retry
 from pipeline.storage.base import Store
 from pipeline.storage.locations import open_folder, parse_store
 
 OpenStore = Callable[[], Store]
 
-KINDS = ("local", "local-fsync", "azure-connection-string", "azure-key", "azure-sas")
+KINDS = (
+    "local",
+    "local-fsync",
+    "azure-connection-string",
+    "azure-key",
+    "azure-sas",
+    "azure-through-faults",
+)
+# What a wire may do at any time and a store must not show; one request in ten meets one of them.
+PASSING = (
+    *(Fault(kind) for kind in ("reset", "cut", "reset-request", "lost", "short", "flip-request")),
+    *(Fault("status", status=status) for status in (408, 429, 500, 503)),
+    Fault("status", status=500, code="OperationTimedOut"),
+    Fault("status", status=503, retry_after=0),
+)
 
 
 @pytest.fixture(autouse=True)
 def away_from_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No `.env` of whoever runs the tests is read."""
     monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried again is tried again at once."""
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(ExponentialRetry, "get_backoff_time", lambda self, settings: 0.01)
+
+
+@pytest.fixture
+def faults(azurite: Azurite, quick_retries: None) -> Iterator[FaultProxy]:
+    """A proxy in front of Azurite, which spoils nothing until it is told to."""
+    with FaultProxy(azurite.url) as proxy:
+        yield proxy
 
 
 @pytest.fixture(params=KINDS)
@@ -34,10 +64,14 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
         azurite: Azurite = request.getfixturevalue("azurite")
         name = azurite.create_container().container_name
         text = f"{azurite.url}/{name}/some/prefix"
+        if kind == "azure-through-faults":
+            faults: FaultProxy = request.getfixturevalue("faults")
+            faults.chances = Chances(request.node.name, 0.1, PASSING)
+            text = f"{faults.url}/{name}/some/prefix"
         if kind == "azure-connection-string":
             text = f"az://{name}/some/prefix"
             env = {"AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string}
-        elif kind == "azure-key":
+        elif kind in ("azure-key", "azure-through-faults"):
             env = {"AZURE_STORAGE_ACCOUNT_KEY": azurite.account_key}
         else:
             text, env = f"{text}?{azurite.sas_token()}", {}

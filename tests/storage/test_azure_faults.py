@@ -6,36 +6,26 @@ import contextlib
 import itertools
 import random
 import threading
-from collections.abc import Iterator
 
 import pytest
-from azure.storage.blob import ContainerClient, ExponentialRetry
+from azure.storage.blob import ContainerClient
 from servers.azurite import Azurite
-from storage.faults import Faults
+from servers.fault_proxy import FaultProxy
 from storage.helpers import get, open_store, put
 
 from pipeline.errors import PipelineError, StorageError
-from pipeline.storage import retry
 from pipeline.storage.base import Store
 
 
 @pytest.fixture
-def faults(azurite: Azurite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
-    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(ExponentialRetry, "get_backoff_time", lambda self, settings: 0.01)
-    with Faults(azurite.url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def store(faults: Faults, azurite: Azurite, container: ContainerClient) -> Store:
+def store(faults: FaultProxy, azurite: Azurite, container: ContainerClient) -> Store:
     url = f"{faults.url}/{container.container_name}"
     return open_store(url, AZURE_STORAGE_ACCOUNT_KEY=azurite.account_key)
 
 
 @pytest.mark.parametrize("fault", ["reset", "short", "lost", 500, 503, 429])
 def test_a_spoiled_range_is_read_again(
-    fault: str | int, faults: Faults, store: Store, container: ContainerClient
+    fault: str | int, faults: FaultProxy, store: Store, container: ContainerClient
 ) -> None:
     data = random.Random(3).randbytes(1 << 20)
     container.upload_blob("x", data)
@@ -44,23 +34,23 @@ def test_a_spoiled_range_is_read_again(
     buffer = bytearray(len(data) - 10)
     reader.read_into(10, memoryview(buffer))
     assert buffer == data[10:]
-    assert [method for method, path in faults.log].count("GET") > 1
+    assert [hit.method for hit in faults.log].count("GET") > 1
 
 
-@pytest.mark.parametrize("fault", ["flip", "lost", 408, 500, 503, 429])
+@pytest.mark.parametrize("fault", ["flip-request", "lost", 408, 500, 503, 429])
 def test_a_spoiled_block_is_sent_again(
-    fault: str | int, faults: Faults, store: Store, container: ContainerClient
+    fault: str | int, faults: FaultProxy, store: Store, container: ContainerClient
 ) -> None:
     data = random.Random(4).randbytes(1 << 20)
     faults.once(fault, "PUT", "comp=block&")
     put(store, "x", data)
     assert container.download_blob("x").readall() == data
-    assert sum("comp=block&" in path for _, path in faults.log) == 3
+    assert sum("comp=block&" in hit.target for hit in faults.log) == 3
 
 
 @pytest.mark.parametrize("status", [400, 405, 411, 413])
 def test_a_request_that_will_never_be_taken_is_not_sent_again(
-    status: int, faults: Faults, store: Store
+    status: int, faults: FaultProxy, store: Store
 ) -> None:
     with store.create("x", size_hint=3, overwrite=False) as writer:
         faults.log.clear()
@@ -74,7 +64,7 @@ def test_a_request_that_will_never_be_taken_is_not_sent_again(
 @pytest.mark.parametrize("fault", ["lost", 500, 503, 429])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_commit_whose_answer_was_lost_is_known_for_ours(
-    fault: str | int, overwrite: bool, faults: Faults, store: Store, container: ContainerClient
+    fault: str | int, overwrite: bool, faults: FaultProxy, store: Store, container: ContainerClient
 ) -> None:
     if overwrite:
         container.upload_blob("x", b"old")
@@ -83,7 +73,7 @@ def test_a_commit_whose_answer_was_lost_is_known_for_ours(
     assert container.download_blob("x").readall() == b"abcdef"
 
 
-def test_a_refused_commit_is_not_taken_for_ours(faults: Faults, store: Store) -> None:
+def test_a_refused_commit_is_not_taken_for_ours(faults: FaultProxy, store: Store) -> None:
     with store.create("x", size_hint=3, overwrite=False) as writer:
         writer.write(0, b"abc")
         put(store, "x", b"other")
@@ -93,13 +83,13 @@ def test_a_refused_commit_is_not_taken_for_ours(faults: Faults, store: Store) ->
     assert get(store, "x") == b"other"
 
 
-def test_whoever_sees_the_last_file_of_a_folder_sees_all_of_it(store: Store, faults: Faults) -> None:
+def test_whoever_sees_the_last_file_of_a_folder_sees_all_of_it(store: Store, faults: FaultProxy) -> None:
     order = [f"model-{number:02d}" for number in range(12)] + ["config.json"]
     with store.create_folder("model", size_hint=1, overwrite=False) as folder:
         for name in order:
             folder.create(name, size_hint=1).write(0, b"x")
         folder.publish(order)
-    commits = [path for method, path in faults.log if method == "PUT" and "comp=blocklist" in path]
+    commits = [h.target for h in faults.log if h.method == "PUT" and "comp=blocklist" in h.target]
     assert [path.partition("?")[0].rpartition("/")[2] for path in commits] == order
 
 
@@ -108,7 +98,7 @@ def test_whoever_sees_the_last_file_of_a_folder_sees_all_of_it(store: Store, fau
 def test_two_runs_that_publish_at_the_same_time_do_not_mix(
     commit: int,
     overwrite: bool,
-    faults: Faults,
+    faults: FaultProxy,
     store: Store,
     azurite: Azurite,
     container: ContainerClient,

@@ -12,7 +12,7 @@ import pytest
 from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import BlobLeaseClient, ContainerClient, ExponentialRetry
 from servers.azurite import Azurite
-from storage.faults import Faults
+from servers.fault_proxy import FaultProxy
 from storage.helpers import open_store
 
 from pipeline.errors import AccessError, OutputExists, PipelineError
@@ -38,9 +38,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def wires(azurite: Azurite, impatient: None) -> Iterator[list[Faults]]:
+def wires(azurite: Azurite, impatient: None) -> Iterator[list[FaultProxy]]:
     """Two ways to the service, each with faults of its own."""
-    with Faults(azurite.url) as first, Faults(azurite.url) as second:
+    with FaultProxy(azurite.url) as first, FaultProxy(azurite.url) as second:
         yield [first, second]
 
 
@@ -52,7 +52,7 @@ def reach(azurite: Azurite, container: ContainerClient) -> Open:
     """Opens the store `model N` lies in, directly or through a wire."""
     key = azurite.account_key
 
-    def opened(wire: Faults | None = None) -> Store:
+    def opened(wire: FaultProxy | None = None) -> Store:
         url = f"{wire.url if wire else azurite.url}/{container.container_name}"
         return open_store(url, AZURE_STORAGE_ACCOUNT_KEY=key)
 
@@ -98,8 +98,8 @@ def break_lease(container: ContainerClient, name: str) -> None:
         BlobLeaseClient(container.get_blob_client(f"{name}/{CLAIM}")).break_lease(0)
 
 
-def changes(wire: Faults) -> int:
-    return sum(method in ("PUT", "DELETE") for method, _ in wire.log)
+def changes(wire: FaultProxy) -> int:
+    return sum(hit.method in ("PUT", "DELETE") for hit in wire.log)
 
 
 def at_change(number: int, action: Callable[[], None]) -> Callable[[str, str], None]:
@@ -115,7 +115,7 @@ def at_change(number: int, action: Callable[[], None]) -> Callable[[str, str], N
 
 @pytest.mark.parametrize(("one", "two"), [(ONE, TWO), (LARGE_ONE, LARGE_TWO)], ids=["small", "large"])
 def test_a_run_that_stalls_and_goes_on_spoils_nothing_of_the_one_that_took_over(
-    one: Files, two: Files, wires: list[Faults], reach: Open, container: ContainerClient
+    one: Files, two: Files, wires: list[FaultProxy], reach: Open, container: ContainerClient
 ) -> None:
     """It stalls before each of its changes in turn, and the other publishes meanwhile."""
     wire = wires[0]
@@ -153,7 +153,7 @@ def test_a_run_that_stalls_and_goes_on_spoils_nothing_of_the_one_that_took_over(
 def test_what_two_interrupted_runs_leave_is_not_read_and_the_next_one_repairs_it(
     at: int,
     until: int,
-    wires: list[Faults],
+    wires: list[FaultProxy],
     reach: Open,
     container: ContainerClient,
     settled: Callable[[str], bool],
@@ -180,7 +180,9 @@ def test_what_two_interrupted_runs_leave_is_not_read_and_the_next_one_repairs_it
     assert content(container, "model") == LARGE_ONE
 
 
-def test_lost_answers_do_no_harm(wires: list[Faults], reach: Open, container: ContainerClient) -> None:
+def test_lost_answers_do_no_harm(
+    wires: list[FaultProxy], reach: Open, container: ContainerClient
+) -> None:
     """Each change is made, but its answer does not arrive: it is sent again, and found to be made."""
     wire = wires[0]
     for old in ("old", "config.json"):
@@ -230,7 +232,7 @@ def test_a_claim_that_makes_no_sense_is_taken_over(
 
 
 def test_what_a_run_before_might_still_commit_is_in_the_claim(
-    reach: Open, container: ContainerClient, wires: list[Faults]
+    reach: Open, container: ContainerClient, wires: list[FaultProxy]
 ) -> None:
     """Also if two runs were killed before this one: the third ends what any of them has staged."""
     wire = wires[0]
@@ -247,7 +249,7 @@ def test_what_a_run_before_might_still_commit_is_in_the_claim(
 
 
 def test_a_failure_before_anything_has_changed_leaves_the_old_folder_to_readers(
-    wires: list[Faults],
+    wires: list[FaultProxy],
     reach: Open,
     container: ContainerClient,
     settled: Callable[[str], bool],

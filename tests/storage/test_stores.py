@@ -157,7 +157,7 @@ def test_of_writers_that_race_exactly_one_wins_and_nothing_is_mixed(store: Store
             with store.create(name, size_hint=200, overwrite=False) as writer:
                 writer.write(100, bytes([mark]) * 100)
                 writer.write(0, bytes([mark]) * 100)
-                start.wait()
+                start.wait(timeout=60)
                 try:
                     writer.commit()
                 except OutputExists:
