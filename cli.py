@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -33,11 +33,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (compute, apply, batch, inspect, verify, combine, convert):
-    app.command()(command)
-app.command("list")(list_store)
-for command in (copy, delete, clean, push, doctor):
-    app.command()(command)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "compute": compute,
+    "apply": apply,
+    "batch": batch,
+    "inspect": inspect,
+    "verify": verify,
+    "combine": combine,
+    "convert": convert,
+    "list": list_store,
+    "copy": copy,
+    "delete": delete,
+    "clean": clean,
+    "push": push,
+    "doctor": doctor,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
 
 
 _SILENCE = logging.NullHandler()

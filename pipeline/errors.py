@@ -145,8 +145,8 @@ class AccessError(PipelineError):
 class Unreachable(AccessError):
     """A network or a service that does not answer as it should; trying again may help.
 
-    retry_after_s: how long the service asked to be left alone, in seconds. is_busy: whether it said that
-    it has too much to do.
+    retry_after_s: how long the service asked to be left alone, in seconds. status: what it answered by
+    HTTP, None if nothing came.
     """
 
     def __init__(
@@ -156,8 +156,13 @@ class Unreachable(AccessError):
         where: str | None = None,
         hint: str | None = None,
         retry_after_s: float | None = None,
-        is_busy: bool = False,
+        status: int | None = None,
     ) -> None:
         super().__init__(what, where=where, hint=hint)
         self.retry_after_s = retry_after_s
-        self.is_busy = is_busy
+        self.status = status
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the service said that it has too much to do."""
+        return self.status in (429, 503)

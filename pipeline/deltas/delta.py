@@ -245,7 +245,11 @@ def _check_digests(record: TensorRecord, rows: NDArray[np.uint8], location: str)
         count = 0 if digest is None else -(-math.prod(shape) // CHUNK_ELEMENTS)
         folds = digest is None or digest == fold_tensor(dtype, shape, rows[:count, side])
         if not folds or rows[count:, side].any():
-            raise CorruptFile(f"the digests of {record.name!r} do not match its own", where=location)
+            raise CorruptFile(
+                f"the digests of {record.name!r} do not match its own",
+                where=location,
+                hint="the file is damaged: fetch or compute it again",
+            )
     if record.carried and record.post_digest is not None:
         changed = math.prod(record.shape) and record.base_digest != record.post_digest
         if record.stored_digest != record.post_digest or bool(record.changed) != bool(changed):

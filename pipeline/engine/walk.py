@@ -21,7 +21,7 @@ import numpy as np
 from pipeline.engine.journal import Journal
 from pipeline.engine.plan import ALIGNMENT, Block, Plan, Slice, Span
 from pipeline.engine.tail import OrderedTail
-from pipeline.errors import UsageError
+from pipeline.errors import PipelineError, UsageError
 from pipeline.storage.base import Reader, Writer
 from pipeline.tensors.dtypes import Bytes
 from pipeline.units import MIB, format_bytes
@@ -202,15 +202,24 @@ class _Worker:
     def do(self, block: Block) -> list[bytes]:
         """Read, compute and write one block; returns what its slices have for the tail."""
         out = self._buffer[: block.nbytes]
-        inputs = self._read(block)
-        with self._computing:
-            payloads = [
-                self._kernel(part, arrays, out[part.offset - block.offset :][: part.nbytes])
-                for part, arrays in zip(block.slices, inputs, strict=True)
-            ]
+        try:
+            payloads = self._compute(block, out)
+        except PipelineError:
+            if not any(self._readers[span.reader].is_remote for span in block.spans):
+                raise
+            payloads = self._compute(block, out)  # the wire may have spoiled it, and only the wire
         if self._writers:
             self._writers[block.writer].write(block.offset, out.data)
         return payloads
+
+    def _compute(self, block: Block, out: Bytes) -> list[bytes]:
+        """Read a block's inputs and fill `out`."""
+        inputs = self._read(block)
+        with self._computing:
+            return [
+                self._kernel(part, arrays, out[part.offset - block.offset :][: part.nbytes])
+                for part, arrays in zip(block.slices, inputs, strict=True)
+            ]
 
     def _read(self, block: Block) -> list[list[Bytes]]:
         """The bytes of every span of every slice; neighbouring spans are read together."""

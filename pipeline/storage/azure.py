@@ -8,11 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.errors import NotFound
+from pipeline.errors import NotFound, Unreachable
 from pipeline.storage import azure_keeping as keeping
 from pipeline.storage.azure_claim import CLAIM
 from pipeline.storage.azure_copy import PullingWriter
-from pipeline.storage.azure_errors import Changed, error_code
+from pipeline.storage.azure_errors import AGAIN, Changed, error_code
 from pipeline.storage.azure_folder import AzureFolderWriter
 from pipeline.storage.azure_leftovers import find_leftovers
 from pipeline.storage.azure_reading import AzureReader
@@ -93,7 +93,10 @@ class AzureStore:
             def ask(token: str | None = token) -> tuple[list[Any], str | None]:
                 found = self._container.list_blobs(name_starts_with=start, include=include)
                 pages = found.by_page(token)
-                return list(next(pages, [])), pages.continuation_token  # type: ignore[attr-defined]
+                try:
+                    return list(next(pages, [])), pages.continuation_token  # type: ignore[attr-defined]
+                except AttributeError:  # of the SDK's, when an answer breaks off within its head
+                    raise Unreachable("a list broke off", where=self.url, hint=AGAIN) from None
 
             blobs, token = self._traffic.ask(self.url, ask)
             for blob in blobs:
@@ -139,9 +142,11 @@ class AzureStore:
         found = self._properties(name)
         if found and not overwrite:
             raise exists(self.where(name))
-        return self._writer(name, size_hint, found.etag if found else None)
+        return self._writer(name, size_hint, found.etag if found else None, overwrite=overwrite)
 
-    def _writer(self, name: str, size_hint: int, etag: str | None) -> PullingWriter:
+    def _writer(
+        self, name: str, size_hint: int, etag: str | None, *, overwrite: bool = False
+    ) -> PullingWriter:
         return PullingWriter(
             self.client(name),
             self.where(name),
@@ -149,6 +154,7 @@ class AzureStore:
             etag=etag,
             traffic=self._traffic,
             tier=self._tier,
+            overwrite=overwrite,
         )
 
     def has_folder(self, name: str) -> bool:

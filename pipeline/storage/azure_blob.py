@@ -24,9 +24,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import AccessError, NotFound, StorageError, Unreachable
-from pipeline.storage.azure_errors import Changed, error_code
+from pipeline.storage.azure_errors import AGAIN, Changed, error_code
 from pipeline.storage.azure_traffic import Traffic
-from pipeline.storage.base import Aborting, Buffer, Extents, Staged, exists
+from pipeline.storage.base import Aborting, Buffer, Extents, Staged, exists, overtaken
 from pipeline.units import MIB
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class AzureWriter(Aborting):
         etag: str | None,
         traffic: Traffic,
         tier: str | None = None,
+        overwrite: bool = False,
     ) -> None:
         self.etag = etag
         self._labels: dict[str, str] = {}
@@ -67,6 +68,7 @@ class AzureWriter(Aborting):
         self._name = name
         self._traffic = traffic
         self._tier = tier
+        self._overwrite = overwrite
         self._extents = Extents()
         self._blocks: dict[int, str] = {}  # offset -> id
         self._lock = threading.Lock()
@@ -134,7 +136,7 @@ class AzureWriter(Aborting):
     def _stage(self, block: str, view: memoryview, digest: bytes) -> None:
         self._client.stage_block(
             block,
-            view,  # type: ignore[arg-type]  # undocumented, but sent without a copy
+            _Body(view),  # type: ignore[arg-type]  # as much of a file as is looked at
             length=len(view),
             transactional_content_md5=bytearray(digest),
         )
@@ -175,16 +177,19 @@ class AzureWriter(Aborting):
                 blocks_in_state("uncommitted", blocks),
                 metadata={COMMIT_KEY: commit_id, **self._labels},
                 content_settings=ContentSettings(content_type="application/octet-stream"),
+                validate_content=True,
                 **options,
             )
         except HttpResponseError as error:
             code = error_code(error)
-            if code not in COMMIT_REFUSALS:
+            if code not in COMMIT_REFUSALS and error.status_code != 400:
                 raise
             if (etag := self._find_commit(commit_id)) is not None:
                 return etag  # the answer to our own commit was lost, and it was sent again
             if self.etag is None and (code in CONDITION_FAILED or self._is_there()):
-                raise exists(self._name) from error
+                raise (overtaken if self._overwrite else exists)(self._name) from error
+            if code not in CONDITION_FAILED and self._is_staged(blocks):
+                raise Unreachable("the commit came spoiled", where=self._name, hint=AGAIN) from error
             raise
         return str(done["etag"])
 
@@ -198,6 +203,11 @@ class AzureWriter(Aborting):
                 return str(found.etag)
         return None
 
+    def _is_staged(self, blocks: list[str]) -> bool:
+        """Whether all that is to be committed lies there, so that the list of it was at fault."""
+        _, found = self._client.get_block_list("uncommitted")
+        return {str(block.id) for block in found}.issuperset(blocks)
+
     def _is_there(self) -> bool:
         """Whether another run has published under the name, whose commit discards all other blocks."""
         return bool(self._client.exists())
@@ -207,6 +217,36 @@ class AzureWriter(Aborting):
 
         The service collects them after a week; `cli.py clean` sooner.
         """
+
+
+class _Body:
+    """A block on its way, sent piece by piece without a copy.
+
+    Sent whole, it would have to leave within one timeout, which a slow link does not keep.
+    """
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+        self._at = 0
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def read(self, size: int = -1) -> memoryview:
+        """The next bytes."""
+        end = len(self._view) if size < 0 else self._at + size
+        piece = self._view[self._at : end]
+        self._at += len(piece)
+        return piece
+
+    def tell(self) -> int:
+        """How far it has come."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go back, to be sent again."""
+        self._at = offset + (0, self._at, len(self._view))[whence]
+        return self._at
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import platform
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -38,17 +38,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """What the claim says. names: the files that this run, or one before it, may yet commit."""
+    """What the claim says. names: the files that this run, or one before it, may yet commit.
+
+    has_begun: whether anything in the folder may have been changed under the claim.
+    """
 
     run: str
     names: frozenset[str]
     host: str = ""
     process: str = ""
+    has_begun: bool = True
 
     def to_json(self) -> bytes:
         """The claim's content."""
         fields = {"run": self.run, "host": self.host, "process": self.process}
-        return json.dumps({**fields, "names": sorted(self.names)}, indent=1).encode()
+        more = {"names": sorted(self.names), "has_begun": self.has_begun}
+        return json.dumps({**fields, **more}, indent=1).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> _Note:
@@ -59,14 +64,14 @@ class _Note:
             names = frozenset(safe_name(str(name)) for name in fields["names"])
         except (ValueError, KeyError, TypeError, RecursionError, UsageError):
             return cls("", frozenset())
-        return cls(texts[0], names - {CLAIM}, texts[1], texts[2])
+        return cls(texts[0], names - {CLAIM}, texts[1], texts[2], fields.get("has_begun") is not False)
 
 
 class Claim:
     """A claim that is ours until it is removed, given up, or taken over by another run.
 
-    names: of the files that any run before this one may yet commit, and of our own. is_fresh: nobody
-    else's claim was there.
+    names: of the files that any run before this one may yet commit, and of our own. is_fresh: nobody has
+    changed anything in the folder under this claim, nor under one that was there.
     """
 
     def __init__(self, client: BlobClient, where: str, names: Iterable[str]) -> None:
@@ -74,14 +79,24 @@ class Claim:
         self._client = client
         self._where = where
         self._run = str(uuid4())
-        note = _Note(self._run, frozenset(names), platform.node(), this_process())
+        note = _Note(self._run, frozenset(names), platform.node(), this_process(), has_begun=False)
         self._lease = self._acquire(note)
         self._renewed = time.monotonic()
         found, etag = self._read()
-        self.is_fresh = found.run == self._run
+        # Another run may have put this claim a moment ago, and we have got the lease first.
+        self.is_fresh = not found.has_begun
         self.names = note.names | found.names
-        if not self.is_fresh:
-            self._rewrite(_Note(self._run, self.names, note.host, note.process), etag)
+        self._note = replace(note, names=self.names, has_begun=found.has_begun)
+        if found != self._note:
+            etag = self._rewrite(self._note, etag)
+        self._etag = etag
+
+    def begin(self) -> None:
+        """Say that from now on the folder changes. Raises Changed if the claim isn't ours any more."""
+        if self._note.has_begun:
+            return
+        self._note = replace(self._note, has_begun=True)
+        self._etag = self._rewrite(self._note, self._etag)
 
     def _acquire(self, note: _Note) -> BlobLeaseClient:
         """Put the claim if there is none, and get its lease."""
@@ -140,24 +155,30 @@ class Claim:
 
         return asked(self._where, read)
 
-    def _rewrite(self, note: _Note, etag: str) -> None:
-        """Put our own note in the place of the one before. Raises Changed if it isn't ours any more."""
+    def _rewrite(self, note: _Note, etag: str) -> str:
+        """Put our own note in the place of the one before; returns its etag.
+
+        Raises Changed if the claim isn't ours any more.
+        """
         from azure.core import MatchConditions
 
-        def rewrite() -> None:
-            self._client.upload_blob(
+        def rewrite() -> str:
+            done = self._client.upload_blob(
                 note.to_json(),
                 overwrite=True,
                 lease=self._lease,
                 etag=etag,
                 match_condition=MatchConditions.IfNotModified,
             )
+            return str(done["etag"])
 
         try:
-            asked(self._where, rewrite)
+            return asked(self._where, rewrite)
         except Changed:
-            if self._read()[0] != note:  # else the answer was lost, and it was sent again
+            found, now = self._read()
+            if found != note:  # else the answer was lost, and it was sent again
                 raise
+            return now
 
     def check(self) -> None:
         """Make sure that the claim is ours, for LEASE_S from now. Raises Changed."""

@@ -16,6 +16,7 @@ from pipeline.errors import (
 from pipeline.storage.azure_refusals import refusal, unreached
 from pipeline.storage.retry import retried, retry_after_s
 
+AGAIN = "check the network, then run the command again"
 _GARBLED = ("Md5Mismatch", "Crc64Mismatch")  # a body that the wire spoiled: to be sent again
 
 Result = TypeVar("Result")
@@ -88,7 +89,8 @@ def _explain_answer(error: Any, where: str) -> PipelineError:
         case ("InvalidBlockList", _) | (_, 409 | 412):
             hint = "another run may be writing there: run the command again"
             return Changed(f"changed while it was in use ({code})", where=where, hint=hint)
-    passing = status is None or status in (408, 429) or status >= 500 or code in _GARBLED
+    spoiled = status is not None and status < 300  # an answer that nobody can read
+    passing = status is None or spoiled or status in (408, 429) or status >= 500 or code in _GARBLED
     what = f"the storage account answered {status} ({code})"
     if passing:
         return Unreachable(
@@ -96,7 +98,7 @@ def _explain_answer(error: Any, where: str) -> PipelineError:
             where=where,
             hint="run the same command again later",
             retry_after_s=retry_after_s(_header(error, "Retry-After")),
-            is_busy=status in (429, 503),
+            status=status,
         )
     hint = "it does not take this request: check the address, and that this is Azure Blob Storage"
     return StorageError(what, where=where, hint=hint)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import OutputExists
 from pipeline.storage.azure_claim import CLAIM, Claim
 from pipeline.storage.azure_errors import Changed
-from pipeline.storage.base import Aborting, Buffer, Reader, Staged, Writer, exists
+from pipeline.storage.base import Aborting, Buffer, Reader, Staged, Writer, exists, overtaken
 from pipeline.storage.names import safe_name
 from pipeline.units import MIB
 
@@ -72,6 +72,7 @@ class AzureFolderWriter(Aborting):
             old.pop(CLAIM, None)
             self._check_old(old, claim)
             untouched = False
+            claim.begin()
             self._replace(old, claim, order)
             whole = {name: self._files[name].etag for name in order}
             # If the claim was not there to be removed, our request's answer may have been lost.
@@ -80,7 +81,7 @@ class AzureFolderWriter(Aborting):
         except BaseException as error:
             claim.give_up(untouched=untouched)
             if isinstance(error, Changed) or (isinstance(error, OutputExists) and not untouched):
-                raise self._overtaken() from error
+                raise overtaken(self._store.where(self._prefix)) from error
             raise
 
     def _replace(self, old: dict[str, str], claim: Claim, order: Sequence[str]) -> None:
@@ -113,18 +114,12 @@ class AzureFolderWriter(Aborting):
             self._refuse_whole(old)
         for name, file in self._files.items():
             if not file.is_held and old.get(name) != self._seen.get(name):
-                raise self._overtaken()  # and that commit has discarded our blocks
+                # That commit has discarded our blocks.
+                raise overtaken(self._store.where(self._prefix))
 
     def _refuse_whole(self, found: Mapping[str, str]) -> None:
         if found and CLAIM not in found and not self._overwrite:
             raise exists(self._store.where(self._prefix))
-
-    def _overtaken(self) -> OutputExists:
-        return OutputExists(
-            "another run has published there, or begun to, while this one did",
-            where=self._store.where(self._prefix),
-            hint="run this again with --overwrite if it is still wanted",
-        )
 
     def _found(self) -> dict[str, str]:
         """What lies under the folder's name, each with its etag; the claim too."""

@@ -4,15 +4,21 @@ The SDK's own download keeps a range in small pieces, joins them, and takes a ra
 it says so itself, for a whole one. So the request is made here: signed and sent by the SDK's pipeline,
 with its credential, proxies and logging, while the body goes where it is wanted. It carries `If-Match`;
 what is missing after a connection broke is asked for, and no more.
+
+Over plain HTTP, which is for emulators on this machine, nothing else would see a flipped bit in a model:
+there the service is asked for the MD5 of each range. TLS has digests of its own.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import CorruptFile, Unreachable
+from pipeline.storage.azure_errors import AGAIN
 from pipeline.storage.azure_traffic import Traffic
 from pipeline.units import MIB
 
@@ -20,6 +26,8 @@ if TYPE_CHECKING:
     from azure.storage.blob import BlobClient
 
 RANGE_BYTES = 8 * MIB
+DIGESTED_BYTES = 4 * MIB  # the largest range whose MD5 the service gives
+_TRIES = 3  # of a range that comes spoiled
 _PIECE_BYTES = MIB // 4
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
@@ -38,20 +46,33 @@ class AzureReader:
         self._client = client
         self._etag = etag
         self._traffic = traffic
+        self._is_plain = str(client.url).startswith("http://")
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset`; see `Reader.read_into`."""
         if offset + len(buffer) > self.nbytes:
             what = f"ends before the bytes that were asked for: {len(buffer)} at offset {offset}"
             raise CorruptFile(what, where=self.name, hint="it is truncated")
-        done = 0
-        while done < len(buffer):
-            part = buffer[done : done + RANGE_BYTES]
-            read = partial(self._read, offset + done, part)
-            done += self._traffic.ask(self.name, read, nbytes=len(part))
+        size = DIGESTED_BYTES if self._is_plain else RANGE_BYTES
+        for start in range(0, len(buffer), size):
+            self._fill(offset + start, buffer[start : start + size])
 
-    def _read(self, offset: int, buffer: memoryview) -> int:
-        """One ranged GET; returns how many bytes it brought, at least one."""
+    def _fill(self, offset: int, part: memoryview) -> None:
+        """Fill one range, in as many requests as it takes, until it has the digest that came with it."""
+        for _ in range(_TRIES):
+            done, wanted = 0, None
+            while done < len(part):
+                read = partial(self._read, offset + done, part[done:])
+                got, digest = self._traffic.ask(self.name, read, nbytes=len(part) - done)
+                wanted = wanted if done else digest
+                done += got
+            if wanted is None or wanted == _md5(part):
+                return
+        what = f"{len(part)} bytes at offset {offset} came spoiled, {_TRIES} times"
+        raise CorruptFile(what, where=self.name, hint=AGAIN)
+
+    def _read(self, offset: int, buffer: memoryview) -> tuple[int, str | None]:
+        """One ranged GET: how many bytes it brought, at least one, and the digest of all it should."""
         answer = self._send(offset, len(buffer))
         body = answer.raw
         try:
@@ -71,9 +92,10 @@ class AzureReader:
             raise Unreachable(
                 f"the connection broke before any of {len(buffer)} bytes at offset {offset} came",
                 where=self.name,
-                hint="check the network, then run the command again",
+                hint=AGAIN,
             )
-        return got
+        whole = expected == len(buffer)
+        return got, answer.headers.get("Content-MD5") if self._is_plain and whole else None
 
     @staticmethod
     def _receive(body: Any, piece: memoryview) -> int:
@@ -96,6 +118,8 @@ class AzureReader:
             "If-Match": self._etag,
             "Accept-Encoding": "identity",
         }
+        if self._is_plain:
+            headers["x-ms-range-get-content-md5"] = "true"
         request = HttpRequest("GET", self._client.url, headers=headers)
         # There is no public way to send a request of one's own through a client's policies.
         response = self._client._pipeline.run(request, stream=True).http_response
@@ -122,3 +146,8 @@ class AzureReader:
 
     def close(self) -> None:
         """Nothing to let go of: connections belong to the container's client."""
+
+
+def _md5(data: memoryview) -> str:
+    """As Content-MD5 has it."""
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

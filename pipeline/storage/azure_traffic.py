@@ -65,9 +65,12 @@ class Traffic:
             yield
         except PipelineError as error:
             with self._turn:
-                if isinstance(error, Unreachable) and error.is_busy:
-                    self._slow_down(began)
-                self._has_answered |= not isinstance(error, AccessError)
+                if isinstance(error, Unreachable):
+                    self._has_answered |= error.status is not None
+                    if error.is_busy:
+                        self._slow_down(began)
+                else:  # to be refused is no sign of the account that was meant
+                    self._has_answered |= not isinstance(error, AccessError)
             raise
         else:
             with self._turn:

@@ -300,3 +300,12 @@ def changed(where: str) -> StorageError:
         where=where,
         hint="another run may be writing there: look again, then run the command again",
     )
+
+
+def overtaken(where: str) -> OutputExists:
+    """The error for an output that another run has published while this one was at work."""
+    return OutputExists(
+        "another run has published there, or begun to, while this one did",
+        where=where,
+        hint="run this again with --overwrite if it is still wanted",
+    )

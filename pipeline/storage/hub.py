@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import NotFound, Unreachable
 from pipeline.storage.base import BlobInfo, Reader
 from pipeline.storage.hub_digest import TRIES, damaged, file_matches
-from pipeline.storage.hub_errors import FIRST_TRIES, Silent, explained, repo_location
+from pipeline.storage.hub_errors import FIRST_TRIES, Silent, explained, repo_location, unreachable
 from pipeline.storage.hub_range import RangeReader
 from pipeline.storage.local import LocalReader
 from pipeline.storage.local_files import free_bytes
@@ -96,12 +96,16 @@ class HubRepo:
         from huggingface_hub.errors import OfflineModeIsEnabled
 
         with explained(self.repo, revision, passing=OfflineModeIsEnabled):
-            info = self._api.model_info(
-                self.repo,
-                revision=revision,
-                files_metadata=True,
-                timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
-            )
+            try:
+                info = self._api.model_info(
+                    self.repo,
+                    revision=revision,
+                    files_metadata=True,
+                    timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+                )
+            except (KeyError, TypeError, AttributeError):  # what came is no such answer
+                where = repo_location(self.repo, revision)
+                raise unreachable("the Hub's answer means nothing", where=where) from None
         if info.id != self.repo:
             self._present_name = info.id
             _log.warning("%s is called %s now", repo_location(self.repo), repo_location(info.id))

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _TRY_AGAIN = "check the network and HF_ENDPOINT, then run the same command again"
 FIRST_TRIES = 5  # of a Hub that has not answered yet: with the wrong address it never will
 _LOG_IN = "set HF_TOKEN or run `hf auth login`"
-_BUSY = (429, 503)
 _PASSING = (408, 429, 500, 502, 503, 504)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -58,7 +57,7 @@ def unreachable(
         where=where,
         hint=_TRY_AGAIN,
         retry_after_s=_wait_asked_for(headers or {}),
-        is_busy=status in _BUSY,
+        status=status or None,
     )
 
 

@@ -47,10 +47,11 @@ def _function(name: str) -> Any:
         with _lock:
             if not _functions:
                 found = load(_SIGNATURES)
-                _functions.update(
-                    (each, ctypes.CFUNCTYPE(result, *arguments)(found[each]))
+                ready = {
+                    each: ctypes.CFUNCTYPE(result, *arguments)(found[each])
                     for each, (result, arguments) in _SIGNATURES.items()
-                )
+                }
+                _functions.update(ready)  # all at once: other threads look without the lock
     return _functions[name]
 
 

@@ -119,7 +119,7 @@ def test_a_busy_service_gets_half_as_many_once_for_those_under_way_together(
     traffic = Traffic(first=16)
     clock = iter(range(100))
     monkeypatch.setattr(azure_traffic.time, "monotonic", lambda: next(clock))
-    busy = Unreachable("x", is_busy=True)
+    busy = Unreachable("x", status=503)
     barrier = threading.Barrier(4)
 
     def action() -> None:

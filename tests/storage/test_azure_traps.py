@@ -178,7 +178,7 @@ def test_trap_5_a_range_that_breaks_off_is_resumed_and_not_fetched_again(
     container.upload_blob("x", data)
     faults.once("cut", "GET", "/x")
     assert get(store, "x") == data
-    first, second = (hit.range or "" for hit in faults.log if hit.range)
+    first, second, *_ = (hit.range or "" for hit in faults.log if hit.range)
     assert first.startswith("bytes=0-")
     assert not second.startswith("bytes=0-")
 

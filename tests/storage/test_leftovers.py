@@ -18,7 +18,7 @@ from azure.storage.blob import (
     StandardBlobTier,
 )
 from servers.azurite import Azurite
-from storage.faults import Faults, Rule
+from servers.fault_proxy import FaultProxy, Rule
 from storage.helpers import get, open_store, put
 
 from pipeline.errors import AccessError, OutputExists, StorageError
@@ -276,7 +276,7 @@ def test_a_folder_whose_deletion_was_stopped_anywhere_is_never_read_as_a_model(
 ) -> None:
     monkeypatch.setattr(azure_claim, "PATIENCE_S", 0.3)
     stopped = 0
-    with Faults(azurite.url) as wire:
+    with FaultProxy(azurite.url) as wire:
         for number in itertools.count(1):
             publish(azure, "model")
             wire.rule = refuse_from(number)
