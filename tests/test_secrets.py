@@ -204,6 +204,10 @@ def commands(place: str) -> dict[str, tuple[str, ...]]:
         ),
         "verify model": ("verify", at("model"), "--key", "p256-public.pem"),
         "batch": ("batch", "batch.json"),
+        "copy": ("copy", at("d.safetensors"), at("e.safetensors")),
+        "list": ("list", place),
+        "clean": ("clean", place),
+        "delete": ("delete", at("e.safetensors"), "--yes"),
         "doctor": ("doctor", "--store", place),
     }  # fmt: skip
 
