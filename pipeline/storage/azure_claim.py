@@ -32,6 +32,7 @@ LEASE_S = 15  # the shortest that the service grants
 PATIENCE_S = 17.0  # beyond which whoever holds the lease is known to have renewed it
 _LOOK_S = 0.5
 _RENEW_S = 4.0
+_LAST_TRIES = 3  # of giving up: nothing depends on it but how soon others may go on
 
 _log = logging.getLogger(__name__)
 
@@ -206,8 +207,8 @@ class Claim:
         """Let the next run have the folder at once, if that can still be said; and if nothing in it
         has changed, let readers have it.
         """
+        last = self._lease.release
+        if untouched and self.is_fresh:
+            last = partial(self._client.delete_blob, lease=self._lease)
         with suppress(PipelineError, Exception):
-            if untouched and self.is_fresh:
-                self._client.delete_blob(lease=self._lease)
-            else:
-                self._lease.release()
+            asked(self._where, last, tries=_LAST_TRIES)

@@ -14,7 +14,7 @@ from pipeline.errors import (
     Unreachable,
 )
 from pipeline.storage.azure_refusals import refusal, unreached
-from pipeline.storage.retry import retried, retry_after_s
+from pipeline.storage.retry import TRIES, retried, retry_after_s
 
 AGAIN = "check the network, then run the command again"
 _GARBLED = ("Md5Mismatch", "Crc64Mismatch")  # a body that the wire spoiled: to be sent again
@@ -51,14 +51,14 @@ def error_code(error: Any) -> str:
     return str(getattr(code, "value", code) or getattr(error, "status_code", None) or "no answer")
 
 
-def asked(where: str, action: Callable[[], Result]) -> Result:
+def asked(where: str, action: Callable[[], Result], *, tries: int = TRIES) -> Result:
     """The result of one request about `where`, with patience, and with errors of our own."""
 
     def attempt() -> Result:
         with explained(where):
             return action()
 
-    return retried(attempt)
+    return retried(attempt, tries=tries)
 
 
 def _header(error: Any, name: str) -> str | None:

@@ -30,6 +30,7 @@ def delete_folder(store: AzureStore, name: str, etags: Mapping[str, str]) -> Non
         if found != {file: etag for file, etag in etags.items() if file != CLAIM}:
             raise changed(store.where(name))
         untouched = False
+        claim.begin()
         for file, etag in found.items():
             claim.keep()
             store.remove(f"{name}/{file}", etag)

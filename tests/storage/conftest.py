@@ -9,9 +9,10 @@ import pytest
 from azure.storage.blob import ContainerClient, ExponentialRetry
 from servers.azurite import Azurite
 from servers.fault_proxy import Chances, Fault, FaultProxy
+from servers.tokens import Certificate, Tokens
 
 from pipeline.settings import Settings
-from pipeline.storage import retry
+from pipeline.storage import azure_identity, retry
 from pipeline.storage.base import Store
 from pipeline.storage.locations import open_folder, parse_store
 
@@ -23,6 +24,7 @@ KINDS = (
     "azure-connection-string",
     "azure-key",
     "azure-sas",
+    "azure-https-signed-in",
     "azure-through-faults",
 )
 # What a wire may do at any time and a store must not show; one request in ten meets one of them.
@@ -54,12 +56,46 @@ def faults(azurite: Azurite, quick_retries: None) -> Iterator[FaultProxy]:
         yield proxy
 
 
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """Of the servers on this machine that speak HTTPS."""
+    return Certificate.make(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="session")
+def secure(certificate: Certificate) -> Iterator[Azurite]:
+    """An Azurite that speaks HTTPS and takes access tokens."""
+    with Azurite(tls=certificate) as server:
+        yield server
+
+
+@pytest.fixture
+def tokens(certificate: Certificate) -> Iterator[Tokens]:
+    """Where access tokens are given out."""
+    with Tokens(certificate) as server:
+        yield server
+
+
+@pytest.fixture
+def signed_in_env(tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment of a service principal with a secret."""
+    monkeypatch.setattr(azure_identity, "_made", {})
+    env = tokens.environment("secret", tmp_path)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    return env
+
+
 @pytest.fixture(params=KINDS)
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
     """Opens one fresh store, the same one each time, with connections of its own."""
     kind: str = request.param
     if kind.startswith("local"):
         text, env = str(tmp_path / "store"), {"PIPELINE_FSYNC": "1" if kind == "local-fsync" else "0"}
+    elif kind == "azure-https-signed-in":
+        secure: Azurite = request.getfixturevalue("secure")
+        text = f"{secure.url}/{secure.create_container().container_name}/some/prefix"
+        env = {**request.getfixturevalue("signed_in_env"), "AZURE_STORAGE_ACCOUNT_URL": secure.url}
     else:
         azurite: Azurite = request.getfixturevalue("azurite")
         name = azurite.create_container().container_name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -35,24 +34,6 @@ SECRETS = (
     "SAS in the location",
     "SAS in the account's address",
 )
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    return Certificate.make(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(scope="module")
-def secure(certificate: Certificate) -> Iterator[Azurite]:
-    """An Azurite that speaks HTTPS and takes access tokens."""
-    with Azurite(tls=certificate) as server:
-        yield server
-
-
-@pytest.fixture
-def tokens(certificate: Certificate) -> Iterator[Tokens]:
-    with Tokens(certificate) as server:
-        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -25,23 +25,12 @@ KEY = "Y2FuYXJ5LWluLWEtY29hbC1taW5l"
 OTHER_TENANT = "77777777-6666-5555-4444-333333333333"
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    return Certificate.make(tmp_path_factory.mktemp("tls"))
-
-
 @pytest.fixture
 def refusing(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusing]:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate.path)
     monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(azure_identity, "_made", {})
     with Refusing(certificate) as server:
-        yield server
-
-
-@pytest.fixture
-def tokens(certificate: Certificate) -> Iterator[Tokens]:
-    with Tokens(certificate) as server:
         yield server
 
 
