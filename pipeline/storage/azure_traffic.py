@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from pipeline.errors import AccessError, PipelineError, Unreachable
@@ -20,7 +20,7 @@ from pipeline.storage.retry import TRIES, retried
 
 FIRST = 4
 MOST = 32
-FIRST_TRIES = 3  # of an account that has not answered yet: it may not exist
+FIRST_TRIES = 2  # and a last one, of an account that has not answered yet: it may not exist
 _GAIN = 1.05  # by so much more connections must be faster, to be kept
 _WINDOW_S = 0.25  # the shortest in which a rate means something
 _FORGET = 0.98  # of the best rate, in each window that did not reach it: conditions change
@@ -52,7 +52,12 @@ class Traffic:
             with self._turn_of_one(nbytes), explained(where):
                 return action()
 
-        return retried(attempt, tries=TRIES if self._has_answered else FIRST_TRIES)
+        if not self._has_answered:
+            with suppress(Unreachable):
+                return retried(attempt, tries=FIRST_TRIES)
+            if not self._has_answered:
+                return attempt()  # the last time
+        return retried(attempt, tries=TRIES)
 
     @contextmanager
     def _turn_of_one(self, nbytes: int) -> Iterator[None]:
