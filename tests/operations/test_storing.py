@@ -12,7 +12,7 @@ from conftest import Cli
 from keys import make_pair
 from operations.conftest import Cloud, Family
 from servers.azurite import Azurite
-from storage.faults import Faults
+from servers.fault_proxy import FaultProxy
 
 from pipeline import apply, clean, compute, copy, delete, list_store, verify
 from pipeline.errors import (
@@ -126,7 +126,7 @@ def test_a_list_of_a_container_asks_little_and_downloads_no_weights(
 ) -> None:
     copy(DELTA, f"{cloud.location}/{DELTA}", store=shelf)
     copy("models/m", f"{cloud.location}/models/m", store=shelf)
-    with Faults(azurite.url) as wire:
+    with FaultProxy(azurite.url) as wire:
         key, name = azurite.account_key, cloud.client.container_name
         monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING")
         monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_URL", wire.url)
@@ -258,7 +258,7 @@ def test_what_changes_while_it_is_copied_is_not_published(
         if method == "GET" and "/m/model-00002" in path:
             cloud.client.upload_blob("m/README.md", b"another", overwrite=True)
 
-    with Faults(azurite.url) as wire:
+    with FaultProxy(azurite.url) as wire:
         wire.rule = rule
         monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", azurite.account_key)
         monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING")
