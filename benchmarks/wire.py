@@ -1,6 +1,6 @@
 """How fast bytes go to a container and come back, beside other clients; and what is hidden behind what.
 
-    .venv/bin/python benchmarks/wire.py [--runs 5] [--azurite] [--overlap] [--work build/bench]
+    .venv/bin/python benchmarks/wire.py [--runs 5] [--azurite] [--overlap 1.2B] [--work build/bench]
 
 One gibibyte on loopback against a server that discards and serves (`wire_server.py`), so that clients
 are compared and not a store; every contender in a process of its own, taking turns. With `--azurite`
@@ -178,18 +178,18 @@ def install_azcopy(folder: Path) -> Path | None:
     return None
 
 
-def overlap(work: Path, env: dict[str, str], runs: int) -> None:
+def overlap(work: Path, size: str, env: dict[str, str], runs: int) -> None:
     """compute into a container whose upload takes as long as computing does."""
-    models, local = work / "models" / "0.1B", work / "out" / "overlap.safetensors"
+    models, local = work / "models" / size, work / "out" / "overlap.safetensors"
     if not models.is_dir():
-        raise SystemExit("first make the models: benchmarks/streaming.py --sizes 0.1B --no-peers")
+        raise SystemExit(f"first make the models: benchmarks/streaming.py --sizes {size} --no-peers")
     local.parent.mkdir(parents=True, exist_ok=True)
     compute = [sys.executable, ROOT / "cli.py", "compute", "--overwrite", "--base", models / "base"]
     compute += ["--post", models / "post", "--output"]
     alone = statistics.median(whole([*compute, local], work, env).wall for _ in range(runs))
-    size = local.stat().st_size
+    nbytes = local.stat().st_size
     walls, uploads = [], []
-    with null_server(rate=size / alone) as url:
+    with null_server(rate=nbytes / alone) as url:
         account = url.rpartition("/")[0]
         env = {**env, "AZURE_STORAGE_ACCOUNT_URL": account, "AZURE_STORAGE_ACCOUNT_KEY": KEY}
         for _ in range(runs):
@@ -198,7 +198,7 @@ def overlap(work: Path, env: dict[str, str], runs: int) -> None:
     together, upload = statistics.median(walls), statistics.median(uploads)
     local.unlink()
     print(
-        f"overlap, 0.1B: compute alone {alone:.2f} s, upload of its {size / 1e6:.0f} MB alone "
+        f"overlap, {size}: compute alone {alone:.2f} s, upload of its {nbytes / 1e6:.0f} MB alone "
         f"{upload:.2f} s, both {together:.2f} s = {together / max(alone, upload):.2f}× the longer"
     )
 
@@ -208,7 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--azurite", action="store_true")
-    parser.add_argument("--overlap", action="store_true")
+    parser.add_argument("--overlap", metavar="SIZE", help="1.2B, of the models that streaming.py makes")
     parser.add_argument("--no-race", action="store_true")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench")
     given = parser.parse_args()
@@ -245,7 +245,7 @@ def main() -> None:
     if given.azurite:
         against_azurite(given.runs, file, work, env)
     if given.overlap:
-        overlap(work, env, given.runs)
+        overlap(work, given.overlap, env, given.runs)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,12 @@ def answer(connection: socket.socket, method: str, path: str, headers: dict[str,
     elif (method == "HEAD" and "/new" in path) or "comp=blocklist" in path:
         code = "x-ms-error-code: BlobNotFound\r\nContent-Length: 0\r\n\r\n"
         connection.sendall(f"HTTP/1.1 404 Not Found\r\n{_COMMON}{code}".encode())
+    elif "comp=list" in path:
+        text = b'<?xml version="1.0"?><EnumerationResults><Blobs/><NextMarker/></EnumerationResults>'
+        head = (
+            f"HTTP/1.1 200 OK\r\n{_COMMON}Content-Type: application/xml\r\nContent-Length: {len(text)}"
+        )
+        connection.sendall(head.encode() + b"\r\n\r\n" + text)
     elif method == "HEAD":
         connection.sendall(f"HTTP/1.1 200 OK\r\n{_COMMON}Content-Length: {BLOB_BYTES}\r\n\r\n".encode())
     else:

@@ -95,8 +95,11 @@ class AzureStore:
                 pages = found.by_page(token)
                 try:
                     return list(next(pages, [])), pages.continuation_token  # type: ignore[attr-defined]
-                except AttributeError:  # of the SDK's, when an answer breaks off within its head
-                    raise Unreachable("a list broke off", where=self.url, hint=AGAIN) from None
+                except (
+                    AttributeError,
+                    UnicodeDecodeError,
+                ):  # the SDK's, when an answer is cut or spoiled
+                    raise Unreachable("a list came spoiled", where=self.url, hint=AGAIN) from None
 
             blobs, token = self._traffic.ask(self.url, ask)
             for blob in blobs:
