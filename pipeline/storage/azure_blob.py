@@ -89,7 +89,7 @@ class AzureWriter(Aborting):
             return
         # A digest that the service checks; sent by us, or it would compute a slower one.
         digest = hashlib.md5(view, usedforsecurity=False).digest()
-        block = _block_id(offset, digest)
+        block = block_id(offset, digest)
         if self._found().get(block) == len(view):
             self.reused_bytes += len(view)
         else:
@@ -270,6 +270,6 @@ def blocks_in_state(state: Literal["committed", "uncommitted"], ids: Iterable[st
     return blocks
 
 
-def _block_id(offset: int, digest: bytes) -> str:
+def block_id(offset: int, digest: bytes) -> str:
     """One id per offset and content, all of one length, at most 64, as the service demands."""
     return f"{offset:016x}-{digest.hex()}"

@@ -11,8 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pipeline.storage.azure_blob import AzureWriter
-from pipeline.storage.azure_blob import _block_id as block_id
+from pipeline.storage.azure_blob import AzureWriter, block_id
 from pipeline.storage.azure_errors import explained
 from pipeline.storage.azure_reading import AzureReader
 from pipeline.storage.base import Reader
