@@ -22,7 +22,7 @@ import logging
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
@@ -87,15 +87,23 @@ class Journal:
     """The journal of one run. `note` and `is_done` may be called from several threads."""
 
     def __init__(
-        self, store: Store, name: str, key: Digest, tables: Tables, *, restart: bool = False
+        self,
+        store: Store,
+        name: str,
+        key: Callable[[], Digest],
+        tables: Tables,
+        *,
+        restart: bool = False,
     ) -> None:
         """Of the output `name`; `tables` are what the run fills in, a row or more for each chunk.
 
-        restart: whether an earlier run's journal is to be ignored.
+        key: makes the run's key, if it is needed. restart: whether an earlier run's journal is to be
+        ignored.
         """
         self._store = store
         self._name = name + SUFFIX
-        self._key = key
+        self._make_key = key
+        self._key = Digest(bytes(DIGEST_BYTES))
         self._tables = tables
         self._restart = restart
         self._lock = threading.Lock()
@@ -114,14 +122,14 @@ class Journal:
         If the writers can't be taken up again, nothing is done here, now and later.
         """
         outputs = [*writers, *([tail.writer] if tail else [])]
+        resumable = [output for output in outputs if isinstance(output, Resumable)]
+        if len(resumable) < len(outputs):
+            return 0
+        self._writers, self._key = resumable, self._make_key()
         blocks = [(block.moved_bytes, block.writer, block.offset, block.nbytes)
                   for block in plan.blocks(block_bytes)]  # fmt: skip
         self._done = np.zeros(len(blocks), np.bool_)
         self._tail, self._block_bytes = tail, block_bytes
-        resumable = [output for output in outputs if isinstance(output, Resumable)]
-        if len(resumable) < len(outputs):
-            return 0
-        self._writers = resumable
         state = None if self._restart else self._load()
         if state is None or state.block_bytes != block_bytes or len(state.done) != len(blocks):
             return 0
@@ -166,7 +174,7 @@ class Journal:
 
     def is_done(self, number: int) -> bool:
         """Whether block `number` needs not be done again."""
-        return bool(self._done[number])
+        return bool(self._writers) and bool(self._done[number])
 
     def note(self, number: int) -> None:
         """Note that block `number` is written, or left to the tail; from time to time, say so."""

@@ -150,7 +150,7 @@ def apply(
         run = _Run(model, old, opened, scales, form, shard_bytes, resources, signer)
         same_base = run.looks_like_same_base()
 
-        def start_journal(key: Digest, tables: Sequence[NDArray[Any]]) -> Journal | None:
+        def start_journal(key: Callable[[], Digest], tables: Sequence[NDArray[Any]]) -> Journal | None:
             if signer is not None:  # see `DeltaPlace.journal`
                 return None
             return Journal(destination, name, key, tables, restart=restart)
@@ -271,7 +271,7 @@ class _Run:
         layout: SumPlan,
         report: ApplyReport,
         progress: Progressing,
-        start_journal: Callable[[Digest, Sequence[NDArray[Any]]], Journal | None],
+        start_journal: Callable[[Callable[[], Digest], Sequence[NDArray[Any]]], Journal | None],
         *,
         same_base: bool,
     ) -> ApplyReport:
@@ -285,8 +285,11 @@ class _Run:
             *(self.old.readers if self.old else ()),
             *(delta.reader for delta in self.deltas),
         ]
-        headers = [digest_bytes(shard.header) for shard in layout.shards]
-        key = run_key(f"apply {TOOL}", [self.scales, same_base, headers], readers, layout.plan)
+
+        def key() -> Digest:
+            headers = [digest_bytes(shard.header) for shard in layout.shards]
+            return run_key(f"apply {TOOL}", [self.scales, same_base, headers], readers, layout.plan)
+
         journal = start_journal(key, [found.base, found.result, found.nonfinite, found.distance])
         with progress(f"apply {report.output}", layout.plan.moved_bytes) as advance:
             walk(

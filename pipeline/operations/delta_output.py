@@ -72,7 +72,7 @@ class DeltaOutput:
         ):
             tail = layout.tail(writer)
             journal = place.journal(
-                run_key(f"{what} {TOOL}", [*options, layout], readers, self.plan),
+                lambda: run_key(f"{what} {TOOL}", [*options, layout], readers, self.plan),
                 [tables.digests, tables.lengths, *found],
             )
             stored = {tensor.dtype for tensor in layout.tensors}
@@ -131,7 +131,7 @@ class DeltaPlace:
                 raise exists(f"{target}{suffix}")
         return cls(str(target), store, name, overwrite, signer, restart)
 
-    def journal(self, key: Digest, tables: Sequence[NDArray[Any]]) -> Journal | None:
+    def journal(self, key: Callable[[], Digest], tables: Sequence[NDArray[Any]]) -> Journal | None:
         """The journal of the run that writes here. None for one that signs.
 
         Who may write to the store could otherwise have digests signed whose content nobody has seen.
