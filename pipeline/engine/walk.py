@@ -27,6 +27,7 @@ from pipeline.tensors.dtypes import Bytes
 from pipeline.units import MIB, format_bytes
 
 REMOTE_WORKERS = 12  # blocks under way at once where each read is a round trip
+REMOTE_BLOCK_BYTES = 8 * MIB  # at least, so that a read is long beside its round trip
 SMALLEST_BLOCK_BYTES = MIB
 
 Advance = Callable[[int], None]
@@ -122,6 +123,8 @@ def walk(
     outputs = [*writers, *([tail.writer] if tail else [])]
     remote = any(r.is_remote for r in readers) or any(w.is_remote for w in outputs)
     block_bytes = max((writer.block_bytes for writer in outputs), default=MIB)
+    if any(reader.is_remote for reader in readers):
+        block_bytes = max(block_bytes, REMOTE_BLOCK_BYTES)
     if tail is not None:
         scratch_bytes += tail.writer.block_bytes  # that a worker may be writing
     timetable = schedule(

@@ -95,10 +95,7 @@ class AzureStore:
                 pages = found.by_page(token)
                 try:
                     return list(next(pages, [])), pages.continuation_token  # type: ignore[attr-defined]
-                except (
-                    AttributeError,
-                    UnicodeDecodeError,
-                ):  # the SDK's, when an answer is cut or spoiled
+                except (AttributeError, ValueError):  # the SDK's, when an answer is cut or spoiled
                     raise Unreachable("a list came spoiled", where=self.url, hint=AGAIN) from None
 
             blobs, token = self._traffic.ask(self.url, ask)

@@ -11,6 +11,7 @@ from engine.helpers import Memory, Sink, add, copies, run, within, write_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.engine import walk
 from pipeline.engine.plan import Input, Job, Plan, Ragged
 from pipeline.engine.walk import REMOTE_WORKERS
 from pipeline.errors import UsageError
@@ -135,7 +136,7 @@ def test_too_little_memory_is_a_clear_error_before_anything_is_written():
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_no_more_threads_compute_than_asked_though_more_of_them_read(workers):
+def test_no_more_threads_compute_than_asked_though_more_of_them_read(monkeypatch, workers):
     together = threading.Barrier(REMOTE_WORKERS)
     lock, now, most = threading.Lock(), 0, 0
 
@@ -155,6 +156,7 @@ def test_no_more_threads_compute_than_asked_though_more_of_them_read(workers):
             now -= 1
         return b""
 
+    monkeypatch.setattr(walk, "REMOTE_BLOCK_BYTES", 1)
     size = 2 * REMOTE_WORKERS * CHUNK_ELEMENTS
     far = Far(bytes(size), is_remote=True)
     run(copies([size]), [far], [Sink(size, 1)], make_kernel=lambda: busy, workers=workers)
