@@ -69,7 +69,12 @@ class HubRepo:
         try:
             return retried(ask, tries=FIRST_TRIES)
         except Unreachable as error:  # it answers, but only that it can't: not for a moment, it seems
-            return self._look_up(revision, error)
+            try:
+                return self._look_up(revision, error)
+            except Unreachable:
+                if not error.is_busy:
+                    raise
+                return retried(ask)
 
     def _look_up(self, revision: str | None, failure: Unreachable | None = None) -> str:
         """The commit and the files that the cache has of the revision. Raises `failure`, or NotFound."""
