@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import io
 import zipfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.checkpoints.header import Entry
 from pipeline.errors import CorruptFile, NotACheckpoint
 from pipeline.storage.base import Reader
+from pipeline.storage.reader_file import ReaderFile
 from pipeline.tensors.dtypes import TORCH_NAMES, DType
 from pipeline.tensors.fingerprint import digest_bytes
 
@@ -44,35 +45,6 @@ class MemoryReader:
         """Nothing to let go of."""
 
 
-class _Stream(io.RawIOBase):
-    """A `Reader` as the seekable stream that torch.load wants."""
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._reader.nbytes}[whence]
-        self._at = start + offset
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        count = max(0, min(len(view), self._reader.nbytes - self._at))
-        self._reader.read_into(self._at, view[:count])
-        self._at += count
-        return count
-
-
 def read_pickle(reader: Reader) -> list[tuple[Entry, Reader]]:
     """The tensors of a `.bin`, `.pt` or `.pth` file, each with the reader that has its bytes.
 
@@ -97,7 +69,7 @@ def read_pickle(reader: Reader) -> list[tuple[Entry, Reader]]:
 def _is_plain_archive(reader: Reader) -> bool:
     """Whether the archive holds its bytes as they are: not compressed, little-endian."""
     try:
-        with zipfile.ZipFile(io.BufferedReader(_Stream(reader))) as archive:
+        with zipfile.ZipFile(io.BufferedReader(ReaderFile(reader))) as archive:
             for info in archive.infolist():
                 if info.compress_type != zipfile.ZIP_STORED:
                     return False
@@ -127,7 +99,7 @@ def _load(reader: Reader) -> dict[str, torch.Tensor]:
     import torch
 
     try:
-        found = torch.load(io.BufferedReader(_Stream(reader)), weights_only=True, map_location="cpu")
+        found = torch.load(io.BufferedReader(ReaderFile(reader)), weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises nearly anything for a damaged or hostile file
         raise CorruptFile(
             f"torch cannot read it as weights: {(str(error) or type(error).__name__).splitlines()[0]}",

@@ -18,11 +18,11 @@ from pipeline.errors import AccessError, NotFound, OutputExists, StorageError, U
 from pipeline.storage.base import Reader
 from pipeline.storage.hub_errors import FIRST_TRIES, Moved, explained, repo_location, unreachable
 from pipeline.storage.locations import Scheme, parse_model
+from pipeline.storage.reader_file import ReaderFile
 from pipeline.storage.retry import retried
 from pipeline.units import MIB
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
@@ -136,7 +136,7 @@ class _Push:
 
         if isinstance(upload.source, bytes):
             return CommitOperationAdd(upload.name, io.BytesIO(upload.source))
-        file = stack.enter_context(io.BufferedReader(_ReaderFile(upload.source), _READ_BYTES))
+        file = stack.enter_context(io.BufferedReader(ReaderFile(upload.source), _READ_BYTES))
         return CommitOperationAdd(upload.name, file)
 
     def _commit(self, additions: Sequence[CommitOperationAdd]) -> str:
@@ -242,38 +242,3 @@ def _is_same(held: RepoSibling | None, add: CommitOperationAdd) -> bool:
         return False
     with add.as_file() as file:  # small: else it would be in LFS
         return bool(held.blob_id == git_hash(file.read()))
-
-
-class _ReaderFile(io.RawIOBase):
-    """A store's reader as a file, for the client."""
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-        self._at = 0
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def seekable(self) -> bool:
-        """It is."""
-        return True
-
-    def tell(self) -> int:
-        """Where the next read begins."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go somewhere else."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._reader.nbytes}[whence]
-        self._at = max(0, start + offset)
-        return self._at
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        """Read on; fewer bytes than asked for at the end only."""
-        view = memoryview(buffer).cast("B")
-        count = max(0, min(len(view), self._reader.nbytes - self._at))
-        if count:
-            self._reader.read_into(self._at, view[:count])
-        self._at += count
-        return count
