@@ -8,7 +8,6 @@ same bytes.
 from __future__ import annotations
 
 import ctypes
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.codecs.tables import LANES, LOWEST, MAX_ELEMENTS, MAX_SYMBOLS, TOTAL
 from pipeline.tensors.dtypes import Bytes
-from pipeline.tensors.native import Source, load
+from pipeline.tensors.native import Functions, Source
 
 U16Array = NDArray[np.uint16]
 Elements = NDArray[Any]  # uint8 or uint16
@@ -57,32 +56,17 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 _COSTS = np.log2(TOTAL / np.maximum(np.arange(TOTAL + 1), 0.5)).astype(np.float32)
 _COSTS_AT = _COSTS.ctypes.data
 
-_lock = threading.Lock()
-_functions: dict[str, Any] = {}
-
-
-def _function(name: str) -> Any:
-    """The kernel called `name`, or None; all are loaded when the first one is wanted."""
-    if not _functions:
-        with _lock:
-            if not _functions:
-                found = load(_SIGNATURES, _SOURCE)
-                ready = {
-                    each: ctypes.CFUNCTYPE(result, *arguments)(found[each]) if found[each] else None
-                    for each, (result, arguments) in _SIGNATURES.items()
-                }
-                _functions.update(ready)  # all at once: other threads look without the lock
-    return _functions[name]
+_functions = Functions(_SIGNATURES, _SOURCE)
 
 
 def has_vectors() -> bool:
     """Whether this processor runs the vector loops."""
-    return _function("encode16_wide") is not None
+    return _functions["encode16_wide"] is not None
 
 
 def is_constant(data: Bytes, itemsize: int) -> bool:
     """Whether all elements of `itemsize` bytes are the same."""
-    return bool(_function("is_constant")(_at(data), len(data), itemsize))
+    return bool(_functions["is_constant"](_at(data), len(data), itemsize))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +115,10 @@ class Workspace:
         sampled: look at about a quarter of the elements.
         """
         at, size = self._at, 1 << (8 * data.itemsize)
-        count = _function(f"count{8 * data.itemsize}")
+        count = _functions[f"count{8 * data.itemsize}"]
         total = count(_at(data), len(data), sampled, at["_counts"], size)
         self._totals[:] = 0, -1, sampled, 0
-        _function("plan")(
+        _functions["plan"](
             at["_counts"], size, total, _COSTS_AT, at["values"], at["frequencies"], at["_totals"]
         )
         symbols, place, bits, others = self._totals.tolist()
@@ -143,7 +127,7 @@ class Workspace:
     def write_table(self, symbols: int, out: Bytes) -> int | None:
         """Write the last plan's table to `out`; returns its bytes, None if there is no room."""
         at = self._at
-        used = _function("write_table")(at["values"], at["frequencies"], symbols, _at(out), len(out))
+        used = _functions["write_table"](at["values"], at["frequencies"], symbols, _at(out), len(out))
         return None if used < 0 else int(used)
 
     def split_bits(self, total: int) -> float:
@@ -159,7 +143,7 @@ class Workspace:
         Leaves the final states in `states`, and in `escapes` what `data` has that the table has not.
         """
         at, bits, end, room = self._at, 8 * data.itemsize, len(data), len(words) // 2
-        _function("encoding_table")(
+        _functions["encoding_table"](
             at["values"], at["frequencies"], plan.symbols, plan.place, at["_entries"], 1 << bits
         )
         self.states[:] = LOWEST
@@ -169,12 +153,12 @@ class Workspace:
         escapes_at = at["escapes" if bits == 16 else "_no_escapes"]
         if self._vectors and lanes == LANES:
             start = end // LANES * LANES
-            if not _function(f"encode{bits}_wide")(
+            if not _functions[f"encode{bits}_wide"](
                 data_at, start, at["states"], at["_entries"], words_at, room, escapes_at, plan.place,
                 at["_totals"],
             ):  # fmt: skip
                 return None
-        if not _function(f"encode{bits}")(
+        if not _functions[f"encode{bits}"](
             data_at, start, end, at["states"], lanes, at["_entries"], words_at, room, escapes_at,
             plan.place, at["_totals"],
         ):  # fmt: skip
@@ -187,7 +171,7 @@ class Workspace:
         symbols: at most `TOTAL`. bits: of a value.
         """
         at = self._at
-        used = _function("decoding_table")(
+        used = _functions["decoding_table"](
             _at(data), len(data), symbols, bits, at["_slots"], at["_slot_values"], at["_symbols"]
         )
         return None if used < 0 else int(used)
@@ -200,14 +184,16 @@ class Workspace:
         """
         at, bits, end = self._at, 8 * out.itemsize, len(out)
         tables = (at["_slots"], at["_slot_values"])
-        plain = _function(f"decode{bits}")
+        plain = _functions[f"decode{bits}"]
         words_at, out_at, states = _at(words), _at(out), at["states"]
         self._totals[0] = count
         if self._vectors and lanes == LANES:
             tail = end // LANES * LANES
             if not plain(words_at, states, lanes, *tables, out_at, tail, end, at["_totals"]):
                 return False
-            end = _function(f"decode{bits}_wide")(words_at, states, *tables, out_at, tail, at["_totals"])
+            end = _functions[f"decode{bits}_wide"](
+                words_at, states, *tables, out_at, tail, at["_totals"]
+            )
         done = plain(words_at, states, lanes, *tables, out_at, 0, end, at["_totals"])
         return bool(done) and not self._totals[0]
 
@@ -216,8 +202,8 @@ class Workspace:
         out_at, escapes_at, found, start = _at(out), self._at["escapes"], 0, 0
         if self._vectors:
             start = len(out) // VECTOR * VECTOR
-            found = _function("fill_in_wide")(out_at, start, place, escapes_at)
-        found += _function("fill_in")(out_at, start, len(out), place, escapes_at + 2 * found)
+            found = _functions["fill_in_wide"](out_at, start, place, escapes_at)
+        found += _functions["fill_in"](out_at, start, len(out), place, escapes_at + 2 * found)
         return int(found)
 
 

@@ -7,13 +7,12 @@ Arrays are flat and contiguous; bfloat16 values are their bits, as uint16. The l
 from __future__ import annotations
 
 import ctypes
-import threading
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tensors.native import load
+from pipeline.tensors.native import Functions
 
 U16Array = NDArray[np.uint16]
 U32Array = NDArray[np.uint32]
@@ -37,22 +36,7 @@ SCRATCH_ELEMENTS = 3 * 4096  # that `subtract_bf16` needs: three of `kernel_sour
 NORM_SCRATCH = 3 * 512  # floats that `norms_bf16` needs: three of `kernel_source.LANES`
 
 
-_lock = threading.Lock()
-_functions: dict[str, Any] = {}
-
-
-def _function(name: str) -> Any:
-    """The kernel called `name`; all are loaded when the first one is wanted."""
-    if not _functions:
-        with _lock:
-            if not _functions:
-                found = load(_SIGNATURES)
-                ready = {
-                    each: ctypes.CFUNCTYPE(result, *arguments)(found[each])
-                    for each, (result, arguments) in _SIGNATURES.items()
-                }
-                _functions.update(ready)  # all at once: other threads look without the lock
-    return _functions[name]
+_functions = Functions(_SIGNATURES)
 
 
 def subtract_bf16(
@@ -72,7 +56,7 @@ def subtract_bf16(
     """
     scratch = np.empty(SCRATCH_ELEMENTS, np.uint16)
     totals = np.zeros(3, np.int64)
-    _function("subtract_bf16")(
+    _functions["subtract_bf16"](
         _at(post), _at(base), _at(out), len(post), _at(scratch),
         _at(rest_at), _at(rest), _at(lost_at), _at(lost), _at(totals),
     )  # fmt: skip
@@ -82,7 +66,7 @@ def subtract_bf16(
 
 def add_bf16(base: U16Array, stored: U16Array, scale: float, out: U16Array) -> None:
     """out = base + scale * stored, in float32, rounded once."""
-    _function("add_bf16")(_at(base), _at(stored), scale, _at(out), len(base))
+    _functions["add_bf16"](_at(base), _at(stored), scale, _at(out), len(base))
 
 
 def add_bf16_at(
@@ -94,30 +78,30 @@ def add_bf16_at(
     out: U16Array,
 ) -> None:
     """`add_bf16` again at the positions `rest_at`, where `stored` needs its remainders `rest`."""
-    _function("add_bf16_at")(
+    _functions["add_bf16_at"](
         _at(base), _at(stored), scale, _at(rest_at), _at(rest), len(rest_at), _at(out), len(base)
     )
 
 
 def has_all_bits(source: U16Array, mask: int) -> bool:
     """Whether any element has all bits of `mask` set: with the exponent's, whether any is not finite."""
-    return bool(_function("has_all_bits")(_at(source), mask, len(source)))
+    return bool(_functions["has_all_bits"](_at(source), mask, len(source)))
 
 
 def norms_bf16(post: U16Array, base: U16Array, out: NDArray[np.float64]) -> None:
     """out = sum((post - base)^2), sum(base^2), max|post - base|; 512 sums side by side, in float32."""
     scratch = np.empty(NORM_SCRATCH, np.float32)
-    _function("norms_bf16")(_at(post), _at(base), len(post), _at(scratch), _at(out))
+    _functions["norms_bf16"](_at(post), _at(base), len(post), _at(scratch), _at(out))
 
 
 def widen_bf16(source: U16Array, out: NDArray[np.float32]) -> None:
     """out = the values of bfloat16 bits."""
-    _function("widen_bf16")(_at(source), _at(out), len(source))
+    _functions["widen_bf16"](_at(source), _at(out), len(source))
 
 
 def narrow_bf16(source: NDArray[np.float32], out: U16Array) -> None:
     """out = the bfloat16 bits nearest to the values, ties to even; a NaN stays one."""
-    _function("narrow_bf16")(_at(source), _at(out), len(source))
+    _functions["narrow_bf16"](_at(source), _at(out), len(source))
 
 
 def round_to_odd(source: NDArray[np.float64], out: NDArray[np.float32]) -> None:
@@ -126,7 +110,7 @@ def round_to_odd(source: NDArray[np.float64], out: NDArray[np.float32]) -> None:
     A second rounding to a narrower format is then as good as one rounding from float64 (Boldo and
     Melquiond, "Emulation of FMA and correctly rounded sums", IEEE TC 2008).
     """
-    _function("round_to_odd")(_at(source), _at(out), len(source))
+    _functions["round_to_odd"](_at(source), _at(out), len(source))
 
 
 def _at(array: NDArray[Any]) -> int:

@@ -8,10 +8,12 @@ everything that its content depends on. Where that folder can't be written, ever
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import secrets
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,8 @@ class Source:
 
 KERNELS = Source("pipeline.tensors.kernel_source")
 
+Signatures = Mapping[str, tuple[Any, tuple[Any, ...]]]  # by name: ctypes of the result and the arguments
+
 
 def load(names: Iterable[str], source: Source = KERNELS) -> dict[str, int]:
     """The addresses of the entry points called `names`; 0 for one that this processor's code lacks."""
@@ -58,6 +62,29 @@ def load(names: Iterable[str], source: Source = KERNELS) -> dict[str, int]:
     engine.finalize_object()
     _kept_alive.append(engine)
     return {name: engine.get_function_address(name) for name in names}
+
+
+class Functions:
+    """Entry points by name, as C functions; all are loaded when the first one is wanted."""
+
+    def __init__(self, signatures: Signatures, source: Source = KERNELS) -> None:
+        self._signatures = signatures
+        self._source = source
+        self._lock = threading.Lock()
+        self._ready: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        """The function called `name`, or None if this processor's code lacks it."""
+        if not self._ready:
+            with self._lock:
+                if not self._ready:
+                    found = load(self._signatures, self._source)
+                    # All at once: other threads look without the lock.
+                    self._ready = {
+                        each: ctypes.CFUNCTYPE(result, *arguments)(found[each]) if found[each] else None
+                        for each, (result, arguments) in self._signatures.items()
+                    }
+        return self._ready[name]
 
 
 def _compile(source: Source) -> bytes:
