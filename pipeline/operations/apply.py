@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,13 @@ from pipeline.deltas.signing import Signer, Verifier
 from pipeline.engine.journal import Journal, run_key
 from pipeline.engine.walk import walk
 from pipeline.errors import UsageError
-from pipeline.operations.common import DEFAULT_MEMORY, Resources, find_signature, tokenizer_of
+from pipeline.operations.common import (
+    DEFAULT_MEMORY,
+    Resources,
+    find_signature,
+    start_journal,
+    tokenizer_of,
+)
 from pipeline.operations.fit import SumPlan, fit, plan_sum
 from pipeline.operations.push import HubPush
 from pipeline.operations.release import Release, other_files
@@ -149,12 +156,7 @@ def apply(
             check_form(opened[0], old, BASE)
         run = _Run(model, old, opened, scales, form, shard_bytes, resources, signer)
         same_base = run.looks_like_same_base()
-
-        def start_journal(key: Callable[[], Digest], tables: Sequence[NDArray[Any]]) -> Journal | None:
-            if signer is not None:  # see `DeltaPlace.journal`
-                return None
-            return Journal(destination, name, key, tables, restart=restart)
-
+        begin = partial(start_journal, destination, name, signs=signer is not None, restart=restart)
         while True:
             layout = run.plan(same_base=same_base)
             report = run.report(str(target), layout, same_base=same_base)
@@ -163,9 +165,7 @@ def apply(
             size = report.written_bytes
             try:
                 with destination.create_folder(name, size_hint=size, overwrite=overwrite) as folder:
-                    report = run.write(
-                        folder, layout, report, progress, start_journal, same_base=same_base
-                    )
+                    report = run.write(folder, layout, report, progress, begin, same_base=same_base)
                 break
             except NotTheSameBase:
                 same_base = False  # identical where it was probed, different elsewhere: begin again
@@ -271,7 +271,7 @@ class _Run:
         layout: SumPlan,
         report: ApplyReport,
         progress: Progressing,
-        start_journal: Callable[[Callable[[], Digest], Sequence[NDArray[Any]]], Journal | None],
+        begin: Callable[[Callable[[], Digest], Sequence[NDArray[Any]]], Journal | None],
         *,
         same_base: bool,
     ) -> ApplyReport:
@@ -290,7 +290,7 @@ class _Run:
             headers = [digest_bytes(shard.header) for shard in layout.shards]
             return run_key(f"apply {TOOL}", [self.scales, same_base, headers], readers, layout.plan)
 
-        journal = start_journal(key, [found.base, found.result, found.nonfinite, found.distance])
+        journal = begin(key, [found.base, found.result, found.nonfinite, found.distance])
         with progress(f"apply {report.output}", layout.plan.moved_bytes) as advance:
             walk(
                 layout.plan,

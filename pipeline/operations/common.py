@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from numpy.typing import NDArray
 
 from pipeline.checkpoints.checkpoint import Checkpoint, Source
 from pipeline.checkpoints.files import PICKLES, SAFETENSORS, Folder, read_all
 from pipeline.deltas.signing import MAX_SIGNATURE_BYTES, SUFFIX
+from pipeline.engine.journal import Journal
 from pipeline.engine.plan import Input
 from pipeline.engine.walk import Limits
 from pipeline.errors import BadSignature, UsageError
+from pipeline.storage.base import Store
 from pipeline.storage.locations import Scheme, parse_delta, split_scale
 from pipeline.tensors.arithmetic import Arithmetic, CpuArithmetic
+from pipeline.tensors.fingerprint import Digest
 from pipeline.units import parse_bytes
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -88,6 +94,22 @@ def find_signature(store: Folder, name: str) -> bytes | None:
         return read_all(reader)
     finally:
         reader.close()
+
+
+def start_journal(
+    store: Store,
+    name: str,
+    key: Callable[[], Digest],
+    tables: Sequence[NDArray[Any]],
+    *,
+    signs: bool,
+    restart: bool,
+) -> Journal | None:
+    """The journal of a run that writes `name`; see `Journal`. None for one that signs.
+
+    Who may write to the store could otherwise have digests signed whose content nobody has seen.
+    """
+    return None if signs else Journal(store, name, key, tables, restart=restart)
 
 
 def as_input(source: Source, first_reader: int = 0) -> Input:

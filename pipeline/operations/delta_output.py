@@ -17,6 +17,7 @@ from pipeline.engine.journal import Journal, run_key
 from pipeline.engine.plan import Plan
 from pipeline.engine.walk import Kernel, Limits, walk
 from pipeline.errors import NotACheckpoint
+from pipeline.operations.common import start_journal
 from pipeline.progress import Progressing
 from pipeline.settings import Settings
 from pipeline.storage.base import Reader, Store, exists
@@ -132,13 +133,9 @@ class DeltaPlace:
         return cls(str(target), store, name, overwrite, signer, restart)
 
     def journal(self, key: Callable[[], Digest], tables: Sequence[NDArray[Any]]) -> Journal | None:
-        """The journal of the run that writes here. None for one that signs.
-
-        Who may write to the store could otherwise have digests signed whose content nobody has seen.
-        """
-        if self.signer is not None:
-            return None
-        return Journal(self.store, self.name, key, tables, restart=self.restart)
+        """The journal of the run that writes here; see `start_journal`."""
+        signs = self.signer is not None
+        return start_journal(self.store, self.name, key, tables, signs=signs, restart=self.restart)
 
     def sign(self, manifest: Manifest) -> None:
         """Put the signature beside the delta, if there is somebody to sign it.
