@@ -71,7 +71,8 @@ def ours(direction: str, url: str, file: Path) -> Move:
 
     from pipeline.engine.walk import REMOTE_WORKERS
     from pipeline.settings import Settings
-    from pipeline.storage.locations import open_folder, parse_store
+    from pipeline.storage.locations import parse_store
+    from pipeline.storage.opening import open_folder
 
     env = {"AZURE_STORAGE_ACCOUNT_URL": url.rpartition("/")[0]}
     env["AZURE_STORAGE_ACCOUNT_KEY"] = key()["account_key"]

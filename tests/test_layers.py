@@ -48,8 +48,8 @@ KERNELS = {
 HEAVY = {
     "torch": {"tensors/torch_arithmetic.py"},
     "transformers": set(),
-    "azure": {"storage/azure.py"},
-    "huggingface_hub": {"storage/hub.py"},
+    "azure": {"storage/azure/store.py"},
+    "huggingface_hub": {"storage/hub/models.py"},
     "numba": set(KERNELS),
 }
 INPUT_AND_OUTPUT = {
@@ -151,7 +151,7 @@ def test_importing_the_pipeline_costs_nothing_and_streaming_needs_no_torch():
     program = (
         "import sys, pipeline\n"
         "assert 'numpy' not in sys.modules\n"
-        "import pipeline.operations.compute, pipeline.operations.apply, pipeline.storage.local\n"
+        "import pipeline.operations.compute, pipeline.operations.apply, pipeline.storage.local.store\n"
         "heavy = {'torch', 'transformers', 'azure.core', 'huggingface_hub', 'numba'}\n"
         "print(*sorted(heavy & set(sys.modules)))"
     )

@@ -29,8 +29,9 @@ import cli as command_line
 from pipeline import redaction
 from pipeline.redaction import redacting
 from pipeline.settings import Settings
-from pipeline.storage import azure_identity, retry
-from pipeline.storage.azure_client import connect
+from pipeline.storage import retry
+from pipeline.storage.azure import identity as azure_identity
+from pipeline.storage.azure.client import connect
 from pipeline.storage.locations import parse_store
 
 PASSWORD = "canary pass/word+=%"

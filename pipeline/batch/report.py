@@ -15,7 +15,8 @@ from typing import Any, Literal
 from pipeline.redaction import redact
 from pipeline.settings import Settings
 from pipeline.storage.base import Store
-from pipeline.storage.locations import open_parent, parse_output_model
+from pipeline.storage.locations import parse_output_model
+from pipeline.storage.opening import open_parent
 from pipeline.version import TOOL
 
 Status = Literal["done", "failed", "skipped", "planned"]

@@ -24,7 +24,8 @@ from pipeline.errors import PipelineError, StepFailed
 from pipeline.progress import Progressing, silent
 from pipeline.settings import Settings
 from pipeline.storage.base import exists
-from pipeline.storage.locations import Scheme, open_parent, parse_delta, parse_output_model
+from pipeline.storage.locations import Scheme, parse_delta, parse_output_model
+from pipeline.storage.opening import open_parent
 
 INTERRUPTED = 130
 A_BUG = 1

@@ -25,10 +25,11 @@ from pipeline.checkpoints.quantisation import refuse_quantised
 from pipeline.errors import CorruptFile, NotACheckpoint
 from pipeline.settings import Settings
 from pipeline.storage.base import Reader
-from pipeline.storage.locations import Location, Scheme, open_folder, open_parent, parse_model
+from pipeline.storage.locations import Location, Scheme, parse_model
+from pipeline.storage.opening import open_folder, open_parent
 
 if TYPE_CHECKING:
-    from pipeline.storage.hub import HubRepo
+    from pipeline.storage.hub.models import HubRepo
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ def open_files(where: Location, settings: Settings) -> Folder:
 
 
 def _open_repo(where: Location, settings: Settings) -> HubRepo:
-    from pipeline.storage.hub import HubRepo
+    from pipeline.storage.hub.models import HubRepo
 
     return HubRepo(where.path, where.revision, token=settings.hub_token)
 

@@ -44,8 +44,9 @@ from pipeline.engine.plan import Input, Ragged
 from pipeline.errors import CorruptFile, UsageError
 from pipeline.settings import Settings
 from pipeline.storage.base import Reader
-from pipeline.storage.locations import open_parent, parse_delta
+from pipeline.storage.locations import parse_delta
 from pipeline.storage.names import safe_name
+from pipeline.storage.opening import open_parent
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 from pipeline.tensors.dtypes import U8, DType
 from pipeline.tensors.fingerprint import (

@@ -42,7 +42,8 @@ from pipeline.operations.verify_delta import check_form
 from pipeline.progress import Progressing, silent
 from pipeline.settings import Settings
 from pipeline.storage.base import FolderWriter, exists
-from pipeline.storage.locations import open_parent, parse_delta, parse_output_model
+from pipeline.storage.locations import parse_delta, parse_output_model
+from pipeline.storage.opening import open_parent
 from pipeline.tensors.arithmetic import (
     CHUNK_ELEMENTS,
     sum_bytes,

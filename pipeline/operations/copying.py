@@ -20,7 +20,8 @@ from pipeline.operations.verify_delta import check_delta
 from pipeline.progress import Advance, Progressing, silent
 from pipeline.settings import Settings
 from pipeline.storage.base import Puller, Reader, Store, Writer, changed, exists
-from pipeline.storage.locations import open_parent, parse_delta
+from pipeline.storage.locations import parse_delta
+from pipeline.storage.opening import open_parent
 from pipeline.storage.pour import pour, pull
 from pipeline.tensors.fingerprint import digest_bytes
 from pipeline.units import MIB

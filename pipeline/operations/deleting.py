@@ -9,7 +9,8 @@ from pipeline.errors import UsageError
 from pipeline.operations.shelf import Item, find_item, is_root
 from pipeline.settings import Settings
 from pipeline.storage.base import Store
-from pipeline.storage.locations import open_parent, parse_delta
+from pipeline.storage.locations import parse_delta
+from pipeline.storage.opening import open_parent
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ from pipeline.operations.common import start_journal
 from pipeline.progress import Progressing
 from pipeline.settings import Settings
 from pipeline.storage.base import Reader, Store, exists
-from pipeline.storage.locations import open_parent, parse_delta
+from pipeline.storage.locations import parse_delta
+from pipeline.storage.opening import open_parent
 from pipeline.tensors.dtypes import DType
 from pipeline.tensors.fingerprint import Digest, digest_bytes
 from pipeline.units import format_bytes

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import AccessError, CorruptFile, NotFound, PipelineError
 from pipeline.settings import Settings
-from pipeline.storage.locations import Location, Scheme, open_folder
+from pipeline.storage.locations import Location, Scheme
+from pipeline.storage.opening import open_folder
 
 if TYPE_CHECKING:
-    from pipeline.storage.azure import AzureStore
+    from pipeline.storage.azure.store import AzureStore
 
 _CONTENT = b"written by cli.py doctor, to be deleted at once\n"
 
@@ -25,10 +26,10 @@ class Skipped(Exception):
 
 def check_credentials(store: Location, settings: Settings) -> str:
     """What opens the container, and whether a signed-in identity gives a token."""
-    from pipeline.storage.azure_credentials import find_account
-    from pipeline.storage.azure_errors import explained
-    from pipeline.storage.azure_identity import SCOPE, RunCredential
-    from pipeline.storage.azure_sign_in import claims
+    from pipeline.storage.azure.credentials import find_account
+    from pipeline.storage.azure.errors import explained
+    from pipeline.storage.azure.identity import SCOPE, RunCredential
+    from pipeline.storage.azure.sign_in import claims
 
     _require_container(store)
     account = find_account(store, settings.azure)
@@ -46,8 +47,8 @@ def check_credentials(store: Location, settings: Settings) -> str:
 
 def check_account(store: Location, settings: Settings) -> str:
     """The account answers, and its clock is ours."""
-    from pipeline.storage.azure_credentials import find_account
-    from pipeline.storage.azure_refusals import clock_text, skew
+    from pipeline.storage.azure.credentials import find_account
+    from pipeline.storage.azure.refusals import clock_text, skew
     from pipeline.storage.probes import server_time
 
     _require_container(store)
@@ -125,7 +126,7 @@ def _require_container(store: Location) -> None:
 
 
 def _open(store: Location, settings: Settings) -> AzureStore:
-    from pipeline.storage.azure import AzureStore
+    from pipeline.storage.azure.store import AzureStore
 
     _require_container(store)
     opened = open_folder(store, settings)

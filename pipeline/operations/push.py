@@ -16,15 +16,10 @@ from pipeline.operations.card import delta_card
 from pipeline.operations.common import find_signature, names_a_delta
 from pipeline.operations.release import CARD
 from pipeline.settings import DEFAULT_STORE, Settings
-from pipeline.storage.hub_push import HubTarget, Upload, check_may_push
-from pipeline.storage.hub_push import push as push_files
-from pipeline.storage.locations import (
-    Scheme,
-    open_parent,
-    parse_delta,
-    parse_output_model,
-    parse_store,
-)
+from pipeline.storage.hub.pushing import HubTarget, Upload, check_may_push
+from pipeline.storage.hub.pushing import push as push_files
+from pipeline.storage.locations import Scheme, parse_delta, parse_output_model, parse_store
+from pipeline.storage.opening import open_parent
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,18 +14,12 @@ from pipeline.errors import NotFound, UsageError
 from pipeline.operations.provenance import PROVENANCE
 from pipeline.settings import Settings
 from pipeline.storage.base import Seen, Store
-from pipeline.storage.locations import (
-    Location,
-    Scheme,
-    open_folder,
-    open_parent,
-    parse_delta,
-    parse_store,
-)
+from pipeline.storage.locations import Location, Scheme, parse_delta, parse_store
 from pipeline.storage.names import safe_prefix
+from pipeline.storage.opening import open_folder, open_parent
 
 ROOT = "."
-_CLAIM = ".being-published"  # of `storage.azure_claim`: in a folder that is not whole
+_CLAIM = ".being-published"  # of `storage.azure.claim`: in a folder that is not whole
 _WEIGHTS = (*INDEXES, *SINGLE_FILES)
 
 

@@ -12,7 +12,8 @@ from pipeline.operations.verify_delta import check_delta
 from pipeline.operations.verify_model import check_model
 from pipeline.progress import Progressing, silent
 from pipeline.settings import Settings
-from pipeline.storage.locations import open_parent, parse_delta
+from pipeline.storage.locations import parse_delta
+from pipeline.storage.opening import open_parent
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import UsageError
-from pipeline.settings import Settings
-from pipeline.storage.base import Store
 from pipeline.storage.names import safe_name
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
@@ -178,36 +176,6 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:  # a name, such as 127.example.com: anybody's
         return False
-
-
-def open_folder(location: Location, settings: Settings) -> Store:
-    """The store whose root is the folder at `location` (not for the Hub)."""
-    match location.scheme:
-        case Scheme.LOCAL:
-            from pipeline.storage.local import LocalStore
-
-            return LocalStore(Path(location.path), fsync=settings.fsync)
-        case Scheme.AZURE:
-            from pipeline.storage.azure import AzureStore
-            from pipeline.storage.azure_client import connect
-
-            return AzureStore(
-                connect(location, settings.azure), prefix=location.path, tier=settings.azure.tier
-            )
-    raise UsageError(f"{location} is not a folder")
-
-
-def open_parent(location: Location, settings: Settings) -> tuple[Store, str]:
-    """The store that holds the one file or folder at `location`, and its name there."""
-    if location.scheme is Scheme.STORE:
-        return open_folder(parse_store(settings.store), settings), location.path
-    if location.scheme is Scheme.LOCAL:
-        path = Path(location.path).absolute()
-        return open_folder(Location(Scheme.LOCAL, str(path.parent)), settings), path.name
-    root = Location(location.scheme, "", None, location.account_url, location.container, location.sas)
-    if not location.path:
-        raise UsageError("a container, not a name in it", where=str(location), hint="add /name")
-    return open_folder(root, settings), location.path
 
 
 def parse_store(text: str) -> Location:

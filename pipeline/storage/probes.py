@@ -6,7 +6,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 
 from pipeline.errors import AccessError, Unreachable
-from pipeline.storage.azure_refusals import unreached
+from pipeline.storage.azure.refusals import unreached
 
 _TIMEOUT_S = 20
 

@@ -13,7 +13,7 @@ from models import cast, near, write_model
 
 from pipeline import apply, combine, compute, convert, verify
 from pipeline.errors import UsageError
-from pipeline.storage.local import LocalWriter
+from pipeline.storage.local.store import LocalWriter
 from pipeline.units import MIB, parse_bytes
 
 SLACK = 2 * MIB  # manifests, tables and headers: what grows with the number of tensors

@@ -13,7 +13,7 @@ from pipeline.engine.tail import OrderedTail
 from pipeline.engine.walk import Limits, walk
 from pipeline.errors import StorageError
 from pipeline.storage.base import Aborting
-from pipeline.storage.local import LocalReader, LocalStore
+from pipeline.storage.local.store import LocalReader, LocalStore
 from pipeline.tensors.dtypes import Bytes
 from pipeline.units import MIB
 

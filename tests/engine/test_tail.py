@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.engine import tail as tail_module
 from pipeline.engine.tail import OrderedTail
-from pipeline.storage.local import LocalStore
+from pipeline.storage.local.store import LocalStore
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 
 

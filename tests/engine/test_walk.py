@@ -15,7 +15,7 @@ from pipeline.engine import walk
 from pipeline.engine.plan import Input, Job, Plan, Ragged
 from pipeline.engine.walk import REMOTE_WORKERS
 from pipeline.errors import UsageError
-from pipeline.storage.local import LocalStore
+from pipeline.storage.local.store import LocalStore
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 from pipeline.units import MIB
 

@@ -19,7 +19,7 @@ from pipeline import apply, convert, inspect, open_delta, verify
 from pipeline.checkpoints.header import read_header
 from pipeline.errors import PipelineError
 from pipeline.operations.apply import SAME_BASE
-from pipeline.storage.local import LocalReader
+from pipeline.storage.local.store import LocalReader
 from tests.deltas.independent_reader import read_delta, read_safetensors
 from tests.fuzz.corpus import Case, Corpus
 

@@ -22,8 +22,8 @@ import pipeline
 from pipeline import apply, combine, compute, convert, verify
 from pipeline.engine import journal
 from pipeline.errors import StorageError
-from pipeline.storage.azure_blob import AzureWriter
-from pipeline.storage.local import LocalReader
+from pipeline.storage.azure.blob import AzureWriter
+from pipeline.storage.local.store import LocalReader
 
 MIB = 1 << 20
 KILLS = int(os.environ.get("KILLS", "2"))  # of each command; 25 of each were tried by hand

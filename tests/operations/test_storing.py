@@ -28,7 +28,7 @@ from pipeline.errors import (
 )
 from pipeline.operations.listing import Listed
 from pipeline.storage import retry
-from pipeline.storage.azure_claim import CLAIM
+from pipeline.storage.azure.claim import CLAIM
 
 Snapshot = Callable[[Path], dict[str, bytes]]
 DELTA = "deltas/d.safetensors"

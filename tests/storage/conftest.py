@@ -12,9 +12,11 @@ from servers.fault_proxy import Chances, Fault, FaultProxy
 from servers.tokens import Certificate, Tokens
 
 from pipeline.settings import Settings
-from pipeline.storage import azure_identity, retry
+from pipeline.storage import retry
+from pipeline.storage.azure import identity as azure_identity
 from pipeline.storage.base import Store
-from pipeline.storage.locations import open_folder, parse_store
+from pipeline.storage.locations import parse_store
+from pipeline.storage.opening import open_folder
 
 OpenStore = Callable[[], Store]
 

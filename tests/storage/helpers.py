@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pipeline.settings import Settings
 from pipeline.storage.base import Store
-from pipeline.storage.locations import open_folder, parse_store
+from pipeline.storage.locations import parse_store
+from pipeline.storage.opening import open_folder
 
 
 def open_store(text: str, **env: str) -> Store:

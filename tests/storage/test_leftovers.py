@@ -22,10 +22,10 @@ from servers.fault_proxy import FaultProxy, Rule
 from storage.helpers import get, open_store, put
 
 from pipeline.errors import AccessError, OutputExists, StorageError
-from pipeline.storage import azure_claim
-from pipeline.storage.azure_claim import CLAIM
+from pipeline.storage.azure import claim as azure_claim
+from pipeline.storage.azure.claim import CLAIM
 from pipeline.storage.base import Leftover, Store
-from pipeline.storage.local import LocalStore
+from pipeline.storage.local.store import LocalStore
 
 MODEL = {"model.safetensors": b"weights", "tokenizer.json": b"{}", "config.json": b"{}"}
 

@@ -12,13 +12,12 @@ from pipeline.settings import Settings
 from pipeline.storage.locations import (
     Location,
     Scheme,
-    open_folder,
-    open_parent,
     parse_delta,
     parse_model,
     parse_output_model,
     parse_store,
 )
+from pipeline.storage.opening import open_folder, open_parent
 
 HUB, LOCAL, AZURE, STORE = Scheme.HUB, Scheme.LOCAL, Scheme.AZURE, Scheme.STORE
 ACCOUNT = "https://acc.blob.core.windows.net"
