@@ -69,7 +69,7 @@ def ours(direction: str, url: str, file: Path) -> Move:
     sys.path.insert(0, str(ROOT))
     import azure.storage.blob  # noqa: F401
 
-    from pipeline.engine.walk import REMOTE_WORKERS
+    from pipeline.engine.schedule import REMOTE_WORKERS
     from pipeline.settings import Settings
     from pipeline.storage.locations import parse_store
     from pipeline.storage.opening import open_folder

@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any
 from pipeline.checkpoints.files import (
     PICKLES,
     SAFETENSORS,
+    TOKENIZER,
     Folder,
     Weights,
     find_companions,
     find_weights,
+    read_all,
     read_json,
 )
 from pipeline.checkpoints.header import Entry, read_header
 from pipeline.checkpoints.policy import vocab_size
 from pipeline.checkpoints.quantisation import refuse_quantised
+from pipeline.engine.plan import Input
 from pipeline.errors import CorruptFile, NotACheckpoint
 from pipeline.settings import Settings
 from pipeline.storage.base import Reader
@@ -64,6 +67,21 @@ class Checkpoint:
     def vocab_size(self) -> int | None:
         """Rows of the embedding, as the config says."""
         return vocab_size(self.config)
+
+    def input(self, name: str, first_reader: int = 0) -> Input:
+        """The tensor called `name` as an input, the readers being numbered from `first_reader`."""
+        source = self.tensors[name]
+        entry = source.entry
+        return Input(first_reader + source.file, entry.offset, entry.dtype.itemsize, entry.count)
+
+    def read_companions(self) -> dict[str, bytes]:
+        """The content of all companion files."""
+        return {name: read_all(reader) for name, reader in self.companions.items()}
+
+    def read_tokenizer(self) -> bytes | None:
+        """The content of tokenizer.json, if there is one."""
+        reader = self.companions.get(TOKENIZER)
+        return read_all(reader) if reader else None
 
     def close(self) -> None:
         """Close all files."""

@@ -17,11 +17,12 @@ PICKLES = (".bin", ".pt", ".pth")
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 INDEXES = (SAFETENSORS_INDEX, "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+TOKENIZER = "tokenizer.json"
 MAX_JSON_BYTES = 256 * MIB
 
 # What travels with a post model: everything that turns text into ids and back, and how to generate.
 COMPANIONS = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+    TOKENIZER, "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
     "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json", "generation_config.json",
     "preprocessor_config.json", "processor_config.json",

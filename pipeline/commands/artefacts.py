@@ -95,7 +95,7 @@ def combine(
     It adds to any base as its parts would together, rounded once, and says what they were.
     """
     from pipeline import combine as run
-    from pipeline.operations.common import parse_scaled
+    from pipeline.operations.arguments import parse_scaled
     from pipeline.progress import bar
     from pipeline.rendering import show
 

@@ -122,7 +122,7 @@ def apply(
     The folder has weights, config, tokenizer and a model card; transformers loads it.
     """
     from pipeline import apply as run
-    from pipeline.operations.common import parse_scaled
+    from pipeline.operations.arguments import parse_scaled
     from pipeline.progress import bar
     from pipeline.rendering import show
 

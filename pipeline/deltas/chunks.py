@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +23,11 @@ from pipeline.deltas.format import (
     digests_per_chunk,
     parts_per_chunk,
 )
+from pipeline.deltas.stored import StoredTensor
 from pipeline.errors import CorruptFile
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Corrections
 from pipeline.tensors.dtypes import Bytes, DType, compute_dtype
 from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_into
-
-if TYPE_CHECKING:
-    from pipeline.deltas.delta import StoredTensor
 
 _CODER = 16  # bytes an element of a `ChunkCodec`'s scratch space
 

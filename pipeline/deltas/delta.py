@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.checkpoints.files import is_companion
+from pipeline.checkpoints.files import TOKENIZER, is_companion
 from pipeline.checkpoints.header import Entry, Header, read_header
 from pipeline.checkpoints.policy import vocab_size
 from pipeline.codecs.chunks import encoded_bound
+from pipeline.deltas.chunks import ChunkDecoder, ChunkMemory
 from pipeline.deltas.companions import MAX_COMPANION_BYTES, unpack_file
 from pipeline.deltas.corrections import packed_bound
 from pipeline.deltas.format import (
@@ -40,6 +41,7 @@ from pipeline.deltas.format import (
     parts_per_chunk,
 )
 from pipeline.deltas.manifest import Manifest, TensorRecord
+from pipeline.deltas.stored import StoredTensor
 from pipeline.engine.plan import Input, Ragged
 from pipeline.errors import CorruptFile, UsageError
 from pipeline.settings import Settings
@@ -56,25 +58,6 @@ from pipeline.tensors.fingerprint import (
     fold_checkpoint,
     fold_tensor,
 )
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """One tensor of a delta: its record, and its chunks' share of the tables.
-
-    offset: where its values lie in the plain form; 0 in the packed one. bounds: where the chunks' parts
-    begin in the indexed bytes, in order, and where the last ends. digests: (chunks, 3 or 4, 32) bytes.
-    """
-
-    record: TensorRecord
-    offset: int
-    bounds: NDArray[np.uint64]
-    digests: NDArray[np.uint8]
-
-    @property
-    def count(self) -> int:
-        """Number of elements."""
-        return math.prod(self.record.shape)
 
 
 @dataclass(frozen=True)
@@ -114,6 +97,15 @@ class Delta:
         records = (stored.record for stored in self.tensors.values())
         return {dtype for each in records for dtype in (each.stored, each.base, each.post)}
 
+    def decoder(self) -> ChunkDecoder:
+        """What restores its chunks, for one worker."""
+        return ChunkDecoder(self.manifest.codec, self.location)
+
+    @property
+    def decoding_bytes(self) -> int:
+        """What a decoder needs."""
+        return ChunkMemory(self.manifest.codec, self.dtypes).decoding
+
     def read_companion(self, name: str, *, room: int = MAX_COMPANION_BYTES) -> bytes:
         """The content of a companion file, of at most `room` bytes.
 
@@ -124,6 +116,10 @@ class Delta:
         if digest_bytes(data) != self.manifest.files[name]:
             raise CorruptFile(f"companion {name!r} does not match its digest", where=self.location)
         return data
+
+    def read_tokenizer(self) -> bytes | None:
+        """The content of tokenizer.json, if there is one."""
+        return self.read_companion(TOKENIZER) if TOKENIZER in self.companions else None
 
     def read_companions(self) -> dict[str, bytes]:
         """The content of all companion files, which have `MAX_COMPANION_BYTES` between them."""

@@ -10,7 +10,7 @@ written last, for the manifest's digest and what has grown are known last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -32,6 +32,7 @@ from pipeline.deltas.format import (
     seal,
 )
 from pipeline.deltas.manifest import Manifest
+from pipeline.engine.plan import Input, Job, Plan, Ragged
 from pipeline.engine.tail import OrderedTail
 from pipeline.storage.base import Writer
 from pipeline.tensors.dtypes import U8
@@ -61,12 +62,25 @@ class DeltaLayout:
         return cls(ordered, companions, codec, room=len(header))
 
     @property
+    def value_bytes(self) -> int:
+        """Bytes of all stored values, unpacked."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
     def offsets(self) -> list[int]:
         """Where each tensor begins in the plain form's file, and at the end where they all end.
 
         In the packed form the places that they would have, which nothing is written to.
         """
         return list(accumulate((tensor.nbytes for tensor in self.tensors), initial=self.room))
+
+    def fill(self, inputs: Iterable[tuple[Input | Ragged | None, ...]]) -> Plan:
+        """The plan that makes each tensor, in order, of its inputs."""
+        jobs = [
+            Job(0 if self.codec == PLAIN else None, offset, tensor.dtype.itemsize, tensor.count, parts)
+            for tensor, offset, parts in zip(self.tensors, self.offsets[:-1], inputs, strict=True)
+        ]
+        return Plan(jobs)
 
     def tail(self, writer: Writer) -> OrderedTail:
         """What grows with the chunks."""

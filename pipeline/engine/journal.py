@@ -5,15 +5,6 @@ the way, the digests above all, would be lost. So every now and then that is wri
 called NAME.journal. A later run with the same key, on whatever machine, adopts the blocks that the
 journal names if they are all still there, and does the rest. Its key says everything that the output's
 bytes depend on; a journal of anything else, or a damaged one, is as good as none.
-
-    8       "PDJRNL01"
-    32      the key
-    5 x u64 bytes of a block; blocks; then of the tail: the next block, its end, bytes not yet written
-    ...     a bit for each block, the lowest first: whether it is done
-    ...     the tables, one after another
-    ...     for each writer: u64 N, then N x (u64 offset, u64 bytes, 64 characters)
-    ...     the tail's bytes that are not yet written
-    32      BLAKE3 of all this
 """
 
 from __future__ import annotations
@@ -22,89 +13,36 @@ import logging
 import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.engine.plan import Input, Plan, Ragged
+from pipeline.engine.journal_format import JournalState, parse_journal
 from pipeline.engine.tail import OrderedTail, TailState
+from pipeline.engine.work import Work
 from pipeline.errors import PipelineError
-from pipeline.storage.base import Reader, Resumable, Staged, Store, Writer
-from pipeline.tensors.fingerprint import DIGEST_BYTES, Digest, digest_bytes
+from pipeline.storage.base import Resumable, Staged, Store, Writer
+from pipeline.tensors.fingerprint import DIGEST_BYTES, Digest
 
 SUFFIX = ".journal"
 EVERY_S = 20.0
 _COST = 30  # times as long as writing a journal took is waited before the next
-_MAGIC = b"PDJRNL01"
-_HEAD = struct.Struct(f"<8s{DIGEST_BYTES}s5Q")
-_COUNT = struct.Struct("<Q")
-_STAGED = np.dtype([("offset", "<u8"), ("nbytes", "<u8"), ("mark", "S64")])
-
-Tables = Sequence[NDArray[Any]]
 
 _log = logging.getLogger(__name__)
-
-
-def run_key(what: str, options: Sequence[Any], readers: Sequence[Reader], plan: Plan) -> Digest:
-    """A digest of everything that a run's bytes depend on.
-
-    what: the operation and its version. options: their `repr` must say all. readers: their names and
-    versions are what is read.
-    """
-    parts = [what, *(repr(option) for option in options)]
-    parts += [f"{reader.name} {reader.version} {reader.nbytes}" for reader in readers]
-    for job in plan.jobs:
-        parts.append(f"{job.writer} {job.offset} {job.itemsize} {job.count}")
-        for source in job.inputs:
-            match source:
-                case Input():
-                    parts.append(repr(source))
-                case Ragged():
-                    ends = digest_bytes(source.starts.tobytes() + source.ends.tobytes())
-                    parts.append(f"{source.reader} {source.offset} {ends}")
-                case None:
-                    parts.append("none")
-    return digest_bytes("\0".join(parts).encode())
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """A journal's content. done: for each block. staged: for each writer."""
-
-    block_bytes: int
-    done: NDArray[np.bool_]
-    tail: TailState
-    tables: bytes
-    staged: list[list[Staged]]
 
 
 class Journal:
     """The journal of one run. `note` and `is_done` may be called from several threads."""
 
-    def __init__(
-        self,
-        store: Store,
-        name: str,
-        key: Callable[[], Digest],
-        tables: Tables,
-        *,
-        restart: bool = False,
-    ) -> None:
-        """Of the output `name`; `tables` are what the run fills in, a row or more for each chunk.
-
-        key: makes the run's key, if it is needed. restart: whether an earlier run's journal is to be
-        ignored.
-        """
+    def __init__(self, store: Store, name: str, work: Work, *, restart: bool = False) -> None:
+        """Of the work whose output is `name`. restart: whether to ignore an earlier run's journal."""
         self._store = store
         self._name = name + SUFFIX
-        self._make_key = key
+        self._work = work
         self._key = Digest(bytes(DIGEST_BYTES))
-        self._tables = tables
+        self._tables = work.findings
         self._restart = restart
         self._lock = threading.Lock()
         self._is_saving = False
@@ -114,9 +52,7 @@ class Journal:
         self._tail: OrderedTail | None = None
         self._block_bytes = 0
 
-    def begin(
-        self, plan: Plan, block_bytes: int, writers: Sequence[Writer], tail: OrderedTail | None
-    ) -> int:
+    def begin(self, block_bytes: int, writers: Sequence[Writer], tail: OrderedTail | None) -> int:
         """Take up what an earlier run has done; returns how many bytes of the plan's it had moved.
 
         If the writers can't be taken up again, nothing is done here, now and later.
@@ -125,30 +61,29 @@ class Journal:
         resumable = [output for output in outputs if isinstance(output, Resumable)]
         if len(resumable) < len(outputs):
             return 0
-        self._writers, self._key = resumable, self._make_key()
+        self._writers, self._key = resumable, self._work.key()
         blocks = [(block.moved_bytes, block.writer, block.offset, block.nbytes)
-                  for block in plan.blocks(block_bytes)]  # fmt: skip
+                  for block in self._work.plan.blocks(block_bytes)]  # fmt: skip
         self._done = np.zeros(len(blocks), np.bool_)
         self._tail, self._block_bytes = tail, block_bytes
         state = None if self._restart else self._load()
         if state is None or state.block_bytes != block_bytes or len(state.done) != len(blocks):
             return 0
-        places = [block[1:] for block in blocks] if writers else []
-        if not self._adopt(state, places):
+        if not self._adopt(state, [block[1:] for block in blocks]):
             _log.warning("%s: what it says was staged is gone; beginning again", self._store.url)
             return 0
         return sum(block[0] for block, done in zip(blocks, self._done, strict=True) if done)
 
-    def _adopt(self, state: _State, places: Sequence[tuple[int, int, int]]) -> bool:
+    def _adopt(self, state: JournalState, places: Sequence[tuple[int | None, int, int]]) -> bool:
         """Take up what `state` says was done; False, and nothing is, if any of it is gone.
 
-        places: for each block its writer, offset and bytes; empty if blocks have only a tail.
+        places: for each block its writer, offset and bytes.
         """
         found = [{each.offset: each for each in staged} for staged in state.staged]
         done = state.done.copy()
         wanted: list[tuple[Resumable, Staged]] = []
         for number, (writer, offset, nbytes) in enumerate(places):
-            if done[number] and nbytes:
+            if writer is not None and done[number] and nbytes:
                 each = found[writer].get(offset)
                 if each is None or each.nbytes != nbytes:
                     done[number] = False  # it was small, and held back
@@ -211,15 +146,9 @@ class Journal:
             tail, done = settled, np.arange(len(self._done)) < settled.next_block
         with self._lock:
             done = done.copy()
-        data = self._to_bytes(
-            _State(
-                self._block_bytes,
-                done,
-                tail,
-                b"".join(table.tobytes() for table in self._tables),
-                [writer.staged() for writer in self._writers],
-            )
-        )
+        tables = b"".join(table.tobytes() for table in self._tables)
+        staged = [writer.staged() for writer in self._writers]
+        data = JournalState(self._block_bytes, done, tail, tables, staged).to_bytes(self._key)
         try:
             with self._store.create(self._name, size_hint=len(data), overwrite=True) as writer:
                 writer.write(0, data)
@@ -227,23 +156,7 @@ class Journal:
         except PipelineError as error:  # a run can do without
             _log.warning("no journal was written: %s", error)
 
-    def _to_bytes(self, state: _State) -> bytes:
-        tail = state.tail
-        parts = [
-            _HEAD.pack(
-                _MAGIC, self._key.raw, state.block_bytes, len(state.done),
-                tail.next_block, tail.written, len(tail.ready),
-            ),
-            np.packbits(state.done, bitorder="little").tobytes(),
-            state.tables,
-        ]  # fmt: skip
-        for staged in state.staged:
-            rows = [(each.offset, each.nbytes, each.mark.encode()) for each in staged]
-            parts += [_COUNT.pack(len(staged)), np.array(rows, _STAGED).tobytes()]
-        data = b"".join((*parts, tail.ready))
-        return data + digest_bytes(data).raw
-
-    def _load(self) -> _State | None:
+    def _load(self) -> JournalState | None:
         """What the journal says; None if there is none, or it is of another run."""
         try:
             if self._store.stat(self._name) is None:
@@ -252,34 +165,11 @@ class Journal:
             data = bytearray(reader.nbytes)
             reader.read_into(0, memoryview(data))
             reader.close()
-            return self._parse(bytes(data))
+            size = sum(table.nbytes for table in self._tables)
+            return parse_journal(bytes(data), self._key, tables_bytes=size, writers=len(self._writers))
         except (PipelineError, ValueError, struct.error) as error:
             _log.warning("%s is not of use: %s", self._name, error)
             return None
-
-    def _parse(self, data: bytes) -> _State | None:
-        """The content of `data`. Raises ValueError if it is damaged, None if of another run."""
-        body = data[:-DIGEST_BYTES]
-        if digest_bytes(body).raw != data[-DIGEST_BYTES:]:
-            raise ValueError("it does not match its digest")
-        magic, key, block_bytes, blocks, next_block, written, left = _HEAD.unpack_from(body)
-        if (magic, key) != (_MAGIC, self._key.raw):
-            return None
-        at = _HEAD.size
-        bits = np.frombuffer(body, np.uint8, -(-blocks // 8), at)
-        at += len(bits)
-        tables = body[at : at + sum(table.nbytes for table in self._tables)]
-        at += len(tables)
-        staged = []
-        for _ in self._writers:
-            (count,) = _COUNT.unpack_from(body, at)
-            rows = np.frombuffer(body, _STAGED, count, at + _COUNT.size)
-            staged.append([Staged(int(o), int(n), m.decode()) for o, n, m in rows])
-            at += _COUNT.size + rows.nbytes
-        if len(body) - at != left:
-            raise ValueError("it has another length than it should")
-        done = np.unpackbits(bits, count=blocks, bitorder="little").astype(np.bool_)
-        return _State(block_bytes, done, TailState(next_block, written, body[at:]), tables, staged)
 
     def _fill(self, data: bytes) -> None:
         """Put the tables back."""

@@ -79,9 +79,12 @@ class Ragged:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One output tensor: `count` elements of `itemsize` bytes at `offset` of output number `writer`."""
+    """One output tensor: `count` elements of `itemsize` bytes at `offset` of output number `writer`.
 
-    writer: int
+    No writer means that the output is only room for kernels, and `offset` its place among others.
+    """
+
+    writer: int | None
     offset: int
     itemsize: int
     count: int
@@ -106,13 +109,18 @@ class Slice:
     offset: int
     nbytes: int
 
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of its inputs."""
+        return sum(span.nbytes for span in self.spans if span)
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
     """Slices whose outputs are one range of bytes."""
 
     number: int
-    writer: int
+    writer: int | None
     offset: int
     nbytes: int
     slices: tuple[Slice, ...]
@@ -120,7 +128,12 @@ class Block:
     @property
     def moved_bytes(self) -> int:
         """Bytes that the block reads and writes."""
-        return self.nbytes + sum(span.nbytes for span in self.spans)
+        return self.read_bytes + (self.nbytes if self.writer is not None else 0)
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that the block reads."""
+        return sum(span.nbytes for span in self.spans)
 
     @property
     def spans(self) -> list[Span]:
@@ -152,12 +165,16 @@ class Plan:
     @property
     def written_bytes(self) -> int:
         """Bytes that a walk writes."""
-        return sum(job.count * job.itemsize for job in self.jobs)
+        return sum(job.count * job.itemsize for job in self.jobs if job.writer is not None)
 
     @property
     def moved_bytes(self) -> int:
         """Bytes that a walk reads and writes."""
         return self.read_bytes + self.written_bytes
+
+    def rows_of(self, job: int) -> slice:
+        """The rows of one job's chunks in tables that have a row for each chunk."""
+        return slice(self.first_rows[job], self.first_rows[job + 1])
 
     def largest_block_bytes(self, block_bytes: int) -> int:
         """Memory for the largest of `blocks(block_bytes)`, each range aligned."""
@@ -167,7 +184,8 @@ class Plan:
         """`largest_block_bytes`, and the most elements that any of the blocks writes."""
         nbytes = elements = 0
         for block in self.blocks(block_bytes):
-            nbytes = max(nbytes, block.moved_bytes + ALIGNMENT * (len(block.spans) + 1))
+            room = block.read_bytes + block.nbytes
+            nbytes = max(nbytes, room + ALIGNMENT * (len(block.spans) + 1))
             elements = max(elements, sum(part.count for part in block.slices))
         return nbytes, elements
 
@@ -188,26 +206,25 @@ class Plan:
     def blocks(self, block_bytes: int) -> Iterator[Block]:
         """Slices grouped while their outputs are neighbours and together at most `block_bytes`.
 
-        A slice larger than that is a block of its own.
+        Where there is no output, what they read is. A slice larger than that is a block of its own.
         """
         group: list[Slice] = []
-        number = 0
+        number = nbytes = 0
         for part in self.slices():
-            if group and not self._fits(group, part, block_bytes):
+            size = part.nbytes or part.read_bytes
+            if group and not (self._follows(group[-1], part) and nbytes + size <= block_bytes):
                 yield self._block(number, group)
                 number += 1
-                group = []
+                group, nbytes = [], 0
             group.append(part)
+            nbytes += size
         if group:
             yield self._block(number, group)
 
-    def _fits(self, group: list[Slice], part: Slice, block_bytes: int) -> bool:
-        first, last = group[0], group[-1]
-        neighbours = (
-            self.jobs[first.job].writer == self.jobs[part.job].writer
-            and last.offset + last.nbytes == part.offset
-        )
-        return neighbours and part.offset + part.nbytes - first.offset <= block_bytes
+    def _follows(self, last: Slice, part: Slice) -> bool:
+        """Whether the outputs of two slices are neighbours."""
+        same = self.jobs[last.job].writer == self.jobs[part.job].writer
+        return same and last.offset + last.nbytes == part.offset
 
     def _block(self, number: int, group: list[Slice]) -> Block:
         first, last = group[0], group[-1]

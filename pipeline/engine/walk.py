@@ -8,161 +8,87 @@ with round trips gets more workers than there are cores, and a semaphore keeps c
 
 from __future__ import annotations
 
-import math
-import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from pipeline.engine.journal import Journal
-from pipeline.engine.plan import ALIGNMENT, Block, Plan, Slice, Span
+from pipeline.engine.plan import ALIGNMENT, Block, Span
+from pipeline.engine.schedule import REMOTE_BLOCK_BYTES, Limits, Schedule, schedule
 from pipeline.engine.tail import OrderedTail
-from pipeline.errors import PipelineError, UsageError
-from pipeline.storage.base import Reader, Writer
+from pipeline.engine.work import Work
+from pipeline.errors import PipelineError
+from pipeline.progress import Progressing
+from pipeline.storage.base import Writer
 from pipeline.tensors.dtypes import Bytes
-from pipeline.units import MIB, format_bytes
-
-REMOTE_WORKERS = 12  # blocks under way at once where each read is a round trip
-REMOTE_BLOCK_BYTES = 8 * MIB  # at least, so that a read is long beside its round trip
-SMALLEST_BLOCK_BYTES = MIB
-
-Advance = Callable[[int], None]
-
-
-class Kernel(Protocol):
-    """What is done with one slice. An instance belongs to one worker."""
-
-    def __call__(self, part: Slice, inputs: Sequence[Bytes], out: Bytes) -> bytes:
-        """Fill `out` from `inputs` (an empty array where the slice has no span).
-
-        What it returns goes to the tail, in the order of slices.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a run may use: bytes for buffers and scratch space, and threads that compute."""
-
-    memory_bytes: int
-    workers: int
-
-    @classmethod
-    def of(cls, memory_bytes: int, workers: int | None) -> Limits:
-        """Limits with as many workers as this process may use cores, unless told otherwise."""
-        if workers is not None and workers < 1:
-            raise UsageError(f"{workers} workers can do nothing", hint="give --workers 1 or more")
-        return cls(memory_bytes, workers or len(os.sched_getaffinity(0)))
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """How a plan is walked within limits: workers, bytes per block, and each worker's buffer."""
-
-    workers: int
-    block_bytes: int
-    buffer_bytes: int
-
-
-def schedule(
-    plan: Plan,
-    limits: Limits,
-    *,
-    remote: bool,
-    block_bytes: int,
-    scratch_bytes: int,
-    tail: OrderedTail | None = None,
-    left_bytes: int = 0,
-) -> Schedule:
-    """The most workers and the largest blocks, up to `block_bytes`, that fit into the limits.
-
-    A tail takes its share of the memory first; the others are explained at `walk`.
-    Raises UsageError if not even one worker with the smallest block fits.
-    """
-    memory = limits.memory_bytes - (tail.take_share(limits.memory_bytes) if tail else 0)
-    wanted = max(limits.workers, REMOTE_WORKERS) if remote else limits.workers
-    size = block_bytes
-    while True:
-        buffer_bytes, elements = plan.largest_block(size)
-        each = buffer_bytes + scratch_bytes + elements * left_bytes
-        workers = max(0, min(wanted, memory // each)) if each else wanted
-        if workers >= min(wanted, limits.workers) or (workers and size <= SMALLEST_BLOCK_BYTES):
-            return Schedule(workers, size, buffer_bytes)
-        if size <= SMALLEST_BLOCK_BYTES:
-            least = tail.least_memory(each) if tail else each
-            raise UsageError(
-                f"{format_bytes(limits.memory_bytes)} of memory is less than one slice takes",
-                hint=f"give --memory {math.ceil(least / MIB)}MiB or more",
-            )
-        size = max(SMALLEST_BLOCK_BYTES, size // 2)
+from pipeline.units import MIB
 
 
 def walk(
-    plan: Plan,
-    *,
-    readers: Sequence[Reader],
-    writers: Sequence[Writer],
-    make_kernel: Callable[[], Kernel],
+    work: Work,
     limits: Limits,
-    scratch_bytes: int,
-    advance: Advance,
+    progress: Progressing,
+    *,
+    writers: Sequence[Writer] = (),
     tail: OrderedTail | None = None,
-    left_bytes: int = 0,
     journal: Journal | None = None,
 ) -> None:
-    """Do everything that `plan` says, and return when all of it is written.
+    """Do everything that `work` says, and return when all of it is written.
 
-    scratch_bytes: what a kernel needs at most beside its inputs and its output. left_bytes: what it
-    leaves for the tail, at most, for each element. `advance` is told of bytes read and written.
+    writers: the plan's outputs, by number. tail: takes what kernels return.
     journal: says what an earlier run has done already, and learns what this one does.
     The first error stops the other workers and is raised; nothing is committed here.
     """
-    outputs = [*writers, *([tail.writer] if tail else [])]
-    remote = any(r.is_remote for r in readers) or any(w.is_remote for w in outputs)
-    block_bytes = max((writer.block_bytes for writer in outputs), default=MIB)
-    if any(reader.is_remote for reader in readers):
-        block_bytes = max(block_bytes, REMOTE_BLOCK_BYTES)
-    if tail is not None:
-        scratch_bytes += tail.writer.block_bytes  # that a worker may be writing
-    timetable = schedule(
-        plan,
-        limits,
-        remote=remote,
-        block_bytes=block_bytes,
-        scratch_bytes=scratch_bytes,
-        tail=tail,
-        left_bytes=left_bytes,
-    )
-    blocks = plan.blocks(timetable.block_bytes)
-    if journal is not None:
-        advance(journal.begin(plan, timetable.block_bytes, writers, tail))
-        blocks = (block for block in blocks if not journal.is_done(block.number))
-    crew = _Crew(blocks, limits.workers)
+    timetable = _timetable(work, limits, writers, tail)
+    blocks = work.plan.blocks(timetable.block_bytes)
+    with progress(work.title, work.plan.moved_bytes) as advance:
+        if journal is not None:
+            advance(journal.begin(timetable.block_bytes, writers, tail))
+            blocks = (block for block in blocks if not journal.is_done(block.number))
+        crew = _Crew(blocks, limits.workers)
 
-    def work() -> None:
-        worker = _Worker(readers, writers, make_kernel(), timetable.buffer_bytes, crew.computing)
-        while (block := crew.next_block()) is not None:
-            payloads = worker.do(block)
-            if tail is not None:
-                tail.put(block.number, *payloads)
-            del payloads  # before the next are made
-            if journal is not None:
-                journal.note(block.number)
-            advance(block.moved_bytes)
+        def labour() -> None:
+            worker = _Worker(work, writers, timetable.buffer_bytes, crew.computing)
+            while (block := crew.next_block()) is not None:
+                payloads = worker.do(block)
+                if tail is not None:
+                    tail.put(block.number, *payloads)
+                del payloads  # before the next are made
+                if journal is not None:
+                    journal.note(block.number)
+                advance(block.moved_bytes)
 
-    with ThreadPoolExecutor(timetable.workers, thread_name_prefix="walk") as pool:
-        futures = [pool.submit(work) for _ in range(timetable.workers)]
-        try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-        finally:  # also when interrupted: the others stop after the block in hand
-            crew.stop()
-            if tail is not None:
-                tail.give_up()
+        with ThreadPoolExecutor(timetable.workers, thread_name_prefix="walk") as pool:
+            futures = [pool.submit(labour) for _ in range(timetable.workers)]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:  # also when interrupted: the others stop after the block in hand
+                crew.stop()
+                if tail is not None:
+                    tail.give_up()
     for future in futures:
         future.result()
+
+
+def _timetable(
+    work: Work, limits: Limits, writers: Sequence[Writer], tail: OrderedTail | None
+) -> Schedule:
+    """The schedule of a walk between these readers and writers."""
+    outputs = [*writers, *([tail.writer] if tail else [])]
+    from_afar = any(reader.is_remote for reader in work.readers)
+    block_bytes = max((writer.block_bytes for writer in outputs), default=MIB)
+    return schedule(
+        work.plan,
+        limits,
+        remote=from_afar or any(writer.is_remote for writer in outputs),
+        block_bytes=max(block_bytes, REMOTE_BLOCK_BYTES) if from_afar else block_bytes,
+        # A worker may be writing a piece of the tail.
+        scratch_bytes=work.scratch_bytes + (tail.writer.block_bytes if tail else 0),
+        tail=tail,
+        left_bytes=work.left_bytes,
+    )
 
 
 class _Crew:
@@ -190,15 +116,14 @@ class _Worker:
 
     def __init__(
         self,
-        readers: Sequence[Reader],
+        work: Work,
         writers: Sequence[Writer],
-        kernel: Kernel,
         buffer_bytes: int,
         computing: threading.BoundedSemaphore,
     ) -> None:
-        self._readers = readers
+        self._readers = work.readers
         self._writers = writers
-        self._kernel = kernel
+        self._kernel = work.make_kernel()
         self._buffer = aligned(buffer_bytes)
         self._computing = computing
 
@@ -211,7 +136,7 @@ class _Worker:
             if not any(self._readers[span.reader].is_remote for span in block.spans):
                 raise
             payloads = self._compute(block, out)  # the wire may have spoiled it, and only the wire
-        if self._writers:
+        if block.writer is not None:
             self._writers[block.writer].write(block.offset, out.data)
         return payloads
 

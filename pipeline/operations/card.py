@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.deltas.manifest import Identity, Manifest
+from pipeline.operations.apply_report import ApplyReport
 from pipeline.version import TOOL
 
-if TYPE_CHECKING:
-    from pipeline.deltas.manifest import Identity, Manifest
-    from pipeline.operations.apply import ApplyReport
-
+CARD = "README.md"
 _HUB_LOCATION = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@.*)?", re.ASCII)
 _CITATION = """\
 ```bibtex

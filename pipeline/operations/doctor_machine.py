@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from pipeline.errors import PipelineError, StorageError
-from pipeline.operations.common import DEFAULT_MEMORY
+from pipeline.operations.setup import DEFAULT_MEMORY
 from pipeline.storage.locations import Location, Scheme
 from pipeline.units import GIB, format_bytes, parse_bytes
 from pipeline.version import TOOL

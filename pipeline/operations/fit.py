@@ -10,10 +10,10 @@ from pipeline.checkpoints.alignment import is_grown, name_problems, show
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.header import Entry, Tensor
 from pipeline.checkpoints.output import Shard, plan_shards
-from pipeline.deltas.delta import Delta, StoredTensor
+from pipeline.deltas.delta import Delta
+from pipeline.deltas.stored import StoredTensor
 from pipeline.engine.plan import Input, Job, Plan, Ragged
 from pipeline.errors import Mismatch
-from pipeline.operations.common import as_input
 from pipeline.tensors.dtypes import DType
 
 Shape = tuple[int, ...]
@@ -123,8 +123,8 @@ def plan_sum(
     for number, shard in enumerate(shards):
         for tensor, offset in zip(shard.tensors, shard.offsets, strict=True):
             item = by_name[tensor.name]
-            before = as_input(old.tensors[tensor.name], len(base.readers)) if old else None
-            inputs: list[Input | Ragged | None] = [as_input(base.tensors[tensor.name]), before]
+            before = old.input(tensor.name, len(base.readers)) if old else None
+            inputs: list[Input | Ragged | None] = [base.input(tensor.name), before]
             for index, (delta, stored) in enumerate(zip(deltas, item.stored, strict=True)):
                 inputs += delta.inputs(stored, first + index)
             ordered.append(item)

@@ -12,7 +12,7 @@ from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.deltas.delta import Delta, open_delta
 from pipeline.deltas.manifest import Identity, Manifest
 from pipeline.errors import NotFound, UsageError
-from pipeline.operations.common import names_a_delta
+from pipeline.operations.arguments import names_a_delta
 from pipeline.settings import Settings
 
 

@@ -12,9 +12,10 @@ from pipeline.checkpoints.files import INDEXES, PICKLES, SAFETENSORS, find_weigh
 from pipeline.deltas.delta import open_delta
 from pipeline.deltas.signing import SUFFIX
 from pipeline.errors import PipelineError, UsageError
-from pipeline.operations.card import delta_card
-from pipeline.operations.common import find_signature, names_a_delta
-from pipeline.operations.release import CARD
+from pipeline.operations.arguments import names_a_delta
+from pipeline.operations.card import CARD, delta_card
+from pipeline.operations.setup import Setup
+from pipeline.operations.signatures import find_signature
 from pipeline.settings import DEFAULT_STORE, Settings
 from pipeline.storage.hub.pushing import HubTarget, Upload, check_may_push
 from pipeline.storage.hub.pushing import push as push_files
@@ -48,14 +49,9 @@ def push(
     another content are replaced only with `overwrite`; of a model, other weights are then removed.
     Raises the errors of `pipeline.errors`; on any of them the branch stays as it was.
     """
-    settings = Settings.load(store=store)
-    wanted = HubPush.open(
-        repo, private=private, revision=revision, settings=settings, overwrite=overwrite
-    )
-    assert wanted is not None
-    if names_a_delta(location):
-        return wanted.delta(location)
-    return wanted.model(location)
+    target = HubTarget.parse(repo, revision=revision, private=private)
+    wanted = HubPush.to(target, Settings.load(store=store), overwrite=overwrite)
+    return wanted.delta(location) if names_a_delta(location) else wanted.model(location)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,25 +63,22 @@ class HubPush:
     overwrite: bool
 
     @classmethod
-    def open(
-        cls,
-        repo: str | None,
-        *,
-        private: bool,
-        revision: str | None,
-        settings: Settings,
-        overwrite: bool,
-    ) -> Self | None:
-        """The push to `repo`, None if there is to be none. Raises AccessError if it is bound to fail."""
-        if repo is None:
-            if private or revision is not None:
+    def to(cls, target: HubTarget, settings: Settings, *, overwrite: bool) -> Self:
+        """The push to `target`. Raises AccessError if it is bound to fail."""
+        check_may_push(target, settings.hub_token)
+        return cls(target, settings, overwrite)
+
+    @classmethod
+    def wanted(cls, setup: Setup) -> Self | None:
+        """The push that the options ask for, None if there is to be none. Raises AccessError."""
+        if setup.push_to_hub is None:
+            if setup.private or setup.revision is not None:
                 raise UsageError(
                     "--private and --revision are about a push", hint="add --push-to-hub org/name"
                 )
             return None
-        target = HubTarget.parse(repo, revision=revision, private=private)
-        check_may_push(target, settings.hub_token)
-        return cls(target, settings, overwrite)
+        target = HubTarget.parse(setup.push_to_hub, revision=setup.revision, private=setup.private)
+        return cls.to(target, setup.settings, overwrite=setup.overwrite)
 
     def delta(self, location: str) -> PushReport:
         """Push the delta at `location`, its signature if it has one, and a card."""

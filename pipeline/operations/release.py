@@ -5,28 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.files import SAFETENSORS_INDEX, read_all
+from pipeline.checkpoints.files import SAFETENSORS_INDEX
 from pipeline.checkpoints.output import CONFIG, as_json, build_index
 from pipeline.checkpoints.policy import config_differences, transfer_config, vocab_size
 from pipeline.deltas.delta import Delta
 from pipeline.deltas.manifest import Identity
 from pipeline.deltas.signing import SUFFIX, Signer
-from pipeline.operations.card import model_card
+from pipeline.operations.apply_report import ApplyReport
+from pipeline.operations.card import CARD, model_card
 from pipeline.operations.fit import SumPlan
 from pipeline.operations.provenance import PROVENANCE, Provenance
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 from pipeline.tensors.fingerprint import Digest, digest_bytes, fold_checkpoint, fold_tensor
-
-if TYPE_CHECKING:
-    from pipeline.operations.apply import ApplyReport
-
-CARD = "README.md"
+from pipeline.version import TOOL
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +61,23 @@ class Release:
         first = self.deltas[0]
         if first.companions:
             return first.read_companions()
-        return {name: read_all(reader) for name, reader in self.base.companions.items()}
+        return self.base.read_companions()
 
     def fingerprints(self, base: NDArray[np.uint8], result: NDArray[np.uint8]) -> Fingerprints:
         """The fingerprints of new base and result, from their chunks' digests."""
-        rows = self.layout.plan.first_rows
+        plan = self.layout.plan
         bases, results = {}, {}
         for job, item in enumerate(self.layout.tensors):
             name, form = item.result.name, item.result
-            mine = slice(rows[job], rows[job + 1])
+            mine = plan.rows_of(job)
             base_chunks = -(-item.base.count // CHUNK_ELEMENTS)
             bases[name] = fold_tensor(item.base.dtype, item.base.shape, base[mine][:base_chunks])
             results[name] = fold_tensor(form.dtype, form.shape, result[mine])
         return Fingerprints(bases, results)
+
+    def labels(self, found: Fingerprints) -> dict[str, str]:
+        """What a store can show of the result."""
+        return {"kind": "model", "fingerprint": str(fold_checkpoint(found.result)), "tool": TOOL}
 
     def summary(self, found: Fingerprints, nonfinite: int) -> dict[str, Any]:
         """What the report learns from the walk."""

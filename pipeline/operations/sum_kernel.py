@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.deltas.chunks import ChunkDecoder
-from pipeline.deltas.delta import Delta, StoredTensor
+from pipeline.deltas.delta import Delta
 from pipeline.deltas.format import BASE, POST
+from pipeline.deltas.stored import StoredTensor
 from pipeline.engine.plan import Slice
 from pipeline.errors import CorruptFile, OtherCheckpoint, PipelineError
 from pipeline.operations.fit import Fitted

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
-from pipeline.deltas.signing import Verifier
 from pipeline.errors import UsageError
-from pipeline.operations.common import DEFAULT_MEMORY, Resources, find_signature, names_a_delta
+from pipeline.operations.arguments import names_a_delta
+from pipeline.operations.setup import Reading, Setup
+from pipeline.operations.signatures import find_signature, load_verifier
 from pipeline.operations.verify_delta import check_delta
 from pipeline.operations.verify_model import check_model
-from pipeline.progress import Progressing, silent
-from pipeline.settings import Settings
 from pipeline.storage.locations import parse_delta
 from pipeline.storage.opening import open_parent
 
@@ -44,24 +44,18 @@ def verify(
     post: str | None = None,
     key: str | None = None,
     require_signature: bool = False,
-    store: str | None = None,
-    hub_cache: str | None = None,
-    memory: str | int = DEFAULT_MEMORY,
-    workers: int | None = None,
-    progress: Progressing = silent,
+    **options: Unpack[Reading],
 ) -> VerifyReport:
     """Check the delta or the model folder at `location`, reading every byte of it once.
 
     base, post: checkpoints that a delta is said to be made of; with both, post is restored in memory,
     chunk by chunk, and compared bit for bit. key: a public key or certificate (PEM), by which it must
-    be signed. hub_cache: see `compute`. Nothing is written.
+    be signed. options: see `Reading`. Nothing is written.
     Raises CorruptFile, OtherCheckpoint, Unsigned, BadSignature and others of `pipeline.errors`.
     """
-    if require_signature and key is None:
-        raise UsageError("a signature can't be checked without a key", hint="add --key KEY.pem")
-    verifier = Verifier.load(key) if key else None
-    settings = Settings.load(store=store, hub_cache=hub_cache)
-    resources = Resources.parse(memory=memory, workers=workers, device="cpu")
+    verifier = load_verifier(key, required=require_signature)
+    setup = Setup.of(options)
+    settings, resources, progress = setup.settings, setup.resources, setup.progress
     if names_a_delta(location):
         where = parse_delta(location)
         parent, name = open_parent(where, settings)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,16 @@ from numpy.typing import NDArray
 
 from pipeline.checkpoints.alignment import show
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from pipeline.deltas.chunks import ChunkDecoder, ChunkMemory
-from pipeline.deltas.delta import Delta, StoredTensor, open_delta
+from pipeline.deltas.chunks import ChunkDecoder
+from pipeline.deltas.delta import Delta, open_delta
 from pipeline.deltas.format import BASE, POST
 from pipeline.deltas.signing import Verifier
+from pipeline.deltas.stored import StoredTensor
 from pipeline.engine.plan import Input, Job, Plan, Ragged, Slice
 from pipeline.engine.walk import walk
+from pipeline.engine.work import Work
 from pipeline.errors import OtherCheckpoint, UsageError
-from pipeline.operations.common import Resources, as_input
+from pipeline.operations.setup import Resources
 from pipeline.progress import Progressing
 from pipeline.settings import Settings
 from pipeline.tensors.arithmetic import Arithmetic, Operand, Term, sum_bytes
@@ -115,42 +118,36 @@ class _Run:
 
     def __post_init__(self) -> None:
         self._stored = list(self.delta.tensors.values())
-        self.plan = Plan([self._job(stored) for stored in self._stored])
+        rooms = (stored.count * stored.record.post.itemsize for stored in self._stored)
+        places = accumulate(rooms, initial=0)
+        self.plan = Plan([self._job(each, at) for each, at in zip(self._stored, places, strict=False)])
 
-    def _job(self, stored: StoredTensor) -> Job:
-        """Inputs: the delta's two parts, base, post. What it writes is room for the restored chunk."""
+    def _job(self, stored: StoredTensor, offset: int) -> Job:
+        """Inputs: the delta's two parts, base, post. What comes out is room for the restored chunk."""
         first = 1
         inputs: list[Input | Ragged | None] = [*self.delta.inputs(stored, 0)]
         for side in (BASE, POST):
             model = self.models.get(side)
-            inputs.append(as_input(model.tensors[stored.record.name], first) if model else None)
+            inputs.append(model.input(stored.record.name, first) if model else None)
             first += len(model.readers) if model else 0
-        return Job(0, 0, stored.record.post.itemsize, stored.count, tuple(inputs))
+        return Job(None, offset, stored.record.post.itemsize, stored.count, tuple(inputs))
 
     def check(self, progress: Progressing) -> None:
         """Walk, then raise OtherCheckpoint if anything was another than it should be."""
         found = _Found.empty(self.plan.rows)
         delta = self.delta
-        readers = [delta.reader, *(r for side in (BASE, POST) if side in self.models
-                                   for r in self.models[side].readers)]  # fmt: skip
-        with progress(f"verify {delta.location}", self.plan.read_bytes) as advance:
-            walk(
-                self.plan,
-                readers=readers,
-                writers=[],
-                make_kernel=lambda: _Check(
-                    self._stored,
-                    set(self.models),
-                    found,
-                    ChunkDecoder(delta.manifest.codec, delta.location),
-                    self.resources.arithmetic(),
-                ),
-                limits=self.resources.limits,
-                scratch_bytes=sum_bytes(delta.dtypes)
-                + SCRATCH_BYTES
-                + ChunkMemory(delta.manifest.codec, delta.dtypes).decoding,
-                advance=advance,
-            )
+        models = [self.models[side] for side in (BASE, POST) if side in self.models]
+        work = Work(
+            title=f"verify {delta.location}",
+            plan=self.plan,
+            readers=[delta.reader, *(reader for model in models for reader in model.readers)],
+            make_kernel=lambda: _Check(
+                self._stored, set(self.models), found, delta.decoder(), self.resources.arithmetic()
+            ),
+            findings=[found.differs, found.lost, found.distances],
+            scratch_bytes=sum_bytes(delta.dtypes) + SCRATCH_BYTES + delta.decoding_bytes,
+        )
+        walk(work, self.resources.limits, progress)
         for side, what in ((BASE, "base"), (POST, "post")):
             if side in self.models and (problems := self._differing(found.differs[:, side])):
                 raise _other(delta, self.models[side], what, problems, self._extent(found, side))
@@ -159,11 +156,10 @@ class _Run:
 
     def _differing(self, rows: NDArray[np.bool_]) -> list[str]:
         """The tensors of which any chunk differs."""
-        first = self.plan.first_rows
         return [
             stored.record.name
             for job, stored in enumerate(self._stored)
-            if rows[first[job] : first[job + 1]].any()
+            if rows[self.plan.rows_of(job)].any()
         ]
 
     def _extent(self, found: _Found, side: int) -> str:

@@ -16,9 +16,11 @@ from pipeline.checkpoints.header import LENGTH_BYTES, Entry, Header, read_header
 from pipeline.deltas.signing import SUFFIX, Verifier
 from pipeline.engine.plan import Input, Job, Plan, Slice
 from pipeline.engine.walk import walk
+from pipeline.engine.work import Work
 from pipeline.errors import CorruptFile, UsageError
-from pipeline.operations.common import Resources, find_signature
 from pipeline.operations.provenance import PROVENANCE, Provenance
+from pipeline.operations.setup import Resources
+from pipeline.operations.signatures import find_signature
 from pipeline.progress import Progressing
 from pipeline.settings import Settings
 from pipeline.storage.base import Reader
@@ -120,8 +122,8 @@ class _Run:
         for number, (_, header) in enumerate(shards):
             for entry in header.entries:
                 self.entries.append(entry)
-                size = entry.dtype.itemsize
-                jobs.append(Job(0, 0, 0, entry.count, (Input(number, entry.offset, size, entry.count),)))
+                source = Input(number, entry.offset, entry.dtype.itemsize, entry.count)
+                jobs.append(Job(None, 0, 0, entry.count, (source,)))
         self.plan = Plan(jobs)
 
     def check(
@@ -129,19 +131,16 @@ class _Run:
     ) -> None:
         """Digest everything. Raises CorruptFile with the tensors that are not as they were written."""
         rows = np.zeros((self.plan.rows, DIGEST_BYTES), np.uint8)
-        with progress(f"verify {folder.url}", self.plan.read_bytes) as advance:
-            walk(
-                self.plan,
-                readers=self.readers,
-                writers=[],
-                make_kernel=lambda: _Digest(rows),
-                limits=resources.limits,
-                scratch_bytes=0,
-                advance=advance,
-            )
-        first = self.plan.first_rows
+        work = Work(
+            title=f"verify {folder.url}",
+            plan=self.plan,
+            readers=self.readers,
+            make_kernel=lambda: _Digest(rows),
+            findings=[rows],
+        )
+        walk(work, resources.limits, progress)
         found = {
-            entry.name: fold_tensor(entry.dtype, entry.shape, rows[first[job] : first[job + 1]])
+            entry.name: fold_tensor(entry.dtype, entry.shape, rows[self.plan.rows_of(job)])
             for job, entry in enumerate(self.entries)
         }
         wrong = sorted(

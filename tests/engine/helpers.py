@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.engine.plan import Input, Job, Plan, Slice
+from pipeline.engine.schedule import Limits
 from pipeline.engine.tail import OrderedTail
-from pipeline.engine.walk import Limits, walk
+from pipeline.engine.walk import walk
+from pipeline.engine.work import Work
 from pipeline.errors import StorageError
 from pipeline.storage.base import Aborting
 from pipeline.storage.local.store import LocalReader, LocalStore
@@ -109,14 +112,12 @@ def run(
     advance: Callable[[int], None] = nothing,
 ) -> None:
     """`walk` with the arguments that tests seldom change."""
+    work = Work("copy", plan, readers, make_kernel, scratch_bytes=scratch)
     walk(
-        plan,
-        readers=readers,
+        work,
+        Limits(memory, workers),
+        lambda title, nbytes: nullcontext(advance),
         writers=writers,
-        make_kernel=make_kernel,
-        limits=Limits(memory, workers),
-        scratch_bytes=scratch,
-        advance=advance,
         tail=tail,
     )
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.engine import walk
 from pipeline.engine.plan import Input, Job, Plan, Ragged
-from pipeline.engine.walk import REMOTE_WORKERS
+from pipeline.engine.schedule import REMOTE_WORKERS
 from pipeline.errors import UsageError
 from pipeline.storage.local.store import LocalStore
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS

@@ -1,0 +1,73 @@
+"""How a plan fits into the limits of a run: how many blocks at once, how large, with what buffers."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+from pipeline.engine.plan import Plan
+from pipeline.engine.tail import OrderedTail
+from pipeline.errors import UsageError
+from pipeline.units import MIB, format_bytes
+
+REMOTE_WORKERS = 12  # blocks under way at once where each read is a round trip
+REMOTE_BLOCK_BYTES = 8 * MIB  # at least, so that a read is long beside its round trip
+SMALLEST_BLOCK_BYTES = MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run may use: bytes for buffers and scratch space, and threads that compute."""
+
+    memory_bytes: int
+    workers: int
+
+    @classmethod
+    def of(cls, memory_bytes: int, workers: int | None) -> Limits:
+        """Limits with as many workers as this process may use cores, unless told otherwise."""
+        if workers is not None and workers < 1:
+            raise UsageError(f"{workers} workers can do nothing", hint="give --workers 1 or more")
+        return cls(memory_bytes, workers or len(os.sched_getaffinity(0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How a plan is walked within limits: workers, bytes per block, and each worker's buffer."""
+
+    workers: int
+    block_bytes: int
+    buffer_bytes: int
+
+
+def schedule(
+    plan: Plan,
+    limits: Limits,
+    *,
+    remote: bool,
+    block_bytes: int,
+    scratch_bytes: int,
+    tail: OrderedTail | None = None,
+    left_bytes: int = 0,
+) -> Schedule:
+    """The most workers and the largest blocks, up to `block_bytes`, that fit into the limits.
+
+    A tail takes its share of the memory first; the others are explained at `walk`.
+    Raises UsageError if not even one worker with the smallest block fits.
+    """
+    memory = limits.memory_bytes - (tail.take_share(limits.memory_bytes) if tail else 0)
+    wanted = max(limits.workers, REMOTE_WORKERS) if remote else limits.workers
+    size = block_bytes
+    while True:
+        buffer_bytes, elements = plan.largest_block(size)
+        each = buffer_bytes + scratch_bytes + elements * left_bytes
+        workers = max(0, min(wanted, memory // each)) if each else wanted
+        if workers >= min(wanted, limits.workers) or (workers and size <= SMALLEST_BLOCK_BYTES):
+            return Schedule(workers, size, buffer_bytes)
+        if size <= SMALLEST_BLOCK_BYTES:
+            least = tail.least_memory(each) if tail else each
+            raise UsageError(
+                f"{format_bytes(limits.memory_bytes)} of memory is less than one slice takes",
+                hint=f"give --memory {math.ceil(least / MIB)}MiB or more",
+            )
+        size = max(SMALLEST_BLOCK_BYTES, size // 2)

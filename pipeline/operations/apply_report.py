@@ -1,0 +1,38 @@
+"""What apply says of itself: the report, which the model card and the provenance are made of, too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SAME_BASE = "same base, restored and verified bit for bit"
+ANOTHER_BASE = "another base, the formula rounded once"
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyReport:
+    """What apply did, or with `dry_run` would do.
+
+    case: `SAME_BASE` or `ANOTHER_BASE`. nonfinite: elements of the result that are NaN or infinite.
+    base_distance: |new base - old base| / |old base|, if the old base was given.
+    carried: tensors taken whole from post because they are not float and differ from its base. pushed:
+    the URL of the commit on the Hub.
+    """
+
+    output: str
+    base: str
+    deltas: Sequence[tuple[str, float]]
+    dry_run: bool
+    case: str
+    tensors: int
+    elements: int
+    read_bytes: int
+    written_bytes: int
+    files: Sequence[str]
+    fingerprint: str | None = None
+    base_fingerprint: str | None = None
+    nonfinite: int | None = None
+    base_distance: float | None = None
+    carried: Sequence[str] = ()
+    config_differences: Sequence[str] = ()
+    pushed: str | None = None

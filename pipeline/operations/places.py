@@ -1,0 +1,66 @@
+"""Where an output is to be published, and what an interrupted run has left there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from pipeline.deltas.signing import SUFFIX
+from pipeline.engine.journal import Journal
+from pipeline.engine.work import Work
+from pipeline.operations.setup import Setup
+from pipeline.storage.base import FolderWriter, Store, Writer, exists
+from pipeline.storage.locations import Location, parse_delta, parse_output_model
+from pipeline.storage.opening import open_parent
+
+
+@dataclass(frozen=True)
+class Place:
+    """A name in a store. location: as people may see it."""
+
+    location: str
+    store: Store
+    name: str
+    setup: Setup
+
+    @classmethod
+    def for_delta(cls, output: str, setup: Setup) -> Self:
+        """The place of a delta called `output`. Raises OutputExists, before anything is read.
+
+        So does the signature of another delta that lies there, if there is to be one.
+        """
+        place = cls._at(parse_delta(output), setup)
+        for wanted, suffix in ((True, ""), (setup.signer is not None, SUFFIX)):
+            if wanted and not setup.overwrite and place.store.stat(place.name + suffix):
+                raise exists(place.location + suffix)
+        return place
+
+    @classmethod
+    def for_model(cls, output: str, setup: Setup) -> Self:
+        """The place of a model folder called `output`. Raises OutputExists, before anything is read."""
+        place = cls._at(parse_output_model(output), setup)
+        if not setup.overwrite and place.store.has_folder(place.name):
+            raise exists(place.location)
+        return place
+
+    @classmethod
+    def _at(cls, target: Location, setup: Setup) -> Self:
+        store, name = open_parent(target, setup.settings)
+        return cls(str(target), store, name, setup)
+
+    def create(self, size_bytes: int) -> Writer:
+        """Start a file of about that size."""
+        return self.store.create(self.name, size_hint=size_bytes, overwrite=self.setup.overwrite)
+
+    def create_folder(self, size_bytes: int) -> FolderWriter:
+        """Start a folder of about that size."""
+        return self.store.create_folder(self.name, size_hint=size_bytes, overwrite=self.setup.overwrite)
+
+    def journal(self, work: Work) -> Journal | None:
+        """The journal of the work that writes here. None for one that signs.
+
+        Who may write to the store could otherwise have digests signed whose content nobody has seen.
+        """
+        if self.setup.signer is not None:
+            return None
+        return Journal(self.store, self.name, work, restart=self.setup.restart)
