@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from pipeline.checkpoints.checkpoint import open_checkpoint
     from pipeline.deltas.delta import open_delta
     from pipeline.operations.apply import apply
-    from pipeline.operations.cleaning import clean
     from pipeline.operations.combine import combine
     from pipeline.operations.compute import compute
     from pipeline.operations.convert import convert
-    from pipeline.operations.copying import copy
-    from pipeline.operations.deleting import delete
-    from pipeline.operations.doctor import doctor
+    from pipeline.operations.doctor.report import doctor
     from pipeline.operations.inspect import inspect
-    from pipeline.operations.listing import list_store
     from pipeline.operations.push import push
+    from pipeline.operations.storing.cleaning import clean
+    from pipeline.operations.storing.copying import copy
+    from pipeline.operations.storing.deleting import delete
+    from pipeline.operations.storing.listing import list_store
     from pipeline.operations.verify import verify
     from pipeline.tensors.state_dicts import apply_delta, calculate_delta, combine_deltas
 
@@ -38,13 +38,13 @@ _PLACES = {
     "apply_delta": "pipeline.tensors.state_dicts",
     "calculate_delta": "pipeline.tensors.state_dicts",
     "combine_deltas": "pipeline.tensors.state_dicts",
-    "clean": "pipeline.operations.cleaning",
+    "clean": "pipeline.operations.storing.cleaning",
     "combine": "pipeline.operations.combine",
     "convert": "pipeline.operations.convert",
-    "doctor": "pipeline.operations.doctor",
-    "copy": "pipeline.operations.copying",
-    "delete": "pipeline.operations.deleting",
-    "list_store": "pipeline.operations.listing",
+    "doctor": "pipeline.operations.doctor.report",
+    "copy": "pipeline.operations.storing.copying",
+    "delete": "pipeline.operations.storing.deleting",
+    "list_store": "pipeline.operations.storing.listing",
     "verify": "pipeline.operations.verify",
     "compute": "pipeline.operations.compute",
     "inspect": "pipeline.operations.inspect",

@@ -13,10 +13,10 @@ from pipeline.units import format_bytes
 
 if TYPE_CHECKING:
     from pipeline.batch.report import BatchReport, StepResult
-    from pipeline.operations.cleaning import CleanReport
-    from pipeline.operations.deleting import DeleteReport
     from pipeline.operations.inspect import Inspection
-    from pipeline.operations.listing import Listing
+    from pipeline.operations.storing.cleaning import CleanReport
+    from pipeline.operations.storing.deleting import DeleteReport
+    from pipeline.operations.storing.listing import Listing
 
 
 def show(report: Any, *, as_json: bool) -> None:

@@ -18,8 +18,8 @@ from servers.hub import HubServer
 import cli
 from pipeline import doctor
 from pipeline.errors import PipelineError, StorageError
-from pipeline.operations import doctor_machine
-from pipeline.operations.doctor import Check, Health
+from pipeline.operations.doctor import machine as doctor_machine
+from pipeline.operations.doctor.report import Check, Health
 from pipeline.storage.locations import parse_store
 
 ORDER = ["versions", "memory", "disk", "credentials", "account", "container", "blob", "hub", "kernels"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import cfunc, types  # type: ignore[attr-defined]
+from numba import cfunc, njit, types  # type: ignore[attr-defined]
 
 from pipeline.codecs.tables import BITS, MAX_SYMBOLS, TOTAL
 
@@ -21,6 +21,52 @@ _P64 = types.CPointer(types.uint64)
 _COSTS = types.CPointer(types.float32)
 _TOTALS = types.CPointer(types.int64)
 _N = types.int64
+
+
+@njit(inline="always")
+def _count_of(k, place, others, counts, values):
+    """How often entry `k` occurs, the placeholder standing for all others."""
+    return others if k == place else I64(counts[U64(values[U64(k)])])
+
+
+@njit
+def _share_out(counts, values, symbols, place, others, sum_counts, frequencies):
+    """Frequencies: 1 for all below a unit, the rest in proportion; together `TOTAL`."""
+    rare = 0
+    rare_counts = 0
+    for k in range(symbols):
+        count = _count_of(k, place, others, counts, values)
+        if count * TOTAL <= sum_counts:
+            rare += 1
+            rare_counts += count
+    left = sum_counts - rare_counts
+    room = TOTAL - rare
+    missing = TOTAL
+    for k in range(symbols):
+        count = _count_of(k, place, others, counts, values)
+        share = I64(1)
+        if count * TOTAL > sum_counts:
+            share = (2 * count * room + left) // (2 * left)
+            share = share if share > 1 else I64(1)
+        frequencies[U64(k)] = share
+        missing -= share
+    largest = 0
+    for k in range(symbols):
+        if frequencies[U64(k)] > frequencies[U64(largest)]:
+            largest = k
+    if missing > 0:
+        frequencies[U64(largest)] += missing
+    # Too many slots: up to a sixteenth of each from the most frequent values, then from others.
+    most = I64(frequencies[U64(largest)])
+    while missing < 0:
+        most = most >> 1 if most > 4 else I64(2)
+        for k in range(symbols):
+            share = I64(frequencies[U64(k)])
+            if share >= most and missing < 0:
+                change = share >> 4 if share >= 16 else I64(1)
+                change = change if change < -missing else -missing
+                frequencies[U64(k)] = share - change
+                missing += change
 
 
 @cfunc(types.void(_P32, _N, _N, _COSTS, _P16, _P16, _TOTALS), error_model="numpy")
@@ -52,46 +98,11 @@ def plan(counts, size, total, costs, values, frequencies, totals):
         symbols += 1
     if symbols < 2:
         return
-    # Frequencies: 1 for all below a unit, the rest in proportion.
     sum_counts = total if total > 0 else 1
-    rare = 0
-    rare_counts = 0
-    for k in range(symbols):
-        count = others if k == place else I64(counts[U64(values[U64(k)])])
-        if count * TOTAL <= sum_counts:
-            rare += 1
-            rare_counts += count
-    left = sum_counts - rare_counts
-    room = TOTAL - rare
-    missing = TOTAL
-    for k in range(symbols):
-        count = others if k == place else I64(counts[U64(values[U64(k)])])
-        share = I64(1)
-        if count * TOTAL > sum_counts:
-            share = (2 * count * room + left) // (2 * left)
-            share = share if share > 1 else I64(1)
-        frequencies[U64(k)] = share
-        missing -= share
-    largest = 0
-    for k in range(symbols):
-        if frequencies[U64(k)] > frequencies[U64(largest)]:
-            largest = k
-    if missing > 0:
-        frequencies[U64(largest)] += missing
-    # Too many slots: up to a sixteenth of each from the most frequent values, then from others.
-    most = I64(frequencies[U64(largest)])
-    while missing < 0:
-        most = most >> 1 if most > 4 else I64(2)
-        for k in range(symbols):
-            share = I64(frequencies[U64(k)])
-            if share >= most and missing < 0:
-                change = share >> 4 if share >= 16 else I64(1)
-                change = change if change < -missing else -missing
-                frequencies[U64(k)] = share - change
-                missing += change
+    _share_out(counts, values, symbols, place, others, sum_counts, frequencies)
     bits = 0.0
     for k in range(symbols):
-        count = others if k == place else I64(counts[U64(values[U64(k)])])
+        count = _count_of(k, place, others, counts, values)
         bits += count * costs[U64(frequencies[U64(k)])]
     totals[0] = symbols
     totals[1] = place

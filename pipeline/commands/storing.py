@@ -11,8 +11,8 @@ from pipeline.commands.options import DryRun, Format, Memory, Output, Overwrite,
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipeline.operations.cleaning import CleanReport
-    from pipeline.operations.deleting import DeleteReport
+    from pipeline.operations.storing.cleaning import CleanReport
+    from pipeline.operations.storing.deleting import DeleteReport
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 

@@ -19,17 +19,17 @@ from pipeline.deltas.delta import Delta, open_delta
 from pipeline.deltas.format import BASE
 from pipeline.deltas.signing import Verifier
 from pipeline.engine.work import Work
-from pipeline.operations.apply_report import ANOTHER_BASE, SAME_BASE, ApplyReport
 from pipeline.operations.arguments import Scaled, scaled
 from pipeline.operations.fit import SumPlan, fit, plan_sum
-from pipeline.operations.model_output import Beside, write_model
-from pipeline.operations.places import Place
+from pipeline.operations.kernels.add import AddKernel, Found, NotTheSameBase
+from pipeline.operations.outputs.model import Beside, write_model
+from pipeline.operations.outputs.places import Place
+from pipeline.operations.outputs.release import Release, other_files
+from pipeline.operations.outputs.report import ANOTHER_BASE, SAME_BASE, ApplyReport
+from pipeline.operations.outputs.signatures import find_signature, load_verifier
 from pipeline.operations.push import HubPush
-from pipeline.operations.release import Release, other_files
 from pipeline.operations.same_base import looks_like_same_base
 from pipeline.operations.setup import Setup, Transferring
-from pipeline.operations.signatures import find_signature, load_verifier
-from pipeline.operations.sum_kernel import AddKernel, Found, NotTheSameBase
 from pipeline.operations.verify_delta import check_form
 from pipeline.settings import Settings
 from pipeline.storage.locations import parse_delta

@@ -17,9 +17,10 @@ from pipeline.engine.plan import Plan
 from pipeline.engine.work import Work
 from pipeline.errors import Mismatch
 from pipeline.operations.arguments import Scaled, scaled
-from pipeline.operations.combine_kernel import CombineKernel, Sums
-from pipeline.operations.delta_output import DeltaOutput
-from pipeline.operations.places import Place
+from pipeline.operations.kernels.combine import CombineKernel, describe_sum
+from pipeline.operations.kernels.findings import Findings
+from pipeline.operations.outputs.delta import DeltaOutput
+from pipeline.operations.outputs.places import Place
 from pipeline.operations.rewrite import lay_out, plan_rewrite
 from pipeline.operations.setup import Setup, Writing
 from pipeline.tensors.arithmetic import sum_bytes
@@ -141,7 +142,7 @@ class _Run:
         """Write the sum."""
         dtypes = {dtype for delta in self.deltas for dtype in delta.dtypes}
         output = DeltaOutput.of(self.layout, self.plan, dtypes)
-        sums = Sums.beside(output.tables)
+        found = Findings.beside(output.tables)
         keeps_base = self.base is not None
         work = Work(
             title=f"combine {place.location}",
@@ -150,12 +151,12 @@ class _Run:
             make_kernel=lambda: CombineKernel(
                 self.parents,
                 self.scales,
-                sums,
+                found,
                 [delta.decoder() for delta in self.deltas],
                 output.encoder(),
                 keeps_base,
             ),
-            findings=[sums.counts, sums.norms],
+            findings=[found.counts, found.norms],
             options=[self.scales],
             scratch_bytes=sum_bytes(dtypes)
             + SCRATCH_BYTES
@@ -165,7 +166,7 @@ class _Run:
         def describe() -> Manifest:
             return self._manifest(
                 [
-                    sums.record(stored, self.plan.rows_of(job), keeps_base=keeps_base)
+                    describe_sum(found, stored, self.plan.rows_of(job), keeps_base=keeps_base)
                     for job, stored in enumerate(self.parents)
                 ]
             )
@@ -175,7 +176,7 @@ class _Run:
             report,
             written_bytes=size,
             fingerprint=str(manifest.fingerprint),
-            remainders=int(sums.counts[:, 1].sum()),
+            remainders=int(found.counts[:, 1].sum()),
         )
 
     def _manifest(self, tensors: Sequence[TensorRecord]) -> Manifest:

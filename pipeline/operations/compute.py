@@ -15,11 +15,12 @@ from pipeline.deltas.manifest import Identity, Manifest, TensorRecord
 from pipeline.engine.plan import Plan
 from pipeline.engine.work import Work
 from pipeline.errors import NotACheckpoint
-from pipeline.operations.delta_output import DeltaOutput
-from pipeline.operations.places import Place
+from pipeline.operations.kernels.findings import Findings
+from pipeline.operations.kernels.subtract import SubtractKernel, describe_difference
+from pipeline.operations.outputs.delta import DeltaOutput
+from pipeline.operations.outputs.places import Place
 from pipeline.operations.push import HubPush
 from pipeline.operations.setup import Setup, Transferring
-from pipeline.operations.subtract_kernel import Records, SubtractKernel
 from pipeline.tensors.arithmetic import subtract_bytes
 from pipeline.tensors.dtypes import DType, parse_dtype
 from pipeline.tensors.fingerprint import digest_bytes, fold_checkpoint
@@ -137,22 +138,22 @@ class _Run:
         stored = [tensor.dtype for tensor in self.layout.tensors]
         dtypes = {side.entry.dtype for pair in self.pairs for side in (pair.post, pair.base)}
         output = DeltaOutput.of(self.layout, self.plan, dtypes)
-        records = Records.beside(output.tables)
+        found = Findings.beside(output.tables)
         arithmetic = place.setup.resources.arithmetic
         work = Work(
             title=f"compute {place.location}",
             plan=self.plan,
             readers=[*self.post.readers, *self.base.readers],
             make_kernel=lambda: SubtractKernel(
-                self.pairs, stored, records, arithmetic(), output.encoder()
+                self.pairs, stored, found, arithmetic(), output.encoder()
             ),
-            findings=[records.counts, records.norms],
+            findings=[found.counts, found.norms],
             scratch_bytes=subtract_bytes(dtypes.union(stored)) + SCRATCH_BYTES,
         )
         companions = self.post.read_companions()
 
         def describe() -> Manifest:
-            return self._manifest(records.tensors(self.plan, self.pairs, stored), companions)
+            return self._manifest(describe_difference(found, self.plan, self.pairs, stored), companions)
 
         return output.write(place, work, companions, describe)
 

@@ -12,8 +12,8 @@ from pipeline.deltas.format import STORED, parse_codec
 from pipeline.deltas.stored import StoredTensor
 from pipeline.engine.plan import Slice
 from pipeline.engine.work import Work
-from pipeline.operations.delta_output import DeltaOutput
-from pipeline.operations.places import Place
+from pipeline.operations.outputs.delta import DeltaOutput
+from pipeline.operations.outputs.places import Place
 from pipeline.operations.rewrite import lay_out, plan_rewrite
 from pipeline.operations.setup import Setup, Writing
 from pipeline.tensors.dtypes import Bytes

@@ -13,9 +13,9 @@ from pipeline.deltas.delta import open_delta
 from pipeline.deltas.signing import SUFFIX
 from pipeline.errors import PipelineError, UsageError
 from pipeline.operations.arguments import names_a_delta
-from pipeline.operations.card import CARD, delta_card
+from pipeline.operations.outputs.card import CARD, delta_card
+from pipeline.operations.outputs.signatures import find_signature
 from pipeline.operations.setup import Setup
-from pipeline.operations.signatures import find_signature
 from pipeline.settings import DEFAULT_STORE, Settings
 from pipeline.storage.hub.pushing import HubTarget, Upload, check_may_push
 from pipeline.storage.hub.pushing import push as push_files

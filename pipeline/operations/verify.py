@@ -8,8 +8,8 @@ from typing import Unpack
 
 from pipeline.errors import UsageError
 from pipeline.operations.arguments import names_a_delta
+from pipeline.operations.outputs.signatures import find_signature, load_verifier
 from pipeline.operations.setup import Reading, Setup
-from pipeline.operations.signatures import find_signature, load_verifier
 from pipeline.operations.verify_delta import check_delta
 from pipeline.operations.verify_model import check_model
 from pipeline.storage.locations import parse_delta

@@ -18,9 +18,9 @@ from pipeline.engine.plan import Input, Job, Plan, Slice
 from pipeline.engine.walk import walk
 from pipeline.engine.work import Work
 from pipeline.errors import CorruptFile, UsageError
-from pipeline.operations.provenance import PROVENANCE, Provenance
+from pipeline.operations.outputs.provenance import PROVENANCE, Provenance
+from pipeline.operations.outputs.signatures import find_signature
 from pipeline.operations.setup import Resources
-from pipeline.operations.signatures import find_signature
 from pipeline.progress import Progressing
 from pipeline.settings import Settings
 from pipeline.storage.base import Reader

@@ -26,7 +26,7 @@ from pipeline.errors import (
     Unsigned,
     UsageError,
 )
-from pipeline.operations.listing import Listed
+from pipeline.operations.storing.listing import Listed
 from pipeline.storage import retry
 from pipeline.storage.azure.claim import CLAIM
 

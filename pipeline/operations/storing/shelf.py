@@ -11,7 +11,7 @@ from pipeline.checkpoints.output import CONFIG
 from pipeline.deltas.signing import SUFFIX
 from pipeline.engine.journal import SUFFIX as JOURNAL
 from pipeline.errors import NotFound, UsageError
-from pipeline.operations.provenance import PROVENANCE
+from pipeline.operations.outputs.provenance import PROVENANCE
 from pipeline.settings import Settings
 from pipeline.storage.base import Seen, Store
 from pipeline.storage.locations import Location, Scheme, parse_delta, parse_store

@@ -18,7 +18,7 @@ from pipeline.deltas.companions import MAX_COMPANION_BYTES, unpack_file
 from pipeline.deltas.delta import Delta, read_entry
 from pipeline.deltas.format import DIGESTS, FILE, FILED, INDEX, MANIFEST, PACKED, PLAIN
 from pipeline.errors import CorruptFile
-from pipeline.operations.provenance import Provenance
+from pipeline.operations.outputs.provenance import Provenance
 from pipeline.storage.base import Reader
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_bytes, fold_tensor

@@ -17,10 +17,10 @@ from pipeline.checkpoints.policy import config_differences, transfer_config, voc
 from pipeline.deltas.delta import Delta
 from pipeline.deltas.manifest import Identity
 from pipeline.deltas.signing import SUFFIX, Signer
-from pipeline.operations.apply_report import ApplyReport
-from pipeline.operations.card import CARD, model_card
 from pipeline.operations.fit import SumPlan
-from pipeline.operations.provenance import PROVENANCE, Provenance
+from pipeline.operations.outputs.card import CARD, model_card
+from pipeline.operations.outputs.provenance import PROVENANCE, Provenance
+from pipeline.operations.outputs.report import ApplyReport
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 from pipeline.tensors.fingerprint import Digest, digest_bytes, fold_checkpoint, fold_tensor
 from pipeline.version import TOOL

@@ -4,70 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.checkpoints.alignment import Pair
-from pipeline.deltas.chunks import ChunkEncoder, Tables
+from pipeline.deltas.chunks import ChunkEncoder
 from pipeline.deltas.format import BASE, POST, STORED
 from pipeline.deltas.manifest import TensorRecord
 from pipeline.engine.plan import Plan, Slice
+from pipeline.operations.kernels.findings import Findings
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Arithmetic, Operand
 from pipeline.tensors.dtypes import Bytes, DType
 from pipeline.tensors.fingerprint import digest_into, fold_tensor
 from pipeline.tensors.norms import Norms, measure_into
 from pipeline.tensors.norms import fold as fold_norms
-
-
-@dataclass(frozen=True)
-class Records:
-    """What the walk finds out about each chunk; rows are written by one worker each.
-
-    counts: changed elements, remainders, exceptions. norms: see `tensors.norms`.
-    """
-
-    tables: Tables
-    counts: NDArray[np.int64]
-    norms: NDArray[np.float64]
-
-    @classmethod
-    def beside(cls, tables: Tables) -> Self:
-        """Records for the chunks of `tables`, which the encoders fill in too."""
-        rows = len(tables.digests)
-        return cls(tables, np.zeros((rows, 3), np.int64), np.zeros((rows, 3)))
-
-    def tensors(self, plan: Plan, pairs: Sequence[Pair], stored: Sequence[DType]) -> list[TensorRecord]:
-        """What the manifest says of each tensor, once the walk is done. stored: their formats."""
-        return [
-            self._record(pair, dtype, plan.rows_of(job))
-            for job, (pair, dtype) in enumerate(zip(pairs, stored, strict=True))
-        ]
-
-    def _record(self, pair: Pair, stored: DType, rows: slice) -> TensorRecord:
-        post, base = pair.post.entry, pair.base.entry
-        digests = self.tables.digests[rows]
-        base_chunks = -(-base.count // CHUNK_ELEMENTS)
-        changed, remainders, exceptions = (int(total) for total in self.counts[rows].sum(axis=0))
-        norms = fold_norms(self.norms[rows]) if post.dtype.is_float else Norms()
-        return TensorRecord(
-            name=pair.name,
-            shape=post.shape,
-            base_shape=base.shape,
-            stored=stored,
-            base=base.dtype,
-            post=post.dtype,
-            changed=changed,
-            remainders=remainders,
-            exceptions=exceptions,
-            base_digest=fold_tensor(base.dtype, base.shape, digests[:base_chunks, BASE]),
-            post_digest=fold_tensor(post.dtype, post.shape, digests[:, POST]),
-            stored_digest=fold_tensor(stored, post.shape, digests[:, STORED]),
-            delta_l2=norms.delta_l2,
-            base_l2=norms.base_l2,
-            delta_max=norms.delta_max,
-        )
 
 
 @dataclass
@@ -76,7 +26,7 @@ class SubtractKernel:
 
     pairs: Sequence[Pair]
     stored: Sequence[DType]
-    records: Records
+    found: Findings
     arithmetic: Arithmetic
     encode: ChunkEncoder
 
@@ -84,7 +34,7 @@ class SubtractKernel:
         """See `Kernel`."""
         post, base = inputs
         pair = self.pairs[part.job]
-        digests = self.records.tables.digests[part.row]
+        digests = self.found.tables.digests[part.row]
         if len(base):  # else rows that only post has
             digest_into(digests[BASE], base.data)
         digest_into(digests[POST], post.data)
@@ -96,12 +46,47 @@ class SubtractKernel:
                 after, before, Operand(out, self.stored[part.job])
             )
             counts = (changed, len(corrections.rest_at), len(corrections.lost_at))
-            measure_into(self.records.norms[part.row], after, before)
+            measure_into(self.found.norms[part.row], after, before)
         else:
             out[:] = post
             counts = (_differing(post, base, pair), 0, 0)
-        self.records.counts[part.row] = counts
+        self.found.counts[part.row] = counts
         return self.encode(part.row, out, self.stored[part.job], corrections)
+
+
+def describe_difference(
+    found: Findings, plan: Plan, pairs: Sequence[Pair], stored: Sequence[DType]
+) -> list[TensorRecord]:
+    """What the manifest says of each tensor, once the walk is done. stored: their formats."""
+    return [
+        _record(found, pair, dtype, plan.rows_of(job))
+        for job, (pair, dtype) in enumerate(zip(pairs, stored, strict=True))
+    ]
+
+
+def _record(found: Findings, pair: Pair, stored: DType, rows: slice) -> TensorRecord:
+    post, base = pair.post.entry, pair.base.entry
+    digests = found.tables.digests[rows]
+    base_chunks = -(-base.count // CHUNK_ELEMENTS)
+    changed, remainders, exceptions = (int(total) for total in found.counts[rows].sum(axis=0))
+    norms = fold_norms(found.norms[rows]) if post.dtype.is_float else Norms()
+    return TensorRecord(
+        name=pair.name,
+        shape=post.shape,
+        base_shape=base.shape,
+        stored=stored,
+        base=base.dtype,
+        post=post.dtype,
+        changed=changed,
+        remainders=remainders,
+        exceptions=exceptions,
+        base_digest=fold_tensor(base.dtype, base.shape, digests[:base_chunks, BASE]),
+        post_digest=fold_tensor(post.dtype, post.shape, digests[:, POST]),
+        stored_digest=fold_tensor(stored, post.shape, digests[:, STORED]),
+        delta_l2=norms.delta_l2,
+        base_l2=norms.base_l2,
+        delta_max=norms.delta_max,
+    )
 
 
 def _differing(post: Bytes, base: Bytes, pair: Pair) -> int:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import PipelineError
-from pipeline.operations.doctor_machine import check_disk, check_kernels, check_memory, check_versions
-from pipeline.operations.doctor_services import (
+from pipeline.operations.doctor.machine import check_disk, check_kernels, check_memory, check_versions
+from pipeline.operations.doctor.services import (
     Skipped,
     check_account,
     check_blob,

@@ -14,8 +14,8 @@ from pipeline.engine.plan import Plan
 from pipeline.engine.walk import walk
 from pipeline.engine.work import Work
 from pipeline.errors import NotACheckpoint
-from pipeline.operations.places import Place
-from pipeline.operations.signatures import put_signature
+from pipeline.operations.outputs.places import Place
+from pipeline.operations.outputs.signatures import put_signature
 from pipeline.tensors.dtypes import DType
 from pipeline.tensors.fingerprint import digest_bytes
 from pipeline.units import format_bytes

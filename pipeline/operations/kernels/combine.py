@@ -4,57 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.deltas.chunks import ChunkDecoder, ChunkEncoder, Tables
+from pipeline.deltas.chunks import ChunkDecoder, ChunkEncoder
 from pipeline.deltas.format import BASE, STORED
 from pipeline.deltas.manifest import TensorRecord
 from pipeline.deltas.stored import StoredTensor
 from pipeline.engine.plan import Slice
+from pipeline.operations.kernels.findings import Findings
 from pipeline.tensors.arithmetic import CpuArithmetic, Operand, Term
 from pipeline.tensors.dtypes import Bytes
 from pipeline.tensors.fingerprint import fold_tensor
 from pipeline.tensors.norms import Norms, fold, measure_into
-
-
-@dataclass(frozen=True)
-class Sums:
-    """What the walk finds out about each chunk; rows are written by one worker each.
-
-    counts: elements that are not zero, remainders. norms: see `tensors.norms`.
-    """
-
-    tables: Tables
-    counts: NDArray[np.int64]
-    norms: NDArray[np.float64]
-
-    @classmethod
-    def beside(cls, tables: Tables) -> Self:
-        """Sums for the chunks of `tables`, which the encoders fill in too."""
-        rows = len(tables.digests)
-        return cls(tables, np.zeros((rows, 2), np.int64), np.zeros((rows, 3)))
-
-    def record(self, stored: Sequence[StoredTensor], rows: slice, *, keeps_base: bool) -> TensorRecord:
-        """What the manifest says of one tensor, once the walk is done."""
-        first = stored[0].record
-        changed, remainders = (int(total) for total in self.counts[rows].sum(axis=0))
-        norms = Norms() if first.carried else fold(self.norms[rows])
-        return replace(
-            first,
-            base_shape=max(each.record.base_shape for each in stored),
-            changed=changed,
-            remainders=remainders,
-            exceptions=0,
-            base_digest=first.base_digest if keeps_base else None,
-            post_digest=None,
-            stored_digest=fold_tensor(first.stored, first.shape, self.tables.digests[rows, STORED]),
-            delta_l2=norms.delta_l2,
-            base_l2=first.base_l2 if keeps_base else None,
-            delta_max=norms.delta_max,
-        )
 
 
 @dataclass
@@ -63,7 +25,7 @@ class CombineKernel:
 
     parents: Sequence[Sequence[StoredTensor]]
     scales: Sequence[float]
-    found: Sums
+    found: Findings
     decoders: Sequence[ChunkDecoder]
     encode: ChunkEncoder
     keeps_base: bool
@@ -99,7 +61,7 @@ class CombineKernel:
         nothing = Operand(out[:0], total.dtype)
         measure_into(self.found.norms[part.row], total, nothing)
         changed = np.count_nonzero(total.data.view(f"<f{total.dtype.itemsize}"))
-        self.found.counts[part.row] = changed, len(corrections.rest_at)
+        self.found.counts[part.row] = changed, len(corrections.rest_at), 0
         return self.encode(part.row, out, record.stored, corrections)
 
     def _carry(
@@ -113,3 +75,25 @@ class CombineKernel:
                 out[:] = data
                 self.found.counts[part.row, 0] = part.count
         return self.encode(part.row, out, record.stored, None)
+
+
+def describe_sum(
+    found: Findings, stored: Sequence[StoredTensor], rows: slice, *, keeps_base: bool
+) -> TensorRecord:
+    """What the manifest says of one tensor, once the walk is done."""
+    first = stored[0].record
+    changed, remainders, _ = (int(total) for total in found.counts[rows].sum(axis=0))
+    norms = Norms() if first.carried else fold(found.norms[rows])
+    return replace(
+        first,
+        base_shape=max(each.record.base_shape for each in stored),
+        changed=changed,
+        remainders=remainders,
+        exceptions=0,
+        base_digest=first.base_digest if keeps_base else None,
+        post_digest=None,
+        stored_digest=fold_tensor(first.stored, first.shape, found.tables.digests[rows, STORED]),
+        delta_l2=norms.delta_l2,
+        base_l2=first.base_l2 if keeps_base else None,
+        delta_max=norms.delta_max,
+    )

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 from pipeline.checkpoints.files import read_all
 from pipeline.errors import AccessError, CorruptFile, OutputExists, StorageError, UsageError
-from pipeline.operations.provenance import PROVENANCE, Provenance
-from pipeline.operations.shelf import open_shelf
+from pipeline.operations.outputs.provenance import PROVENANCE, Provenance
+from pipeline.operations.storing.shelf import open_shelf
 from pipeline.settings import Settings
 from pipeline.storage.base import Leftover, Store
 

@@ -13,7 +13,7 @@ from pipeline.deltas.delta import read_entry
 from pipeline.deltas.format import MANIFEST, MANIFEST_KEY, VERSION_KEY
 from pipeline.deltas.manifest import Identity, Manifest
 from pipeline.errors import AccessError, CorruptFile, PipelineError
-from pipeline.operations.shelf import Item, open_shelf, sort_out
+from pipeline.operations.storing.shelf import Item, open_shelf, sort_out
 from pipeline.settings import Settings
 from pipeline.storage.base import Store
 from pipeline.tensors.fingerprint import digest_bytes

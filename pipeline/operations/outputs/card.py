@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.deltas.manifest import Identity, Manifest
-from pipeline.operations.apply_report import ApplyReport
+from pipeline.operations.outputs.report import ApplyReport
 from pipeline.version import TOOL
 
 CARD = "README.md"

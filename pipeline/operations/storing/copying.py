@@ -11,12 +11,12 @@ from pipeline.deltas.delta import read_delta
 from pipeline.deltas.format import VERSION_KEY
 from pipeline.deltas.signing import SUFFIX
 from pipeline.errors import CorruptFile, NotACheckpoint, PipelineError, UsageError
-from pipeline.operations.copy_checks import Check, Span, check_of_delta, check_of_file
-from pipeline.operations.delta_output import labels_of
-from pipeline.operations.provenance import PROVENANCE, Provenance
+from pipeline.operations.outputs.delta import labels_of
+from pipeline.operations.outputs.provenance import PROVENANCE, Provenance
+from pipeline.operations.outputs.signatures import find_signature
 from pipeline.operations.setup import DEFAULT_MEMORY, Resources
-from pipeline.operations.shelf import Item, find_item, is_root
-from pipeline.operations.signatures import find_signature
+from pipeline.operations.storing.checks import Check, Span, check_of_delta, check_of_file
+from pipeline.operations.storing.shelf import Item, find_item, is_root
 from pipeline.operations.verify_delta import check_delta
 from pipeline.progress import Advance, Progressing, silent
 from pipeline.settings import Settings

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pipeline.checkpoints.output import Shard, publishing_order
 from pipeline.engine.walk import walk
 from pipeline.engine.work import Work
-from pipeline.operations.places import Place
+from pipeline.operations.outputs.places import Place
 from pipeline.tensors.fingerprint import digest_bytes
 
 

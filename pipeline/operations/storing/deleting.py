@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.errors import UsageError
-from pipeline.operations.shelf import Item, find_item, is_root
+from pipeline.operations.storing.shelf import Item, find_item, is_root
 from pipeline.settings import Settings
 from pipeline.storage.base import Store
 from pipeline.storage.locations import parse_delta

@@ -1,0 +1,1 @@
+"""doctor: whether this machine, its settings and the services that they name are in order."""

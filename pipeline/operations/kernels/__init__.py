@@ -1,0 +1,1 @@
+"""What one worker does with one slice, for each operation that computes, and what it finds out."""
