@@ -156,3 +156,13 @@ def test_an_empty_tensor_and_an_empty_plan_make_no_work():
 def test_a_scalar_is_a_slice_of_one_element():
     (part,) = copies([1], itemsize=2).slices()
     assert (part.count, part.nbytes, part.spans) == (1, 2, (Span(0, 0, 2, 2),))
+
+
+def test_what_is_only_read_is_cut_into_blocks_too():
+    jobs = [Job(None, 0, 0, 5 * CHUNK_ELEMENTS, (Input(0, 0, 2, 5 * CHUNK_ELEMENTS),))] * 3
+    plan = Plan(jobs)
+    blocks = list(plan.blocks(2 * 2 * CHUNK_ELEMENTS))
+    assert {len(block.slices) for block in blocks} <= {1, 2}
+    assert plan.largest_block_bytes(2 * 2 * CHUNK_ELEMENTS) < 5 * CHUNK_ELEMENTS * 2
+    assert (plan.written_bytes, plan.moved_bytes) == (0, plan.read_bytes)
+    assert sum(block.moved_bytes for block in blocks) == plan.read_bytes

@@ -18,7 +18,7 @@ MIB = 1 << 20
 PROGRAM = """
 import json, re, sys
 from pathlib import Path
-from pipeline import apply, compute
+from pipeline import apply, compute, verify
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
@@ -26,7 +26,9 @@ def peak():
 what, small, large = json.loads(sys.argv[1])
 run = {
     "compute": lambda f: compute(f + "/base", f + "/post", f + "/out", overwrite=True),
-    "apply": lambda f: apply(f + "/new", [f + "/delta"], f + "/out-model", overwrite=True),
+    "apply": lambda f: apply(f + "/new", [f + "/delta.safetensors"], f + "/out-model", overwrite=True),
+    "verify a delta": lambda f: verify(f + "/delta.safetensors", base=f + "/base", post=f + "/post"),
+    "verify a model": lambda f: verify(f + "/result"),
 }[what]
 run(small)
 before = peak()
@@ -65,13 +67,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         folder = tmp_path_factory.mktemp(f"models-{mib}")
         for name, fill in (("base", 7), ("post", 11), ("new", 13)):
             write_model(folder / name, mib, fill)
-        pipeline.compute(str(folder / "base"), str(folder / "post"), str(folder / "delta"))
+        delta = str(folder / "delta.safetensors")
+        pipeline.compute(str(folder / "base"), str(folder / "post"), delta)
+        pipeline.apply(str(folder / "new"), [delta], str(folder / "result"))
         folders.append(str(folder))
     return folders
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["compute", "apply"])
+@pytest.mark.parametrize("what", ["compute", "apply", "verify a delta", "verify a model"])
 def test_ten_times_the_model_takes_no_more_memory(models: list[str], what: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps([what, *models])],
