@@ -10,8 +10,9 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from pipeline.batch.config import Apply, Compute, Config, Term, read_config
+from pipeline.batch.config import Config, read_config
 from pipeline.batch.fields import CodecName, DeviceName, DTypeName
+from pipeline.batch.steps import Apply, Compute, Term
 from pipeline.deltas.format import CODECS
 from pipeline.errors import ConfigError, UsageError
 from pipeline.tensors.dtypes import parse_dtype
@@ -99,15 +100,15 @@ def test_the_older_flat_form_becomes_compute_steps():
         {"base": "org/v2", "post": "org/chat", "output": "v2/chat.safetensors"},
     ]
     config = read({"model_pairs": pairs, "store": "./here", "defaults": {"overwrite": True}})
-    assert [step.id for step in config.steps] == ["chat", "code-model", "chat-2"]
-    assert config.steps[2] == Compute(id="chat-2", **pairs[2])
-    assert (config.defaults.store, config.defaults.overwrite) == ("./here", True)
+    assert list(config.by_id) == ["chat", "code-model", "chat-2"]
+    assert config.by_id["chat-2"] == Compute(id="chat-2", **pairs[2])
+    assert (config.options.store, config.options.overwrite) == ("./here", True)
 
 
 def test_ids_of_the_flat_form_hold_no_credentials():
     url = "https://account.blob.core.windows.net/models/chat.safetensors?sig=SECRET"
     config = read({"model_pairs": [{"base": "org/v1", "post": "org/chat", "output": url}]})
-    assert [step.id for step in config.steps] == ["chat"]
+    assert list(config.by_id) == ["chat"]
 
 
 def test_the_options_are_those_of_the_operations():
@@ -125,7 +126,7 @@ def test_the_quickstart_is_a_config(monkeypatch, tmp_path):
 
 
 def test_a_config_made_in_python_is_checked_too():
-    with pytest.raises(ValidationError, match=r"deltas\[0\].delta: no step is called 'delta' "):
+    with pytest.raises(ValidationError, match=r"deltas\[0\]: no step is called 'delta' "):
         Config(steps=(Apply(**{k: v for k, v in MODEL.items() if k != "run"}),))
 
 
@@ -202,8 +203,8 @@ def test_the_whole_must_be_an_object():
         ({"colour": "red"}, "colour: is not a key that belongs here"),
         ({"a b": 1}, '["a b"]: is not a key that belongs here'),
         ({"id": "a=b"}, "id: should be letters, digits"),
-        ({"run": "combine"}, "run: should be one of 'compute', 'apply'"),
-        ({"run": None}, "run: should be one of 'compute', 'apply'"),
+        ({"run": "merge"}, "run: should be one of 'compute', 'apply', 'combine', 'verify'"),
+        ({"run": None}, "run: should be one of 'compute', 'apply', 'combine', 'verify'"),
     ],
 )
 def test_a_wrong_field_of_a_compute_step_is_named(change, problem):
@@ -251,7 +252,7 @@ def test_a_wrong_default_is_named(defaults, problem):
 
 def test_there_must_be_a_step():
     assert problems({"steps": []}) == ["steps: should not be empty"]
-    assert problems({}) == ["steps: is missing"]
+    assert problems({}) == ["steps: should not be empty"]
 
 
 def test_a_step_says_what_it_does():
@@ -263,11 +264,10 @@ def test_a_step_says_what_it_does():
 
 def test_problems_of_the_flat_form_have_its_own_paths():
     pair = {"base": "org/v1", "post": "@x", "output": "d"}
-    assert problems({"model_pairs": [pair, {"base": "org/v1", "output": "d"}], "steps": []}) == [
+    assert problems({"model_pairs": [pair, {"base": "org/v1", "output": "d"}]}) == [
         "model_pairs[0].post: no step is called 'x'",
         "model_pairs[1].output: is also model_pairs[0]'s",
         "model_pairs[1].post: is missing",
-        "steps: is not a key that belongs here",
     ]
 
 
@@ -299,7 +299,7 @@ def test_a_delta_is_no_model_and_a_model_no_delta():
     ]
     other = {**MODEL, "id": "other", "output": "./other", "deltas": [{"delta": "@model"}]}
     assert problems({"steps": [DELTA, MODEL, other]}) == [
-        "steps[2].deltas[0].delta: 'model' makes a model, but a delta is wanted here"
+        "steps[2].deltas[0]: 'model' makes a model, but a delta is wanted here"
     ]
 
 
