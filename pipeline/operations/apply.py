@@ -66,7 +66,7 @@ def apply(
     wanted = scaled(deltas, scale)
     verifier = load_verifier(key, required=require_signature)
     setup = Setup.of(options)
-    place = Place.for_model(output, setup)
+    place = Place.for_model(output, setup).refuse_taken(is_model=True)
     hub = HubPush.wanted(setup)
     with ExitStack() as stack:
         run = _Run.open(stack, base, old_base, wanted, form, setup)

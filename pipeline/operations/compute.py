@@ -74,13 +74,13 @@ def compute(
     """
     form, storage = parse_codec(codec), parse_dtype(dtype)
     setup = Setup.of(options)
-    place = Place.for_delta(output, setup)
+    place = Place.for_delta(output, setup).refuse_taken(is_model=False)
     hub = HubPush.wanted(setup)
     with (
         open_checkpoint(base, settings=setup.settings, headers_only=setup.dry_run) as base_model,
         open_checkpoint(post, settings=setup.settings, headers_only=setup.dry_run) as post_model,
     ):
-        run = _Run.prepare(base_model, post_model, storage, form)
+        run = Subtraction.prepare(base_model, post_model, storage, form)
         report = run.report(place)
         if setup.dry_run:
             return report
@@ -90,7 +90,7 @@ def compute(
 
 
 @dataclass(frozen=True)
-class _Run:
+class Subtraction:
     """One difference, its checkpoints opened. pairs: in the order of the layout's tensors."""
 
     base: Checkpoint

@@ -25,23 +25,28 @@ class Place:
 
     @classmethod
     def for_delta(cls, output: str, setup: Setup) -> Self:
-        """The place of a delta called `output`. Raises OutputExists, before anything is read.
-
-        So does the signature of another delta that lies there, if there is to be one.
-        """
-        place = cls._at(parse_delta(output), setup)
-        for wanted, suffix in ((True, ""), (setup.signer is not None, SUFFIX)):
-            if wanted and not setup.overwrite and place.store.stat(place.name + suffix):
-                raise exists(place.location + suffix)
-        return place
+        """The place of a delta called `output`."""
+        return cls._at(parse_delta(output), setup)
 
     @classmethod
     def for_model(cls, output: str, setup: Setup) -> Self:
-        """The place of a model folder called `output`. Raises OutputExists, before anything is read."""
-        place = cls._at(parse_output_model(output), setup)
-        if not setup.overwrite and place.store.has_folder(place.name):
-            raise exists(place.location)
-        return place
+        """The place of a model folder called `output`."""
+        return cls._at(parse_output_model(output), setup)
+
+    def refuse_taken(self, *, is_model: bool) -> Self:
+        """This place, if it is free. Raises OutputExists, before anything is read, if it is not.
+
+        A delta's signature is in the way, too, if there is to be one.
+        """
+        if self.setup.overwrite:
+            return self
+        if is_model and self.store.has_folder(self.name):
+            raise exists(self.location)
+        suffixes = () if is_model else ("", SUFFIX) if self.setup.signer else ("",)
+        for suffix in suffixes:
+            if self.store.stat(self.name + suffix):
+                raise exists(self.location + suffix)
+        return self
 
     @classmethod
     def _at(cls, target: Location, setup: Setup) -> Self:

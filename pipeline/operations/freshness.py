@@ -1,0 +1,223 @@
+"""Whether what lies under an output's name is what a run would write there, as headers tell.
+
+A result says what it is made of, by fingerprints. So it is compared with what a run would be made of
+now; nothing is kept about it anywhere else. Of the weights of an input only the fingerprint is asked
+for: `fingerprint_of` knows it, or says None, and then it must be read before anything can be said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Literal, Unpack
+
+from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from pipeline.checkpoints.files import read_all
+from pipeline.checkpoints.output import CONFIG, SHARD_BYTES, as_json
+from pipeline.deltas.delta import Delta, open_delta
+from pipeline.deltas.format import CARRIED, DEFAULT_CODEC, parse_codec
+from pipeline.errors import PipelineError
+from pipeline.operations.arguments import Scaled, scaled
+from pipeline.operations.compute import Subtraction
+from pipeline.operations.fit import fit, plan_sum
+from pipeline.operations.outputs.places import Place
+from pipeline.operations.outputs.provenance import PROVENANCE, Provenance
+from pipeline.operations.outputs.release import Release
+from pipeline.operations.outputs.report import SAME_BASE
+from pipeline.operations.outputs.signatures import find_signature
+from pipeline.operations.setup import Setup, Transferring, Writing
+from pipeline.storage.base import Store
+from pipeline.tensors.dtypes import parse_dtype, torch_name
+from pipeline.tensors.fingerprint import Digest, digest_bytes
+from pipeline.units import parse_bytes
+
+State = Literal["missing", "stale", "unknown", "fresh"]
+FingerprintOf = Callable[[Checkpoint], Digest | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How an output stands to what a run would write.
+
+    reason: why it is stale, in words that go on from "it". fingerprint: of what lies there, if it is
+    fresh. unread: the locations of inputs whose fingerprints nobody knows.
+    """
+
+    state: State
+    reason: str = ""
+    fingerprint: str | None = None
+    unread: Sequence[str] = ()
+
+
+def compute_freshness(
+    base: str,
+    post: str,
+    output: str,
+    *,
+    fingerprint_of: FingerprintOf,
+    dtype: str = "auto",
+    codec: str = DEFAULT_CODEC,
+    **options: Unpack[Transferring],
+) -> Freshness:
+    """How the delta at `output` stands to what `compute` of the rest would write."""
+    setup = Setup.of(options)
+    place = Place.for_delta(output, setup)
+    if place.store.stat(place.name) is None:
+        return Freshness("missing")
+    with ExitStack() as stack:
+        old, new = (
+            stack.enter_context(open_checkpoint(each, settings=setup.settings, headers_only=True))
+            for each in (base, post)
+        )
+        run = Subtraction.prepare(old, new, parse_dtype(dtype), parse_codec(codec))
+        try:
+            delta = stack.enter_context(open_delta(output, settings=setup.settings))
+        except PipelineError:
+            return Freshness("stale", "is no delta that can be read")
+        said = delta.manifest
+        problems = _delta_problems(delta, place, codec)
+        stored = {tensor.name: (tensor.dtype, tensor.shape) for tensor in run.layout.tensors}
+        if stored != {
+            (CARRIED if each.carried else "") + each.name: (each.stored, each.shape)
+            for each in said.tensors
+        }:
+            problems.append("has other tensors, or in other formats")
+        companions = run.post.read_companions()
+        if said.files != _digests(companions) or said.post_config != run.post.config:
+            problems.append("has another tokenizer or config than the post model has now")
+        made_of = [
+            (f"is of another {what}", model, identity.fingerprint if identity else None)
+            for what, model, identity in (("base", old, said.base), ("post", new, said.post))
+        ]
+        return _verdict(problems, made_of, fingerprint_of, said.fingerprint)
+
+
+def combine_freshness(
+    deltas: Sequence[Scaled],
+    output: str,
+    *,
+    codec: str = DEFAULT_CODEC,
+    **options: Unpack[Writing],
+) -> Freshness:
+    """How the delta at `output` stands to what `combine` of the rest would write."""
+    setup = Setup.of(options)
+    place = Place.for_delta(output, setup)
+    if place.store.stat(place.name) is None:
+        return Freshness("missing")
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(open_delta(output, settings=setup.settings))
+        except PipelineError:
+            return Freshness("stale", "is no delta that can be read")
+        problems = _delta_problems(made, place, codec)
+        wanted = []
+        for name, scale in deltas:
+            delta = stack.enter_context(open_delta(name, settings=setup.settings))
+            wanted.append((delta.manifest.fingerprint, scale))
+        if wanted != [(each.fingerprint, each.scale) for each in made.manifest.ancestors]:
+            problems.append("is of other deltas or scales")
+        return _verdict(problems, [], lambda model: None, made.manifest.fingerprint)
+
+
+def apply_freshness(
+    base: str,
+    deltas: Sequence[str | Scaled],
+    output: str,
+    *,
+    fingerprint_of: FingerprintOf,
+    scale: float = 1.0,
+    dtype: str = "auto",
+    shard_size: str | int = SHARD_BYTES,
+    **options: Unpack[Transferring],
+) -> Freshness:
+    """How the model at `output` stands to what `apply` of the rest would write."""
+    setup = Setup.of(options)
+    place = Place.for_model(output, setup)
+    if not place.store.has_folder(place.name):
+        return Freshness("missing")
+    folder = place.store.folder(place.name)
+    said = _provenance(folder)
+    if said is None:
+        return Freshness("stale", f"is no model that says what it is made of ({PROVENANCE})")
+    with ExitStack() as stack:
+        model = stack.enter_context(open_checkpoint(base, settings=setup.settings, headers_only=True))
+        wanted, form = scaled(deltas, scale), parse_dtype(dtype)
+        opened = [stack.enter_context(open_delta(name, settings=setup.settings)) for name, _ in wanted]
+        problems = _missing_files(folder, said)
+        if setup.signer is not None and folder.stat(PROVENANCE + ".sig") is None:
+            problems.append("is not signed")
+        made_of = [(each.get("fingerprint"), each.get("scale")) for each in said.origin["deltas"]]
+        if made_of != [
+            (str(delta.manifest.fingerprint), factor)
+            for delta, (_, factor) in zip(opened, wanted, strict=True)
+        ]:
+            problems.append("is of other deltas or scales")
+        same_base = said.origin.get("case") == SAME_BASE
+        fitted = fit(model, opened, dtype=form, as_post=same_base)
+        layout = plan_sum(model, None, opened, fitted, shard_bytes=parse_bytes(shard_size))
+        if said.shards != {shard.name: digest_bytes(shard.header) for shard in layout.shards}:
+            problems.append("has other tensors, formats or shards")
+        release = Release(
+            model, opened, [factor for _, factor in wanted], layout, same_base, torch_name(form)
+        )
+        expected = {**opened[0].manifest.files, CONFIG: digest_bytes(as_json(release.config))}
+        if any(said.files.get(name) != digest for name, digest in expected.items()):
+            problems.append("has another tokenizer or config")
+        old = Digest.parse(said.origin["base"]["fingerprint"])
+        return _verdict(problems, [("is of another base", model, old)], fingerprint_of, said.fingerprint)
+
+
+def _verdict(
+    problems: Sequence[str],
+    inputs: Iterable[tuple[str, Checkpoint, Digest | None]],
+    fingerprint_of: FingerprintOf,
+    fingerprint: Digest,
+) -> Freshness:
+    """What follows from problems that headers show, and from inputs: what is wrong if they differ."""
+    unread = []
+    found = list(problems)
+    for problem, model, said in inputs:
+        now = fingerprint_of(model)
+        if now is None:
+            unread.append(model.location)
+        elif now != said:
+            found.append(problem)
+    if found:
+        return Freshness("stale", ", and ".join(found))
+    if unread:
+        return Freshness("unknown", unread=unread)
+    return Freshness("fresh", fingerprint=str(fingerprint))
+
+
+def _delta_problems(delta: Delta, place: Place, codec: str) -> list[str]:
+    problems = []
+    if delta.manifest.codec != codec:
+        problems.append(f"is packed by {delta.manifest.codec}")
+    if place.setup.signer is not None and find_signature(place.store, place.name) is None:
+        problems.append("is not signed")
+    return problems
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, Digest]:
+    return {name: digest_bytes(content) for name, content in files.items()}
+
+
+def _provenance(folder: Store) -> Provenance | None:
+    """What a folder says of itself; None if it says nothing, or nothing that can be believed."""
+    try:
+        if folder.settled() is None or folder.stat(PROVENANCE) is None:
+            return None
+        reader = folder.open(PROVENANCE)
+        try:
+            return Provenance.parse(read_all(reader), where=f"{folder.url}/{PROVENANCE}")
+        finally:
+            reader.close()
+    except PipelineError:
+        return None
+
+
+def _missing_files(folder: Store, said: Provenance) -> list[str]:
+    names: Iterator[str] = (name for name in (*said.files, *said.shards) if not folder.stat(name))
+    lost = next(names, None)
+    return [] if lost is None else [f"lacks {lost}"]
