@@ -1,22 +1,17 @@
-"""The command line: every command of `pipeline.commands`, and how a failure ends."""
+"""The command line: every command of `pipeline.commands`, under its name."""
 
 from __future__ import annotations
 
-import logging
 import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import NoReturn
+from collections.abc import Callable
 
 import typer
 
-from pipeline.commands.artefacts import combine, convert, inspect, verify
-from pipeline.commands.doctor import doctor
-from pipeline.commands.hub import push
-from pipeline.commands.storing import clean, copy, delete, list_store
+from pipeline.commands.artefacts import combine, convert, inspect, push, verify
+from pipeline.commands.endings import ending
+from pipeline.commands.storing import clean, copy, delete, doctor, list_store
 from pipeline.commands.transfer import apply, batch, compute
-from pipeline.errors import PipelineError, UsageError
+from pipeline.logs import logging_from
 from pipeline.redaction import redacting
 from pipeline.settings import Settings
 
@@ -52,10 +47,6 @@ for name, command in COMMANDS.items():
     app.command(name)(command)
 
 
-_SILENCE = logging.NullHandler()
-_TALKATIVE = ("azure", "msal", "urllib3")  # they warn of each try before the error that counts
-
-
 def main() -> None:
     """Run one command and exit with a code that `pipeline.errors` documents.
 
@@ -63,49 +54,8 @@ def main() -> None:
     """
     debug = "--debug" in sys.argv  # allowed anywhere, so that it can be added to a failed command
     words = [word for word in sys.argv[1:] if word != "--debug"]
-    with redacting():
-        try:
-            with _logging(Settings.load()):
-                app(words, prog_name="cli.py")
-        except PipelineError as error:
-            _end(f"error: {' '.join(str(error).split())}", error.exit_code, debug=debug)
-        except Exception as error:
-            text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            hint = "run it again with --debug, and report what it says"
-            _end(f"error: a bug in this tool: {text} ({hint})", 1, debug=debug)
-
-
-@contextmanager
-def _logging(settings: Settings) -> Iterator[None]:
-    """Log to standard error from the level that PIPELINE_LOG names; our errors say enough without it."""
-    if settings.log is None:
-        for name in _TALKATIVE:
-            logging.getLogger(name).addHandler(_SILENCE)
-        yield
-        return
-    level = logging.getLevelNamesMapping().get(settings.log.upper())
-    if level is None:
-        raise UsageError(f"PIPELINE_LOG={settings.log!r} is no level", hint="use DEBUG, INFO or WARNING")
-    root, handler = logging.getLogger(), logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger("numba").setLevel(max(level, logging.WARNING))  # it would tell of every byte
-    before = root.level
-    root.addHandler(handler)
-    root.setLevel(level)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(before)
-
-
-def _end(text: str, code: int, *, debug: bool) -> NoReturn:
-    """Say how the command failed, with its traceback if that was asked for, and exit."""
-    if debug:
-        traceback.print_exc()
-    else:
-        print(text, file=sys.stderr)
-    sys.exit(code)
+    with redacting(), ending(debug=debug), logging_from(Settings.load().log):
+        app(words, prog_name="cli.py")
 
 
 if __name__ == "__main__":

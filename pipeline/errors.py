@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 from pipeline.redaction import redact
 
-_LONGEST = 10_000  # characters of a message: files are quoted in it, and may say anything
+_MAX_CHARACTERS = 10_000  # of a message: files are quoted in it, and may say anything
 
 
 def printable(text: str) -> str:
@@ -50,8 +50,8 @@ class PipelineError(Exception):
 
     def __str__(self) -> str:
         text = redact(f"{self.where}: {self.what}" if self.where else self.what)
-        if len(text) > _LONGEST:
-            text = text[:_LONGEST] + "…"
+        if len(text) > _MAX_CHARACTERS:
+            text = text[:_MAX_CHARACTERS] + "…"
         return printable(f"{text} ({redact(self.hint)})" if self.hint else text)
 
 

@@ -25,8 +25,8 @@ from urllib.parse import quote, unquote
 
 MARK = "[secret]"
 
-_SHORTEST = 8  # of known values: shorter ones are words, and text would lose its sense
-_MOST = 64  # known values; a process has a handful, a test run would gather thousands
+_MIN_CHARACTERS = 8  # of known values: shorter ones are words, and text would lose its sense
+_MAX_KNOWN = 64  # values; a process has a handful, a test run would gather thousands
 
 _FIELDS = (
     "client_secret|client_assertion|assertion|refresh_token|access_token|accessToken|id_token"
@@ -68,11 +68,11 @@ _known: dict[str, tuple[str, ...]] = {}  # each with the forms that it may take;
 def know(*values: str | None) -> None:
     """Take these values for secrets from now on. None and very short ones are passed over."""
     for value in values:
-        if value and len(value) >= _SHORTEST and value not in _known:
+        if value and len(value) >= _MIN_CHARACTERS and value not in _known:
             forms = tuple(sorted(_forms(value), key=len, reverse=True))
             with _lock:
                 _known[value] = forms
-                while len(_known) > _MOST:
+                while len(_known) > _MAX_KNOWN:
                     del _known[next(iter(_known))]
 
 

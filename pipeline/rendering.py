@@ -13,17 +13,24 @@ from pipeline.units import format_bytes
 
 if TYPE_CHECKING:
     from pipeline.batch.report import BatchReport, StepResult
+    from pipeline.operations.doctor.report import Health
     from pipeline.operations.inspect import Inspection
     from pipeline.operations.storing.cleaning import CleanReport
     from pipeline.operations.storing.deleting import DeleteReport
     from pipeline.operations.storing.listing import Listing
 
 
-def show(report: Any, *, as_json: bool) -> None:
-    """Print a report (a dataclass): as one JSON object, or as lines of name and value."""
-    if as_json:
-        print(json.dumps(dataclasses.asdict(report), ensure_ascii=False))
+def show_json(report: Any) -> None:
+    """Print a report (a dataclass) as one JSON object; `ok` comes first in one that may say no."""
+    if hasattr(report, "to_json"):  # it is kept in a file, too, in just these bytes
+        print(report.to_json())
         return
+    verdict = {"ok": report.ok} if hasattr(report, "ok") else {}
+    print(json.dumps({**verdict, **dataclasses.asdict(report)}, ensure_ascii=False))
+
+
+def show(report: Any) -> None:
+    """Print a report (a dataclass) as lines of name and value."""
     fields = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
     _print_lines({name: value for name, value in fields.items() if not _is_empty(value)})
 
@@ -34,21 +41,15 @@ def show_step(step: StepResult) -> None:
     print(f"{step.status:8} {step.id} ({step.run}, {step.seconds:.1f} s){what}", flush=True)
 
 
-def show_batch(report: BatchReport, *, as_json: bool) -> None:
-    """Print a batch's report as JSON, or how many of its steps ended how."""
-    if as_json:
-        print(report.to_json())
-        return
+def show_batch(report: BatchReport) -> None:
+    """Print how many of a batch's steps ended how."""
     statuses = [step.status for step in report.steps]
     counts = ", ".join(f"{statuses.count(s)} {s}" for s in dict.fromkeys(statuses))
     print(f"{len(statuses)} steps: {counts}")
 
 
-def show_inspection(found: Inspection, *, as_json: bool) -> None:
+def show_inspection(found: Inspection) -> None:
     """Print what inspect found: its facts, then a table of its tensors."""
-    if as_json:
-        print(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
-        return
     facts = {name: value for name, value in found.facts.items() if not _is_empty(value)}
     head = {"location": found.location, "kind": found.kind}
     sizes = {"tensors": len(found.tensors), "elements": found.elements, "bytes": found.nbytes}
@@ -64,11 +65,8 @@ def show_inspection(found: Inspection, *, as_json: bool) -> None:
     _print_table(("tensor", "dtype", "shape", "size", *_COUNTS[: 3 * is_delta]), rows)
 
 
-def show_listing(found: Listing, *, as_json: bool) -> None:
+def show_listing(found: Listing) -> None:
     """Print what list found, a line each."""
-    if as_json:
-        print(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
-        return
     rows = []
     for item in found.items:
         notes = [f"{item.base or '?'} → {item.post or '?'}"] if item.kind == "delta" else []
@@ -82,11 +80,8 @@ def show_listing(found: Listing, *, as_json: bool) -> None:
     print(f"{len(rows)} in {found.store}, {total}")
 
 
-def show_deletion(report: DeleteReport, *, as_json: bool, to: TextIO | None = None) -> None:
+def show_deletion(report: DeleteReport, to: TextIO | None = None) -> None:
     """Print what delete did, or would do."""
-    if as_json:
-        print(json.dumps(dataclasses.asdict(report), ensure_ascii=False))
-        return
     rows = [
         (item.name, item.kind, f"{item.files:,} files", format_bytes(item.nbytes))
         for item in report.items
@@ -97,11 +92,8 @@ def show_deletion(report: DeleteReport, *, as_json: bool, to: TextIO | None = No
     print(f"{verb} {report.files:,} files, {size}", file=to)
 
 
-def show_cleaning(report: CleanReport, *, as_json: bool, to: TextIO | None = None) -> None:
+def show_cleaning(report: CleanReport, to: TextIO | None = None) -> None:
     """Print what clean removed, or would remove, and what stays."""
-    if as_json:
-        print(json.dumps(dataclasses.asdict(report), ensure_ascii=False))
-        return
     rows = [
         (item.name, item.kind, format_bytes(item.nbytes), _age(item.age), item.kept or "")
         for item in report.items
@@ -115,6 +107,14 @@ def show_cleaning(report: CleanReport, *, as_json: bool, to: TextIO | None = Non
         unknown = any(item.age is None for item in free)
         doubt = ", once no run is writing there: the age of some is unknown" if unknown else ""
         print(f"--yes removes them{doubt}", file=to)
+
+
+def show_checks(report: Health) -> None:
+    """Print what doctor found, a line for each check."""
+    width = max(len(check.name) for check in report.checks)
+    for check in report.checks:
+        hint = f" ({check.hint})" if check.hint else ""
+        print(f"{check.status:7}  {check.name:{width}}  {printable(check.detail + hint)}")
 
 
 def _age(seconds: float | None) -> str:

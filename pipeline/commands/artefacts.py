@@ -1,149 +1,128 @@
-"""Commands on finished deltas and models: inspect, verify, combine and convert."""
+"""Commands on finished deltas and models: inspect, verify, combine, convert and push."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Unpack
 
-import typer
+from typer import Argument, Option
 
+from pipeline.commands.command import command
 from pipeline.commands.options import (
+    CODEC_HELP,
     Codec,
-    CodecOption,
-    DryRun,
-    Format,
-    HubCache,
-    Key,
-    Memory,
-    Output,
-    Overwrite,
-    Required,
-    SignKey,
-    Store,
-    Workers,
+    Finished,
+    FromHub,
+    InStore,
+    NewDelta,
+    Packed,
+    Planned,
+    Proven,
+    Replacing,
+    Repository,
+    Scale,
+    Scaled,
+    Signed,
+    Working,
 )
+from pipeline.progress import bar
+from pipeline.rendering import show, show_inspection
+
+if TYPE_CHECKING:
+    from pipeline.operations.combine import CombineReport
+    from pipeline.operations.convert import ConvertReport
+    from pipeline.operations.inspect import Inspection
+    from pipeline.operations.push import PushReport
+    from pipeline.operations.verify import VerifyReport
 
 
+class Verifying(Proven, InStore, FromHub, Working):
+    """Options of verify."""
+
+
+class Deriving(InStore, Working, Signed, Replacing, Planned):
+    """Options of convert."""
+
+
+class Combining(InStore, Packed, Working, Signed, Replacing, Planned):
+    """Options of combine."""
+
+
+class Pushing(Repository, InStore, Replacing):
+    """Options of push."""
+
+
+@command(show_inspection)
 def inspect(
-    location: Annotated[str, typer.Argument(help="A delta or a checkpoint.", show_default=False)],
-    store: Store = None,
-    form: Output = Format.HUMAN,
-) -> None:
+    location: Annotated[str, Argument(help="A delta or a checkpoint.", show_default=False)],
+    **options: Unpack[InStore],
+) -> Inspection:
     """Show what a delta or a model holds.
 
     Only headers and manifests are read.
     """
     from pipeline import inspect as run
-    from pipeline.rendering import show_inspection
 
-    show_inspection(run(location, store=store), as_json=form is Format.JSON)
+    return run(location, **options)
 
 
+@command(show)
 def verify(
-    location: Annotated[
-        str, typer.Argument(help="A delta, or a folder that apply wrote.", show_default=False)
-    ],
-    base: Annotated[str | None, typer.Option(help="Is this the very base of the delta?")] = None,
+    location: Finished,
+    base: Annotated[str | None, Option(help="Is this the very base of the delta?")] = None,
     post: Annotated[
-        str | None, typer.Option(help="Is this its post? With --base: does it come back bit for bit?")
+        str | None, Option(help="Is this its post? With --base: does it come back bit for bit?")
     ] = None,
-    key: Key = None,
-    require_signature: Required = False,
-    store: Store = None,
-    hub_cache: HubCache = None,
-    memory: Memory = "1GiB",
-    workers: Workers = None,
-    form: Output = Format.HUMAN,
-) -> None:
+    **options: Unpack[Verifying],
+) -> VerifyReport:
     """Prove that a delta or a model is whole, and whose it is.
 
     Exits with 6 if it is damaged, 7 if base or post is another, 8 if unsigned, 9 if badly signed.
     """
     from pipeline import verify as run
-    from pipeline.progress import bar
-    from pipeline.rendering import show
 
-    report = run(
-        location,
-        base=base,
-        post=post,
-        key=key,
-        require_signature=require_signature,
-        store=store,
-        hub_cache=hub_cache,
-        memory=memory,
-        workers=workers,
-        progress=bar,
-    )
-    show(report, as_json=form is Format.JSON)
+    return run(location, base=base, post=post, **options, progress=bar)
 
 
+@command(show)
 def combine(
-    delta: Annotated[list[str], typer.Option(help="DELTA or DELTA=SCALE; may be given several times.")],
-    output: Annotated[str, typer.Option(help="The delta to write: a name in the store, or a location.")],
-    scale: Annotated[float, typer.Option(help="Scale of each delta that has none of its own.")] = 1.0,
-    store: Store = None,
-    codec: CodecOption = Codec.RANS,
-    memory: Memory = "1GiB",
-    workers: Workers = None,
-    sign_key: SignKey = None,
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
-    form: Output = Format.HUMAN,
-) -> None:
+    delta: Scaled, output: NewDelta, scale: Scale = 1.0, **options: Unpack[Combining]
+) -> CombineReport:
     """Write the sum of scale · delta as a new delta.
 
     It adds to any base as its parts would together, rounded once, and says what they were.
     """
     from pipeline import combine as run
     from pipeline.operations.arguments import parse_scaled
-    from pipeline.progress import bar
-    from pipeline.rendering import show
 
-    report = run(
-        [parse_scaled(text, scale) for text in delta],
-        output,
-        store=store,
-        codec=codec,
-        memory=memory,
-        workers=workers,
-        sign_key=sign_key,
-        overwrite=overwrite,
-        dry_run=dry_run,
-        progress=bar,
-    )
-    show(report, as_json=form is Format.JSON)
+    return run([parse_scaled(text, scale) for text in delta], output, **options, progress=bar)
 
 
+@command(show)
 def convert(
-    delta: Annotated[str, typer.Argument(help="The delta to read.", show_default=False)],
-    output: Annotated[str, typer.Option(help="The delta to write: a name in the store, or a location.")],
-    codec: CodecOption,
-    store: Store = None,
-    memory: Memory = "1GiB",
-    workers: Workers = None,
-    sign_key: SignKey = None,
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
-    form: Output = Format.HUMAN,
-) -> None:
+    delta: Annotated[str, Argument(help="The delta to read.", show_default=False)],
+    output: NewDelta,
+    codec: Annotated[Codec, Option(help=CODEC_HELP)],
+    **options: Unpack[Deriving],
+) -> ConvertReport:
     """Write the same delta packed, or unpacked for other readers.
 
     Every digest is checked on the way.
     """
     from pipeline import convert as run
-    from pipeline.progress import bar
-    from pipeline.rendering import show
 
-    report = run(
-        delta,
-        output,
-        codec=codec,
-        store=store,
-        memory=memory,
-        workers=workers,
-        sign_key=sign_key,
-        overwrite=overwrite,
-        dry_run=dry_run,
-        progress=bar,
-    )
-    show(report, as_json=form is Format.JSON)
+    return run(delta, output, codec=codec, **options, progress=bar)
+
+
+@command(show)
+def push(
+    location: Finished,
+    repository: Annotated[str, Argument(help="org/name on the Hub.", show_default=False)],
+    **options: Unpack[Pushing],
+) -> PushReport:
+    """Push a finished delta or model to the Hub.
+
+    All of it in one commit, with a card; read from where it lies, with no disk in between.
+    """
+    from pipeline import push as run
+
+    return run(location, repository, **options)
