@@ -1,0 +1,85 @@
+"""batch: what a JSON config says must exist."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Unpack
+
+from typer import Argument, Option
+
+from pipeline.commands.command import Format, command
+from pipeline.commands.endings import judge_steps
+from pipeline.commands.options import Planned
+from pipeline.errors import UsageError
+from pipeline.progress import bars
+from pipeline.rendering import show_batch, show_event, show_step
+
+if TYPE_CHECKING:
+    from pipeline.batch.report import BatchReport
+
+
+class Batch(Planned):
+    """Options of batch."""
+
+    only: Annotated[str | None, Option(None, help="Run this step alone.")]
+    force: Annotated[bool, Option(False, "--force", help="Run steps whose output is up to date, too.")]
+    jobs: Annotated[
+        int, Option(1, help="Steps that may run at once, sharing memory and threads.", min=1)
+    ]
+    keep_going: Annotated[
+        bool,
+        Option(
+            True,
+            "--keep-going/--fail-fast",
+            help="After a failure, go on with steps that do not need it, or begin no more.",
+        ),
+    ]
+
+
+@command(show_batch, judge=judge_steps)
+def batch(
+    form: Format,
+    config: Annotated[str | None, Argument(help="The JSON config.", show_default=False)] = None,
+    config_option: Annotated[str | None, Option("--config", help="The same as an option.")] = None,
+    **options: Unpack[Batch],
+) -> BatchReport:
+    """Make what a JSON config says must exist: the difference to what exists, and no more.
+
+    Steps compute, apply, combine and verify; they refer to each other's results by id. With --format
+    json every step's end is a line on standard error, and the report is on standard output.
+    """
+    path = _the_one(config, config_option)
+    from pipeline import run_batch as run
+
+    on_step = show_event if form == "json" else show_step
+    with _ending_as_interrupted(), bars() as progress:
+        return run(path, **options, progress=progress, on_step=on_step)
+
+
+def _the_one(config: str | None, config_option: str | None) -> str:
+    """The config, however it was named. Raises UsageError if it was not named once."""
+    match [path for path in (config, config_option) if path is not None]:
+        case [path]:
+            return path
+    raise UsageError("batch needs one config", hint="cli.py batch configs/quickstart.json")
+
+
+@contextmanager
+def _ending_as_interrupted() -> Iterator[None]:
+    """Take a request to end, as a CI system sends it, like Ctrl-C: what is staged is kept."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
