@@ -23,7 +23,7 @@ from pipeline.batch.report import BatchReport, ReportFile, Status, StepResult, d
 from pipeline.errors import PipelineError, StepFailed
 from pipeline.progress import Progressing, silent
 from pipeline.settings import Settings
-from pipeline.storage.base import exists
+from pipeline.storage.errors import exists
 from pipeline.storage.locations import Scheme, parse_delta, parse_output_model
 from pipeline.storage.opening import open_parent
 
