@@ -225,7 +225,7 @@ class Chaos:
             return True
         url = f"{self._direct.url}/{CONTAINER}/{place}"
         store = open_store(url, AZURE_STORAGE_ACCOUNT_KEY=self._direct.account_key)
-        return LAST in found and store.settled() is not None
+        return LAST in found and store.published() is not None
 
     # -- words and bytes ------------------------------------------------------------------------
 

@@ -29,11 +29,11 @@ CAP_S = 60.0
 
 # What makes small models behave as large ones do, and quickly: many blocks, short waits.
 SMALL_AND_QUICK = {
-    "pipeline.storage.azure.blob.BLOCK_BYTES": 128 << 10,
+    "pipeline.storage.azure.writing.BLOCK_BYTES": 128 << 10,
     "pipeline.storage.azure.reading.RANGE_BYTES": 128 << 10,
     "pipeline.storage.retry.FIRST_WAIT_S": 0.01,
     "pipeline.storage.retry.LONGEST_WAIT_S": 0.1,
-    "pipeline.storage.azure.folder.SMALL_BYTES": 32 << 10,
+    "pipeline.storage.azure.publishing.SMALL_BYTES": 32 << 10,
 }
 STREAMS = ("stdout", "stderr")
 HUB_SLEEPS = ("huggingface_hub.utils._http", "huggingface_hub.file_download")

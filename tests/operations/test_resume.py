@@ -22,7 +22,7 @@ import pipeline
 from pipeline import apply, combine, compute, convert, verify
 from pipeline.engine import journal
 from pipeline.errors import StorageError
-from pipeline.storage.azure.blob import AzureWriter
+from pipeline.storage.azure.writing import AzureWriter
 from pipeline.storage.local.store import LocalReader
 
 MIB = 1 << 20

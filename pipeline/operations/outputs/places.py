@@ -9,7 +9,8 @@ from pipeline.deltas.signing import SUFFIX
 from pipeline.engine.journal import Journal
 from pipeline.engine.work import Work
 from pipeline.operations.setup import Setup
-from pipeline.storage.base import FolderWriter, Store, Writer, exists
+from pipeline.storage.base import FolderWriter, Store, Writer
+from pipeline.storage.errors import exists
 from pipeline.storage.locations import Location, parse_delta, parse_output_model
 from pipeline.storage.opening import open_parent
 
