@@ -58,42 +58,41 @@ def run_batch(
     errors of `pipeline.errors` if the report can't be written. What is none of them, an interrupt for
     one, passes through after the report is written; what running steps had staged is kept.
     """
-    source = None if isinstance(config, Config) else str(config)
-    if isinstance(config, Config):
-        data = config.model_dump_json(by_alias=True).encode()
-    else:
-        data = read_file(config)
-        config = parse_config(data, where=str(source))
+    source, data, config = _read(config)
     if jobs < 1:
         raise UsageError(f"{jobs} jobs can do nothing", hint="give --jobs 1 or more")
     options = config.options.override(
         store=store, device=device, memory=memory, workers=workers, overwrite=overwrite
     )
-    order = config.graph.select(only)
+    order, steps, graph = config.graph.select(only), config.by_id, config.graph
     settings = Settings.load(store=options.store)
     file = ReportFile.at(config.report or default_place(source), settings)
     if not dry_run:
         file.check()
-    known = file.known()
-    steps = config.by_id
+    known, stop = file.known(), threading.Event()
     specs = {name: specify(step, steps, options) for name, step in steps.items()}
-    record = Record(source, data, order, known, None if dry_run else file)
-    stop = threading.Event()
     if dry_run:
-        jobs = 1
         run_step = Planner(steps, specs, known, settings, alone=only is not None).plan
     else:
         # Each running step has its part of the memory; at computing they take turns.
         limits = Limits.of(parse_bytes(options.memory or DEFAULT_MEMORY) // jobs, options.workers)
-        run_step = StepRunner(
-            known, settings, engine or LocalEngine(), limits, stoppable(progress, stop), force
-        ).run
-    needs = {name: [need for need in config.graph.needs[name] if need in order] for name in order}
+        watched = stoppable(progress, stop)
+        run_step = StepRunner(known, settings, engine or LocalEngine(), limits, watched, force).run
+    record = Record(source, data, order, known, None if dry_run else file)
+    needs = {name: [need for need in graph.needs[name] if need in order] for name in order}
     crew = Crew(order, needs, specs, run_step, record, stop, on_step, keep_going)
     try:
-        crew.run(jobs)
+        crew.run(1 if dry_run else jobs)
     except BaseException:
         with suppress(PipelineError):  # the first error is the one to tell of
             record.save()
         raise
     return record.report()
+
+
+def _read(config: str | Path | Config) -> tuple[str | None, bytes, Config]:
+    """The config with its path, if it has one, and the bytes that it is known by."""
+    if isinstance(config, Config):
+        return None, config.model_dump_json(by_alias=True).encode(), config
+    data = read_file(config)
+    return str(config), data, parse_config(data, where=str(config))

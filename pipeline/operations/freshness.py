@@ -206,7 +206,7 @@ def _digests(files: Mapping[str, bytes]) -> dict[str, Digest]:
 def _provenance(folder: Store) -> Provenance | None:
     """What a folder says of itself; None if it says nothing, or nothing that can be believed."""
     try:
-        if folder.settled() is None or folder.stat(PROVENANCE) is None:
+        if folder.published() is None or folder.stat(PROVENANCE) is None:
             return None
         reader = folder.open(PROVENANCE)
         try:
