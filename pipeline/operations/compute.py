@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, Unpack
 
 from pipeline.checkpoints.alignment import Pair, check_vocabulary, pair_up
@@ -21,6 +21,7 @@ from pipeline.operations.outputs.delta import DeltaOutput
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.push import HubPush
 from pipeline.operations.setup import Setup, Transferring
+from pipeline.storage.base import Reader
 from pipeline.tensors.arithmetic import subtract_bytes
 from pipeline.tensors.dtypes import DType, parse_dtype
 from pipeline.tensors.fingerprint import digest_bytes, fold_checkpoint
@@ -31,7 +32,8 @@ from pipeline.tensors.norms import SCRATCH_BYTES
 class ComputeReport:
     """What compute did, or with `dry_run` would do.
 
-    written_bytes: the file's size; on a dry run that of its values, unpacked. fingerprint: the delta's.
+    written_bytes: the file's size; on a dry run that of its values, unpacked. download_bytes,
+    upload_bytes, memory_bytes: as planned, see `Estimate`. fingerprint: the delta's.
     pushed: the URL of the commit on the Hub.
     """
 
@@ -43,6 +45,9 @@ class ComputeReport:
     elements: int
     read_bytes: int
     written_bytes: int
+    download_bytes: int
+    upload_bytes: int
+    memory_bytes: int
     fingerprint: str | None = None
     base_fingerprint: str | None = None
     post_fingerprint: str | None = None
@@ -131,7 +136,12 @@ class Subtraction:
             elements=sum(pair.post.entry.count for pair in self.pairs),
             read_bytes=self.plan.read_bytes,
             written_bytes=self.layout.value_bytes,
+            **asdict(place.estimate(self.plan, self._readers, self.layout.value_bytes)),
         )
+
+    @property
+    def _readers(self) -> list[Reader]:
+        return [*self.post.readers, *self.base.readers]
 
     def write(self, place: Place) -> tuple[Manifest, int]:
         """Write the delta; returns its manifest and its size in bytes."""
@@ -143,7 +153,7 @@ class Subtraction:
         work = Work(
             title=f"compute {place.location}",
             plan=self.plan,
-            readers=[*self.post.readers, *self.base.readers],
+            readers=self._readers,
             make_kernel=lambda: SubtractKernel(
                 self.pairs, stored, found, arithmetic(), output.encoder()
             ),
