@@ -41,13 +41,15 @@ class Freshness:
     """How an output stands to what a run would write.
 
     reason: why it is stale, in words that go on from "it". fingerprint: of what lies there, if it is
-    fresh. unread: the locations of inputs whose fingerprints nobody knows.
+    fresh. unread: the locations of inputs whose fingerprints nobody knows. is_underway: whether somebody
+    is publishing there, or was when he was stopped.
     """
 
     state: State
     reason: str = ""
     fingerprint: str | None = None
     unread: Sequence[str] = ()
+    is_underway: bool = False
 
 
 def compute_freshness(
@@ -137,6 +139,8 @@ def apply_freshness(
     if not place.store.has_folder(place.name):
         return Freshness("missing")
     folder = place.store.folder(place.name)
+    if folder.published() is None:
+        return Freshness("stale", "is being published, or was", is_underway=True)
     said = _provenance(folder)
     if said is None:
         return Freshness("stale", f"is no model that says what it is made of ({PROVENANCE})")
@@ -206,7 +210,7 @@ def _digests(files: Mapping[str, bytes]) -> dict[str, Digest]:
 def _provenance(folder: Store) -> Provenance | None:
     """What a folder says of itself; None if it says nothing, or nothing that can be believed."""
     try:
-        if folder.published() is None or folder.stat(PROVENANCE) is None:
+        if folder.stat(PROVENANCE) is None:
             return None
         reader = folder.open(PROVENANCE)
         try:
