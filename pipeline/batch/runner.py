@@ -54,12 +54,7 @@ def run_batch(
     errors of `pipeline.errors` if the report can't be written. What is none of them, an interrupt for
     one, passes through after the report is written.
     """
-    source = None if isinstance(config, Config) else str(config)
-    if isinstance(config, Config):
-        data = config.model_dump_json(by_alias=True).encode()
-    else:
-        data = read_file(config)
-        config = parse_config(data, where=str(source))
+    source, data, config = _read(config)
     options = config.defaults.override(
         store=store, device=device, memory=memory, workers=workers, overwrite=overwrite
     )
@@ -92,6 +87,14 @@ def run_batch(
     if file is not None:
         file.write(finished)
     return finished
+
+
+def _read(config: str | Path | Config) -> tuple[str | None, bytes, Config]:
+    """The config with its path, if it has one, and the bytes that it is known by."""
+    if isinstance(config, Config):
+        return None, config.model_dump_json(by_alias=True).encode(), config
+    data = read_file(config)
+    return str(config), data, parse_config(data, where=str(config))
 
 
 @dataclass(frozen=True)
