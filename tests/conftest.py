@@ -29,6 +29,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Type checking, which takes longest, begins first: else one worker waits for it in the end."""
+    items.sort(key=lambda item: item.path.name != "test_lint.py")
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the credentials, the store or the Hub of whoever runs it."""
