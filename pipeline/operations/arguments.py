@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from pipeline.checkpoints.files import PICKLES, SAFETENSORS
 from pipeline.errors import UsageError
+from pipeline.redaction import redact
 from pipeline.storage.locations import Scheme, parse_delta, split_scale
 
 
@@ -19,6 +20,10 @@ class Difference:
 
     base: str
     post: str
+
+    def __repr__(self) -> str:
+        """Locations may carry a signature, which is not shown."""
+        return f"Difference(base={redact(self.base)!r}, post={redact(self.post)!r})"
 
 
 Scaled = tuple[str, float]  # a delta's location and its scale

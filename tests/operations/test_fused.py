@@ -463,6 +463,25 @@ def test_the_memory_that_is_asked_for_is_a_bound(tmp_path: Path, dtype: torch.dt
     assert peak < parse_bytes(least[0]) + 2 * MIB
 
 
+def test_models_may_lie_in_containers_and_no_token_is_shown(family: Family, cloud: Cloud) -> None:
+    for name in ("base", "post"):
+        cloud.upload(family.folder / name, f"models/{name}")
+    address, _, token = cloud.url.partition("?")
+    secret = token.partition("sig=")[2]
+    pair = tuple(f"{address}/models/{name}?{token}" for name in ("base", "post"))
+    difference = Difference(*pair)
+    report = apply(family.new_base, [difference], f"{address}/out?{token}")
+    same = fused(family.folder, family.new_base, [((family.base, family.post), 1.0)])
+    assert report.fingerprint == same.fingerprint
+    with pytest.raises(PipelineError) as error:
+        apply(family.add("small", {"w": torch.ones(1)}), [difference], f"{address}/other?{token}")
+    said = [cloud.read(f"out/{name}").decode() for name in TOLD_BY_LOCATION]
+    assert [
+        text for text in (repr(difference), repr(report), str(error.value), *said) if secret in text
+    ] == []
+    assert f"{address}/models/post" in said[0]
+
+
 def test_an_interrupted_run_goes_on_from_what_lies_in_the_container(
     tmp_path: Path, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
