@@ -53,7 +53,7 @@ def scaled(
 
     Raises UsageError if there is no delta, or a scale is no finite number.
     """
-    wanted = [each if isinstance(each, tuple) else (each, scale) for each in deltas]
+    wanted = [(each, scale) if isinstance(each, str | Difference) else each for each in deltas]
     if not wanted:
         raise UsageError("no delta is given", hint="add --delta NAME")
     if any(not math.isfinite(factor) for _, factor in wanted):

@@ -212,7 +212,9 @@ def test_a_difference_without_a_scale_takes_that_of_the_call(family: Family) -> 
     difference = Difference(base=family.base, post=family.post)
     one = apply(family.new_base, [difference], str(family.folder / "one"), scale=0.5)
     two = apply(family.new_base, [(difference, 0.5)], str(family.folder / "two"))
-    assert one.fingerprint == two.fingerprint
+    listed: Any = [[difference, 0.5]]  # pairs may be lists, as JSON has them
+    three = apply(family.new_base, listed, str(family.folder / "three"))
+    assert one.fingerprint == two.fingerprint == three.fingerprint
     assert one.deltas == [(f"{family.post} - {family.base}", 0.5)]
 
 
