@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, Unpack
 
-from pipeline.checkpoints.alignment import Pair, check_vocabulary, pair_up
+from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.header import Tensor
-from pipeline.deltas.format import CARRIED, DEFAULT_CODEC, Codec, is_reserved, parse_codec
+from pipeline.deltas.format import CARRIED, DEFAULT_CODEC, Codec, parse_codec
 from pipeline.deltas.layout import DeltaLayout
 from pipeline.deltas.manifest import Identity, Manifest, TensorRecord
+from pipeline.deltas.pairing import pair_for_delta
 from pipeline.engine.plan import Plan
 from pipeline.engine.work import Work
-from pipeline.errors import NotACheckpoint
 from pipeline.operations.kernels.findings import Findings
 from pipeline.operations.kernels.subtract import SubtractKernel, describe_difference
 from pipeline.operations.outputs.delta import DeltaOutput
@@ -107,15 +107,7 @@ class Subtraction:
     @classmethod
     def prepare(cls, base: Checkpoint, post: Checkpoint, storage: DType | None, codec: Codec) -> Self:
         """What is to be done. Raises Mismatch, and NotACheckpoint for names that deltas keep."""
-        pairs = pair_up(base, post)
-        where = f"{base.location} and {post.location}"
-        check_vocabulary(base.read_tokenizer(), post.read_tokenizer(), where=where)
-        if reserved := [pair.name for pair in pairs if is_reserved(pair.name)]:
-            raise NotACheckpoint(
-                f"a tensor can't be called {reserved[0]!r}: safetensors and deltas keep such names "
-                "for themselves",
-                where=post.location,
-            )
+        pairs = pair_for_delta(base, post)
         stored = {tensor.name: (tensor, pair) for tensor, pair in _stored(pairs, storage)}
         layout = DeltaLayout.plan(
             [tensor for tensor, _ in stored.values()], list(post.companions), codec
