@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Self, Unpack
 
 from pipeline.checkpoints.alignment import check_vocabulary
@@ -32,6 +32,7 @@ from pipeline.operations.outputs.signatures import load_verifier
 from pipeline.operations.push import HubPush
 from pipeline.operations.same_base import looks_like_same_base
 from pipeline.operations.setup import Setup, Transferring
+from pipeline.storage.base import Reader
 from pipeline.tensors.arithmetic import sum_bytes
 from pipeline.tensors.dtypes import F64, DType, parse_dtype, torch_name
 from pipeline.units import parse_bytes
@@ -132,6 +133,7 @@ class _Run:
 
     def _report(self, place: Place, layout: SumPlan, *, same_base: bool) -> ApplyReport:
         """What is known before the run."""
+        size = sum(shard.nbytes for shard in layout.shards)
         return ApplyReport(
             output=place.location,
             base=self.base.location,
@@ -141,9 +143,15 @@ class _Run:
             tensors=len(layout.tensors),
             elements=sum(item.result.count for item in layout.tensors),
             read_bytes=layout.plan.read_bytes,
-            written_bytes=sum(shard.nbytes for shard in layout.shards),
+            written_bytes=size,
             files=[shard.name for shard in layout.shards],
+            **asdict(place.estimate(layout.plan, self._readers, size)),
         )
+
+    @property
+    def _readers(self) -> list[Reader]:
+        old = self.old.readers if self.old else ()
+        return [*self.base.readers, *old, *(r for a in self.addends for r in a.readers)]
 
     def _write(self, place: Place, shard_bytes: int, *, same_base: bool) -> ApplyReport:
         """Write the whole folder and publish it. Raises NotTheSameBase if it is not."""
@@ -170,11 +178,10 @@ class _Run:
 
     def _work(self, place: Place, layout: SumPlan, found: Found, same_base: bool) -> Work:
         arithmetic = place.setup.resources.arithmetic
-        old_readers = self.old.readers if self.old else ()
         return Work(
             title=f"apply {place.location}",
             plan=layout.plan,
-            readers=[*self.base.readers, *old_readers, *(r for a in self.addends for r in a.readers)],
+            readers=self._readers,
             make_kernel=lambda: AddKernel(
                 layout.tensors,
                 self.addends,

@@ -45,9 +45,6 @@ class ComputeReport:
     elements: int
     read_bytes: int
     written_bytes: int
-    download_bytes: int
-    upload_bytes: int
-    memory_bytes: int
     fingerprint: str | None = None
     base_fingerprint: str | None = None
     post_fingerprint: str | None = None
@@ -56,6 +53,9 @@ class ComputeReport:
     exceptions: int | None = None
     carried: Sequence[str] = ()
     pushed: str | None = None
+    download_bytes: int = 0
+    upload_bytes: int = 0
+    memory_bytes: int = 0
 
 
 def compute(
@@ -85,7 +85,7 @@ def compute(
         open_checkpoint(base, settings=setup.settings, headers_only=setup.dry_run) as base_model,
         open_checkpoint(post, settings=setup.settings, headers_only=setup.dry_run) as post_model,
     ):
-        run = Subtraction.prepare(base_model, post_model, storage, form)
+        run = Computation.prepare(base_model, post_model, storage, form)
         report = run.report(place)
         if setup.dry_run:
             return report
@@ -95,7 +95,7 @@ def compute(
 
 
 @dataclass(frozen=True)
-class Subtraction:
+class Computation:
     """One difference, its checkpoints opened. pairs: in the order of the layout's tensors."""
 
     base: Checkpoint

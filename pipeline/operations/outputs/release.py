@@ -131,6 +131,7 @@ def _origin(release: Release, report: ApplyReport) -> dict[str, Any]:
     content = asdict(report)
     for key in (
         "output", "dry_run", "deltas", "files", "read_bytes", "written_bytes", "fingerprint",
+        "download_bytes", "upload_bytes", "memory_bytes",
         "base_fingerprint", "pushed",
     ):  # fmt: skip
         del content[key]
