@@ -8,6 +8,7 @@ from typing import Self
 
 from pipeline.engine.plan import Plan
 from pipeline.engine.schedule import REMOTE_BLOCK_BYTES, Limits, schedule
+from pipeline.errors import UsageError
 from pipeline.storage.base import Reader
 
 
@@ -33,10 +34,7 @@ class Estimate:
         written_bytes: int,
         to_remote: bool,
     ) -> Self:
-        """The estimate of a walk of `plan` that writes so many bytes.
-
-        Raises UsageError if it does not fit into the limits.
-        """
+        """The estimate of a walk of `plan` that writes so many bytes."""
         remote = [number for number, reader in enumerate(readers) if reader.is_remote]
         download = sum(
             source.nbytes
@@ -44,11 +42,10 @@ class Estimate:
             for source in job.inputs
             if source and source.reader in remote
         )
-        timetable = schedule(
-            plan,
-            limits,
-            remote=bool(remote) or to_remote,
-            block_bytes=REMOTE_BLOCK_BYTES,
-            scratch_bytes=0,
-        )
-        return cls(download, written_bytes if to_remote else 0, timetable.memory_bytes)
+        far = bool(remote) or to_remote
+        size = REMOTE_BLOCK_BYTES
+        try:
+            found = schedule(plan, limits, remote=far, block_bytes=size, scratch_bytes=0).memory_bytes
+        except UsageError:  # the walk says better what it lacks
+            found = limits.memory_bytes
+        return cls(download, written_bytes if to_remote else 0, found)
