@@ -60,7 +60,15 @@ class BetweenSteps(ValueError):
 
 
 class Defaults(Model):
-    """Options of all steps; one that is not given is the operation's own default."""
+    """Options of all steps; one that is not given is the operation's own default.
+
+    store: the folder or container where plain delta names lie. dtype: the format of weights and deltas;
+    auto is that of the models. device: what does the arithmetic; auto is the processor. memory: bound on
+    the buffers of all running steps together, as "2GiB". workers: threads that compute, for all running
+    steps together. hub_cache: whether weights from the Hub go through its cache on the disk; auto is
+    where there is room. tier: the access tier of blobs that are written. sign_key: a private key (PEM)
+    that signs every output. overwrite: whether outputs that are other than their steps' are replaced.
+    """
 
     store: StorePlace | None = None
     dtype: DTypeName | None = None
@@ -84,7 +92,10 @@ class Defaults(Model):
 class Config(Defaults):
     """A batch config as it is written. Options of steps may stand beside them or under `defaults`.
 
-    report: a location; None is `./reports/NAME.json`, after the config's file.
+    schema_url: where the JSON Schema is, for editors. models: names for models. deltas: names for
+    deltas. steps: what must exist, in any order. matrix: every delta onto every base. chain: versions of
+    a base model. model_pairs: the older form of compute steps. defaults: options of all steps. report: a
+    location; None is `./reports/NAME.json`, after the config's file.
     """
 
     schema_url: str | None = Field(default=None, alias="$schema")

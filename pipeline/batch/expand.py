@@ -20,7 +20,9 @@ _LONGEST_STEM = 90  # leaves room for a number behind it
 class Matrix(Model):
     """Every delta onto every base: an apply step for each pair, ID.DELTA.BASE.
 
-    deltas, bases: by name, or written out. output: with {delta} and {base} where their names go.
+    id: how the steps' ids begin. deltas, bases: by name, or written out. output: new model folders, with
+    {delta} and {base} where their names go. scale: of deltas that have none of their own. dtype: the
+    format of the weights; auto is the base's.
     """
 
     id: Id
@@ -53,7 +55,11 @@ class Matrix(Model):
 
 
 class Version(Model):
-    """One version of a base model. post: its own post-trained model, where there is one."""
+    """One version of a base model.
+
+    name: what {version} stands for. base: the model. post: its own post-trained model, where there is
+    one.
+    """
 
     name: Id
     base: ModelIn
@@ -64,8 +70,11 @@ class Chain(Model):
     """Base versions, the first of them post-trained: its delta goes onto each later one.
 
     Steps are ID.VERSION, which write `output`, and ID.delta.VERSION, which write `delta`; {version} is
-    filled in. rebase: where a later version has a post of its own, the delta is computed anew there, and
-    used from there on.
+    filled in. id: how the steps' ids begin. versions: in their order. output: new model folders. delta:
+    the deltas, names in the store or locations. rebase: where a later version has a post of its own, the
+    delta is computed anew there, and used from there on. scale: of the delta. dtype: the format of the
+    weights; auto is the base's. codec: rans packs deltas, losslessly; none leaves them to any reader of
+    safetensors.
     """
 
     id: Id

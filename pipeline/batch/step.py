@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.batch.engines import Engine
 from pipeline.batch.known import Known
 from pipeline.batch.outlook import check_key, examine, identities, identity_of, step_key
-from pipeline.batch.report import Status, StepResult
+from pipeline.batch.report import INTERRUPTED, Status, StepResult
 from pipeline.batch.specification import Specification
 from pipeline.engine.schedule import Limits
 from pipeline.errors import NotACheckpoint, NotFound, OutputExists, PipelineError
@@ -22,7 +22,6 @@ from pipeline.progress import Progressing
 from pipeline.settings import Settings
 from pipeline.tensors.fingerprint import Digest
 
-INTERRUPTED = 130
 A_BUG = 1
 _SIDES = ("base", "post")
 OTHERS_S = 120.0  # that another run which publishes the same is given to end
