@@ -52,7 +52,8 @@ def _verdict(report: BatchReport) -> str:
 def _counts(report: BatchReport) -> str:
     statuses = dict.fromkeys(step.status for step in report.steps)
     parts = [f"{report.count(status)} {STATUSES.get(status, status)}" for status in statuses]
-    return f"{len(report.steps)} steps: {', '.join(parts)}. {report.seconds:.1f} s."
+    count = len(report.steps)
+    return f"{count} step{'s' * (count != 1)}: {', '.join(parts)}. {report.seconds:.1f} s."
 
 
 def _plan_table(report: BatchReport) -> list[str]:
