@@ -21,7 +21,7 @@ HOSTILE = "a|b`c`*d*_e_<script>&lt;[x](http://x)\n# head\x1b[31m\x00\ud800$x$ ~~
 
 DONE = StepResult(
     "delta", "compute", "done", 1.5, key="k" * 64,
-    result={"output": "d.safetensors", "fingerprint": "f" * 64, "read_bytes": 2048, "written_bytes": 1024},
+    result={"output": "d.safetensors", "fingerprint": "f" * 64, "written_bytes": 1024},
 )  # fmt: skip
 FRESH = StepResult("old", "apply", "fresh", 0.1)
 FAILED = StepResult("bad", "apply", "failed", 0.2, error="no such folder", exit_code=3)
