@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from pipeline.batch.report import BatchReport, StepResult
 from pipeline.errors import ConfigError, printable
 from pipeline.redaction import redact
 from pipeline.units import format_bytes
+
+if TYPE_CHECKING:
+    from pipeline.batch.report import BatchReport, StepResult
 
 STATUSES = {"fresh": "up to date", "planned": "to do"}
 _SIZES = ("read", "download", "written", "upload", "memory")

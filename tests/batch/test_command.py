@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,3 +153,33 @@ def test_results_that_can_not_be_written_stop_the_run_before_any_work(
     done = cli("batch", config(STEP), "--junit", "file/j.xml")
     assert done.returncode == 3 and done.stderr.count("\n") == 1
     assert not (tmp_path / "store").exists()
+
+
+# What is written of it
+
+
+@pytest.mark.slow
+def test_every_command_of_the_page_runs(tmp_path: Path) -> None:
+    """In the order of the page, and with what it shows of the plan."""
+    for name in ("configs", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    page = (ROOT / "docs" / "batch.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.S)
+    words = f"{shlex.quote(sys.executable)} {ROOT / 'cli.py'}"
+    commands = [line for block in blocks for line in block.splitlines()]
+    assert len(commands) == 7
+    (shown,) = re.findall(r"```console\n\$ cli.py (.*?)\n(.*?)```", page, re.S)
+    for line in (*commands, f".venv/bin/python cli.py {shown[0]}"):
+        if line.endswith(shown[0]):
+            shutil.rmtree(tmp_path / "build" / "chain")  # as it was before the commands
+        done = subprocess.run(
+            ["bash", "-c", line.replace(".venv/bin/python cli.py", words)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (line, done.stderr)
+    assert re.sub(r"[\d.]+ s\)", "0.0 s)", done.stdout) == shown[1]
+    assert json.loads((tmp_path / "build" / "report.json").read_text())["ok"]
+    assert len(events((tmp_path / "build" / "events.jsonl").read_text())) == 12
