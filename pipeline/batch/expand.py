@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from pipeline.batch.fields import CodecName, DTypeName, Id, ModelIn, NotEmpty, Scale, Template
-from pipeline.batch.references import MARK
+from pipeline.batch.references import MARK, Places
 from pipeline.batch.steps import AnyTerm, Apply, Compute, Difference, Model, Pair, Term
 from pipeline.storage.locations import parse_delta
 
@@ -39,12 +39,13 @@ class Matrix(Model):
                 raise ValueError(f"the output should say {wanted}, for there are {len(items)}")
         return self
 
-    def steps(self) -> Iterator[Apply]:
-        """The steps, delta by delta."""
-        for term in self.deltas:
-            for base in self.bases:
+    def steps(self) -> Iterator[tuple[Apply, Places]]:
+        """The steps, delta by delta, and where in this their places are written."""
+        for row, term in enumerate(self.deltas):
+            for column, base in enumerate(self.bases):
+                places = {("base",): ("bases", column), ("deltas", 0): ("deltas", row)}
                 names = {"delta": _name_of_term(term), "base": name_of(base)}
-                yield Apply(
+                step = Apply(
                     id=f"{self.id}.{names['delta']}.{names['base']}",
                     base=base,
                     deltas=(term,),
@@ -52,6 +53,7 @@ class Matrix(Model):
                     scale=self.scale,
                     dtype=self.dtype,
                 )
+                yield step, places
 
 
 class Version(Model):
@@ -103,22 +105,24 @@ class Chain(Model):
             raise ValueError("the delta should say {version}, for there are several")
         return self
 
-    def steps(self) -> Iterator[Compute | Apply]:
-        """The steps, version by version."""
+    def steps(self) -> Iterator[tuple[Compute | Apply, Places]]:
+        """The steps, version by version, and where in this their places are written."""
         delta = ""
-        for version in self.versions:
+        for number, version in enumerate(self.versions):
+            places = version_places(number)
             names = {"version": version.name}
             if version.post is not None:
                 delta = f"{self.id}.delta.{version.name}"
-                yield Compute(
+                compute = Compute(
                     id=delta,
                     base=version.base,
                     post=version.post,
                     output=fill_template(self.delta, names),
                     codec=self.codec,
                 )
+                yield compute, {**places, ("output",): ("delta",)}
             else:
-                yield Apply(
+                apply = Apply(
                     id=f"{self.id}.{version.name}",
                     base=version.base,
                     deltas=(Term(delta=MARK + delta),),
@@ -126,6 +130,12 @@ class Chain(Model):
                     scale=self.scale,
                     dtype=self.dtype,
                 )
+                yield apply, places
+
+
+def version_places(number: int) -> Places:
+    """Where in a chain the models of one version's step are written."""
+    return {(key,): ("versions", number, key) for key in ("base", "post")}
 
 
 def pair_steps(pairs: Sequence[Pair]) -> Iterator[Compute]:

@@ -7,6 +7,8 @@ itself is copied but its digest. The file is what the next run knows, too: see `
 from __future__ import annotations
 
 import json
+import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +26,8 @@ from pipeline.version import TOOL
 
 Status = Literal["done", "fresh", "failed", "skipped", "planned"]
 INTERRUPTED = 130  # as a shell has it: 128 and the number of SIGINT
+_TRIES = 8  # at writing a report that others write, too
+_WAIT_S = 0.5  # at most, before the next
 _WELL: tuple[Status, ...] = ("done", "fresh", "planned")
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from pipeline.batch.report import BatchReport, StepResult
 from pipeline.errors import ConfigError, printable
 from pipeline.redaction import redact
 from pipeline.units import format_bytes
+
+if TYPE_CHECKING:
+    from pipeline.batch.report import BatchReport, StepResult
 
 STATUSES = {"fresh": "up to date", "planned": "to do"}
 _SIZES = ("read", "download", "written", "upload", "memory")
@@ -52,7 +55,8 @@ def _verdict(report: BatchReport) -> str:
 def _counts(report: BatchReport) -> str:
     statuses = dict.fromkeys(step.status for step in report.steps)
     parts = [f"{report.count(status)} {STATUSES.get(status, status)}" for status in statuses]
-    return f"{len(report.steps)} steps: {', '.join(parts)}. {report.seconds:.1f} s."
+    count = len(report.steps)
+    return f"{count} step{'s' * (count != 1)}: {', '.join(parts)}. {report.seconds:.1f} s."
 
 
 def _plan_table(report: BatchReport) -> list[str]:

@@ -40,14 +40,15 @@ class Results:
         Raises PipelineError if something can't be.
         """
         from pipeline.batch.events import RunEnded, RunStarted
-        from pipeline.batch.junit import as_junit
-        from pipeline.batch.summary import as_summary
 
         match event:
             case RunStarted():
                 for location in filter(None, (self.junit, self.summary)):
                     _file(location).check()
             case RunEnded(report):
+                from pipeline.batch.junit import as_junit
+                from pipeline.batch.summary import as_summary
+
                 if self.junit:
                     _file(self.junit).put(as_junit(report))
                 self._summarise(as_summary(report))

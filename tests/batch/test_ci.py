@@ -1,8 +1,8 @@
 """The workflows release from CI: valid by their services' schemas, and their shell really runs.
 
-What GitHub and Azure Pipelines give a job is given here by hand: the checkout, variables, ID tokens or the
-session of `az`, and the vault that `az` reads. The rest is what runs there: bash, pip, our command line,
-an Azurite that speaks HTTPS and takes nothing but access tokens.
+What GitHub and Azure Pipelines give a job is given here by hand: the checkout, variables, ID tokens or
+the session of `az`, and the vault that `az` reads. The rest is what runs there: bash, pip, our command
+line, an Azurite that speaks HTTPS and is given nothing but access tokens.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ STEPS = ["delta", "model", "delta-is-whole", "model-is-whole"]
         (GITHUB, ["vendor.github-workflows"]),
         (
             PIPELINES,
-            ["vendor.azure-pipelines", "--data-transform", "azure-pipelines"]
-            + ["--regex-variant", "nonunicode"],
+            ["vendor.azure-pipelines", "--data-transform=azure-pipelines", "--regex-variant=nonunicode"],
         ),
     ],
     ids=["github", "azure-pipelines"],
@@ -200,9 +199,6 @@ def test_the_workflow_plans_releases_and_finds_nothing_to_do(
 
     assert run_job(runner, "plan", given) == 0, runner.said
     assert summary.read_text().count("4 steps: 4 up to date") == 1
-    assert run_job(runner, "release", given) == 0, runner.said
-    report = json.loads((results / "report.json").read_text())
-    assert {step["status"] for step in report["steps"]} == {"fresh"}
 
     # Another key than the one that the variable names: nothing is put where a release should be.
     given["vars.RELEASE_CONTAINER"] = str(secure.create_container().container_name)

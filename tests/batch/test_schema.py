@@ -19,7 +19,7 @@ from pipeline.errors import ConfigError
 CONFIGS = [path for path in (ROOT / "configs").glob("*.json") if ".schema." not in path.name]
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 
-STEP = {"id": "d", "run": "compute", "base": "org/v1", "post": "org/post", "output": "d"}
+STEP = {"id": "d", "run": "compute", "base": "org/v1", "post": "org/post", "output": "d.safetensors"}
 APPLY = {"id": "m", "run": "apply", "base": "org/v2", "deltas": ["@d"], "output": "./m"}
 
 
