@@ -9,6 +9,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 
 import pytest
 from sources import KERNELS, ROOT, SOURCES, Module
@@ -93,6 +94,20 @@ def test_imports_go_only_downwards(module):
 def test_one_import_upwards_is_found_wherever_it_hides(path, line):
     assert not list(upward_imports(Module(path, "from pipeline.redaction import redact\nimport ast")))
     assert len(list(upward_imports(Module(path, f"from pipeline.redaction import redact\n{line}")))) == 1
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    names = {f"pipeline.{module.path[:-3].replace('/', '.')}": module for module in MODULES}
+    found = {
+        name: {
+            other
+            for each in module.imports
+            for other in (each.module, each.module.rpartition(".")[0])
+            if other in names
+        }
+        for name, module in names.items()
+    }
+    TopologicalSorter(found).prepare()  # raises CycleError, which names the circle
 
 
 @each("tensors", "codecs")

@@ -116,8 +116,8 @@ class Run:
         except BaseException:
             with suppress(PipelineError):  # the first error is the one to tell of
                 record.save()
-            self.tell(RunEnded(record.report()))
+            self.tell(RunEnded(record.last))
             raise
-        report = record.report()
+        report = record.last
         self.tell(RunEnded(report))
         return report

@@ -41,11 +41,23 @@ class Specification:
         return {**self.arguments, **deltas}
 
     def _operation(self) -> Callable[..., Any]:
-        # Here, so that a config can be read and planned without what computes.
-        import pipeline
+        # Imported here, so that a config can be read and checked without what computes.
+        match self.run:
+            case "compute":
+                from pipeline.operations.compute import compute
 
-        operation: Callable[..., Any] = getattr(pipeline, self.run)
-        return operation
+                return compute
+            case "apply":
+                from pipeline.operations.apply import apply
+
+                return apply
+            case "combine":
+                from pipeline.operations.combine import combine
+
+                return combine
+        from pipeline.operations.verify import verify
+
+        return verify
 
 
 def specify(step: AnyStep, steps: Mapping[str, AnyStep], options: Defaults) -> Specification:
@@ -106,7 +118,7 @@ def _as_term(term: Mapping[str, Any]) -> tuple[Any, float]:
     """A term as the operations take it."""
     if "delta" in term:
         return term["delta"], term["scale"]
-    from pipeline import Difference
+    from pipeline.operations.arguments import Difference
 
     return Difference(term["base"], term["post"]), term["scale"]
 

@@ -128,7 +128,7 @@ def open_files(where: Location, settings: Settings) -> Folder:
     """The folder or the repository at `where`, as one run published it. Raises NotACheckpoint."""
     if where.scheme is Scheme.HUB:
         return _open_repo(where, settings)
-    folder = open_folder(where, settings).settled()
+    folder = open_folder(where, settings).published()
     if folder is None:
         raise NotACheckpoint(
             "is being published, or its publishing was interrupted",

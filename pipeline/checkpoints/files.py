@@ -58,7 +58,10 @@ class Weights:
 
 
 def find_weights(folder: Folder) -> Weights:
-    """Find the weights of a model folder: safetensors before pickles, a single file before an index."""
+    """Find the weights of a model folder: safetensors before pickles, a single file before an index.
+
+    Raises NotACheckpoint.
+    """
     for single, index in zip(SINGLE_FILES, INDEXES, strict=True):  # in transformers' order
         if folder.stat(single):
             return Weights((single,))

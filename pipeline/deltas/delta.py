@@ -149,7 +149,10 @@ def open_delta(location: str, *, settings: Settings | None = None) -> Delta:
 
 
 def read_delta(reader: Reader, *, location: str) -> Delta:
-    """Open the delta that `reader` reads, and check its tables against each other."""
+    """Open the delta that `reader` reads, and check its tables against each other.
+
+    Raises CorruptFile.
+    """
     header = read_header(reader)
     entries = {entry.name: entry for entry in header.entries}
     manifest = _read_manifest(reader, header, entries, location)

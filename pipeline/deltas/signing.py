@@ -101,7 +101,7 @@ class Verifier:
 
     @classmethod
     def load(cls, path: str) -> Verifier:
-        """The public key, or that of the certificate, in the PEM file at `path`."""
+        """The public key, or that of the certificate, in the PEM file at `path`. Raises UsageError."""
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
         from cryptography.x509 import load_pem_x509_certificate

@@ -138,7 +138,7 @@ class Journal:
         """Remove the journal: the output is published."""
         if self._writers:
             with suppress(PipelineError):
-                for seen in self._store.look(self._name):
+                for seen in self._store.list(self._name):
                     if seen.name == self._name:
                         self._store.delete(seen)
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pipeline.engine.plan import Plan
 from pipeline.engine.tail import OrderedTail
 from pipeline.errors import UsageError
+from pipeline.storage.remote import REMOTE_WORKERS
 from pipeline.units import MIB, format_bytes
 
-REMOTE_WORKERS = 12  # blocks under way at once where each read is a round trip
 REMOTE_BLOCK_BYTES = 8 * MIB  # at least, so that a read is long beside its round trip
 SMALLEST_BLOCK_BYTES = MIB
 
@@ -33,7 +33,10 @@ class Limits:
 
     @classmethod
     def of(cls, memory_bytes: int, workers: int | None) -> Limits:
-        """Limits with as many workers as this process may use cores, unless told otherwise."""
+        """Limits with as many workers as this process may use cores, unless told otherwise.
+
+        Raises UsageError.
+        """
         if workers is not None and workers < 1:
             raise UsageError(f"{workers} workers can do nothing", hint="give --workers 1 or more")
         return cls(memory_bytes, workers or len(os.sched_getaffinity(0)))

@@ -17,7 +17,8 @@ from pipeline.operations.outputs.card import CARD, delta_card
 from pipeline.operations.outputs.signatures import find_signature
 from pipeline.operations.setup import Setup
 from pipeline.settings import DEFAULT_STORE, Settings
-from pipeline.storage.hub.pushing import HubTarget, Upload, check_may_push
+from pipeline.storage.hub.access import check_may_push
+from pipeline.storage.hub.pushing import HubTarget, Upload
 from pipeline.storage.hub.pushing import push as push_files
 from pipeline.storage.locations import Scheme, parse_delta, parse_output_model, parse_store
 from pipeline.storage.opening import open_parent

@@ -40,7 +40,7 @@ def check_model(
     *,
     verifier: Verifier | None,
 ) -> dict[str, Any]:
-    """Check the folder at `location`; returns what a report says of it."""
+    """Check the folder at `location`; returns what a report says of it. Raises UsageError."""
     folder = open_files(parse_model(location), settings)
     if folder.stat(PROVENANCE) is None:
         raise UsageError(

@@ -15,12 +15,10 @@ not at all. Nothing in this package knows what the bytes mean.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Literal, Protocol, Self, runtime_checkable
-
-from pipeline.errors import CorruptFile, OutputExists, StorageError
 
 Buffer = bytes | bytearray | memoryview
 
@@ -34,8 +32,8 @@ class BlobInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen(BlobInfo):
-    """A blob as it was when it was listed. version: changes whenever the blob does."""
+class Listed(BlobInfo):
+    """A blob as it was when a store listed it. version: changes whenever the blob does."""
 
     version: str
     modified: datetime
@@ -91,7 +89,25 @@ class Reader(Protocol):
         """Let go of what the reader holds."""
 
 
-class Writer(Protocol):
+class Aborting(Protocol):
+    """Something in the making: leaving its `with` block aborts what was not finished."""
+
+    def abort(self) -> None:
+        """Throw away what was written. Harmless once it is finished."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.abort()
+
+
+class Writer(Aborting, Protocol):
     """One blob in the making. `write` may be called from several threads, in any order."""
 
     @property
@@ -113,18 +129,6 @@ class Writer(Protocol):
 
         Raises OutputExists if the name was taken meanwhile and overwriting was not asked for.
         """
-
-    def abort(self) -> None:
-        """Throw away what was written. Harmless after `commit`."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +165,7 @@ class Puller(Protocol):
         """Like `write` of what `reader` has in that range. Raises if the blob has changed since."""
 
 
-class FolderWriter(Protocol):
+class FolderWriter(Aborting, Protocol):
     """A folder of blobs in the making, which appears under its name only by `publish`."""
 
     def create(self, name: str, *, size_hint: int) -> Writer:
@@ -169,18 +173,6 @@ class FolderWriter(Protocol):
 
     def publish(self, order: Sequence[str]) -> None:
         """Make the whole folder visible; where a store can only do so file by file, in `order`."""
-
-    def abort(self) -> None:
-        """Throw the folder away. Harmless after `publish`."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
 
 
 class Files(Protocol):
@@ -204,7 +196,10 @@ class Files(Protocol):
 class Store(Files, Protocol):
     """A place where deltas and models lie."""
 
-    def settled(self) -> Files | None:
+    def list(self, prefix: str = "") -> Iterator[Listed]:
+        """The same, each blob with what is needed to delete what was listed and nothing else."""
+
+    def published(self) -> Files | None:
         """The store's root as one run published it, for reading; None while it is being published.
 
         None, too, if that was interrupted. What changes after this call is refused by its readers.
@@ -222,20 +217,17 @@ class Store(Files, Protocol):
         Raises OutputExists if anything lies there and `overwrite` is not set.
         """
 
-    def look(self, prefix: str = "") -> Iterator[Seen]:
-        """Like `list`, with what is needed to delete what was seen and nothing else."""
-
     def folder(self, name: str) -> Store:
         """The store whose root is the folder `name` of this one."""
 
-    def delete(self, file: Seen) -> None:
-        """Delete a blob. Raises StorageError if it is not as it was seen; none at all is fine."""
+    def delete(self, file: Listed) -> None:
+        """Delete a blob. Raises StorageError if it is not as it was listed; none at all is fine."""
 
-    def delete_folder(self, name: str, files: Sequence[Seen]) -> None:
+    def delete_folder(self, name: str, files: Sequence[Listed]) -> None:
         """Delete the folder `name`, of which `files`, named from this store's root, are all.
 
         From the first change on, nobody reads what is left as a model. Raises StorageError if the folder
-        is not as it was seen, OutputExists if another run is publishing there.
+        is not as it was listed, OutputExists if another run is publishing there.
         """
 
     def leftovers(self, prefix: str = "") -> Iterator[Leftover]:
@@ -243,69 +235,3 @@ class Store(Files, Protocol):
 
     def clear(self, leftover: Leftover) -> None:
         """Remove a leftover. Raises StorageError if it is not, or not any more, as it was seen."""
-
-
-class Aborting:
-    """Mixin: leaving the `with` block aborts what was not published."""
-
-    def abort(self) -> None:
-        """Throw away what was written."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.abort()
-
-
-@dataclass(slots=True)
-class Extents:
-    """The ranges that a writer has received, so that a commit can prove that none is missing."""
-
-    sizes: dict[int, int] = field(default_factory=dict)  # offset -> bytes
-
-    def add(self, offset: int, nbytes: int) -> None:
-        """Note that `nbytes` were written at `offset`."""
-        self.sizes[offset] = nbytes
-
-    def ordered(self, *, where: str) -> list[tuple[int, int]]:
-        """All (offset, bytes) in order. Raises CorruptFile if they leave a hole or overlap."""
-        end = 0
-        ordered = sorted(self.sizes.items())
-        for offset, nbytes in ordered:
-            if offset != end:
-                what = f"bytes {min(end, offset)}..{max(end, offset)} were written never or twice"
-                raise CorruptFile(what, where=where, hint="please report this as a bug")
-            end = offset + nbytes
-        return ordered
-
-
-def exists(where: str) -> OutputExists:
-    """The error for an output whose name is taken."""
-    return OutputExists(
-        "already exists", where=where, hint="add --overwrite to replace it, or name another output"
-    )
-
-
-def changed(where: str) -> StorageError:
-    """The error for what was to be removed as it had been seen, and is no longer so."""
-    return StorageError(
-        "has changed since it was listed: it is left alone",
-        where=where,
-        hint="another run may be writing there: look again, then run the command again",
-    )
-
-
-def overtaken(where: str) -> OutputExists:
-    """The error for an output that another run has published while this one was at work."""
-    return OutputExists(
-        "another run has published there, or begun to, while this one did",
-        where=where,
-        hint="run this again with --overwrite if it is still wanted",
-    )

@@ -25,8 +25,7 @@ from pipeline.storage.names import safe_name
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
 
-
-MAX_LENGTH = 4096  # of a path on the systems that we know, and of any URL that works
+_MAX_CHARS = 4096  # of a path on the systems that we know, and of any URL that works
 
 
 class Scheme(Enum):
@@ -80,7 +79,7 @@ def parse_model(text: str) -> Location:
 
 
 def parse_delta(text: str) -> Location:
-    """The location of a delta; a plain relative name is one in the store."""
+    """The location of a delta; a plain relative name is one in the store. Raises UsageError."""
     location = _parse_explicit(text) or Location(Scheme.STORE, safe_name(text))
     if location.scheme is Scheme.HUB:
         raise UsageError(f"deltas are not read from the Hub: {text!r}", hint="download it first")
@@ -88,7 +87,7 @@ def parse_delta(text: str) -> Location:
 
 
 def parse_output_model(text: str) -> Location:
-    """The location of a model to write: local unless it names a container."""
+    """The location of a model to write: local unless it names a container. Raises UsageError."""
     location = _parse_explicit(text) or Location(Scheme.LOCAL, text)
     if location.scheme is Scheme.HUB:
         raise UsageError(f"models are not written to the Hub: {text!r}", hint="write to a folder")
@@ -108,7 +107,7 @@ def split_scale(text: str) -> tuple[str, str | None]:
 
 def _parse_explicit(text: str) -> Location | None:
     """The location, if `text` itself says which kind it is."""
-    if not text or len(text) > MAX_LENGTH or any(ord(char) < 32 for char in text):
+    if not text or len(text) > _MAX_CHARS or any(ord(char) < 32 for char in text):
         shown = text.partition("?")[0][:80]  # what follows a question mark may be a secret
         raise UsageError(f"{shown!r} is not a location", hint="write org/name, ./folder or az://...")
     if text.startswith(("/", "./", "../", "~/")) or text in (".", ".."):

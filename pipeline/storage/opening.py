@@ -11,7 +11,7 @@ from pipeline.storage.locations import Location, Scheme, parse_store
 
 
 def open_folder(location: Location, settings: Settings) -> Store:
-    """The store whose root is the folder at `location` (not for the Hub)."""
+    """The store whose root is the folder at `location` (not for the Hub). Raises UsageError."""
     match location.scheme:
         case Scheme.LOCAL:
             from pipeline.storage.local.store import LocalStore
@@ -19,16 +19,19 @@ def open_folder(location: Location, settings: Settings) -> Store:
             return LocalStore(Path(location.path), fsync=settings.fsync)
         case Scheme.AZURE:
             from pipeline.storage.azure.client import connect
+            from pipeline.storage.azure.container import Container
             from pipeline.storage.azure.store import AzureStore
 
-            return AzureStore(
-                connect(location, settings.azure), prefix=location.path, tier=settings.azure.tier
-            )
+            found = connect(location, settings.azure)
+            return AzureStore(Container(found, location.path, settings.azure.tier))
     raise UsageError(f"{location} is not a folder")
 
 
 def open_parent(location: Location, settings: Settings) -> tuple[Store, str]:
-    """The store that holds the one file or folder at `location`, and its name there."""
+    """The store that holds the one file or folder at `location`, and its name there.
+
+    Raises UsageError.
+    """
     if location.scheme is Scheme.STORE:
         return open_folder(parse_store(settings.store), settings), location.path
     if location.scheme is Scheme.LOCAL:

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.errors import UsageError
 from pipeline.storage.base import Puller, Reader, Writer
+from pipeline.storage.remote import REMOTE_WORKERS
 from pipeline.units import format_bytes
 
 _PULLED_BLOCKS = 8  # of ours in one that the service copies by itself
-_REMOTE_WORKERS = 8
 _LOCAL_WORKERS = 2
 _COPIES = 2  # of a block, while a client that knows nothing of buffers brings it
 
@@ -30,7 +30,7 @@ def pour(reader: Reader, writer: Writer, *, memory_bytes: int, feed: Feed, advan
     if not room:
         wanted = format_bytes(_COPIES * block)
         raise UsageError(f"blocks of {wanted} do not fit", hint=f"give --memory {wanted} or more")
-    most = _REMOTE_WORKERS if reader.is_remote or writer.is_remote else _LOCAL_WORKERS
+    most = REMOTE_WORKERS if reader.is_remote or writer.is_remote else _LOCAL_WORKERS
     blocks = _Turns(reader.nbytes, block)
 
     def work() -> None:
@@ -59,7 +59,7 @@ def pull(reader: Reader, writer: Puller, *, block_bytes: int, advance: Advance) 
             writer.pull(offset, nbytes, reader)
             advance(nbytes)
 
-    _together(min(_REMOTE_WORKERS, max(1, blocks.count)), work, blocks)
+    _together(min(REMOTE_WORKERS, max(1, blocks.count)), work, blocks)
 
 
 def _together(workers: int, work: Callable[[], None], blocks: _Turns) -> None:

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.engine.plan import Plan
-from pipeline.engine.schedule import REMOTE_WORKERS, SMALLEST_BLOCK_BYTES, Limits, schedule
+from pipeline.engine.schedule import SMALLEST_BLOCK_BYTES, Limits, schedule
 from pipeline.engine.tail import OrderedTail
 from pipeline.errors import UsageError
+from pipeline.storage.remote import REMOTE_WORKERS
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 from pipeline.units import MIB, parse_bytes
 

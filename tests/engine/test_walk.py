@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from pipeline.engine import walk
 from pipeline.engine.plan import Input, Job, Plan, Ragged
-from pipeline.engine.schedule import REMOTE_WORKERS
 from pipeline.errors import UsageError
 from pipeline.storage.local.store import LocalStore
+from pipeline.storage.remote import REMOTE_WORKERS
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 from pipeline.units import MIB
 

@@ -52,6 +52,14 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits between tries, which take no time."""
+    found: list[float] = []
+    monkeypatch.setattr(retry.time, "sleep", found.append)
+    return found
+
+
+@pytest.fixture
 def faults(azurite: Azurite, quick_retries: None) -> Iterator[FaultProxy]:
     """A proxy in front of Azurite, which spoils nothing until it is told to."""
     with FaultProxy(azurite.url) as proxy:

@@ -5,31 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from storage.helpers import content, publish
 
 from pipeline.errors import OutputExists
 from pipeline.storage.base import Store
 
 MODEL = {"model.safetensors": b"weights", "tokenizer.json": b"{}", "empty": b"", "config.json": b"{}"}
 SHARDED = {"model-1.safetensors": b"w1", "model-2.safetensors": b"w2", "index.json": b"{}"}
-
-
-def publish(store: Store, name: str, files: dict[str, bytes], *, overwrite: bool = False) -> None:
-    with store.create_folder(name, size_hint=100, overwrite=overwrite) as folder:
-        for file, data in files.items():
-            with folder.create(file, size_hint=len(data)) as writer:
-                writer.write(0, data)
-                writer.commit()
-        folder.publish(list(files))
-
-
-def content(store: Store, name: str) -> dict[str, bytes]:
-    found = {}
-    for blob in store.list(f"{name}/"):
-        reader, data = store.open(blob.name), bytearray(blob.nbytes)
-        reader.read_into(0, memoryview(data))
-        reader.close()
-        found[blob.name.removeprefix(f"{name}/")] = bytes(data)
-    return found
 
 
 def test_a_folder_appears_when_it_is_published_and_not_before(

@@ -1,4 +1,4 @@
-"""What the strings that people write mean, and which store the environment names."""
+"""What the strings that people write mean, and that none of them shows a secret."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import AccessError, UsageError
+from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from pipeline.storage.locations import (
     Location,
@@ -15,9 +15,8 @@ from pipeline.storage.locations import (
     parse_delta,
     parse_model,
     parse_output_model,
-    parse_store,
 )
-from pipeline.storage.opening import open_folder, open_parent
+from pipeline.storage.opening import open_parent
 
 HUB, LOCAL, AZURE, STORE = Scheme.HUB, Scheme.LOCAL, Scheme.AZURE, Scheme.STORE
 ACCOUNT = "https://acc.blob.core.windows.net"
@@ -104,11 +103,9 @@ def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert parse_model("~/model") == Location(LOCAL, str(tmp_path / "model"))
 
 
-def test_a_plain_name_of_a_delta_is_one_in_the_store(tmp_path: Path) -> None:
+def test_a_plain_name_of_a_delta_is_one_in_the_store() -> None:
     assert parse_delta("deltas/x.safetensors") == Location(STORE, "deltas/x.safetensors")
     assert parse_delta("./deltas/x.safetensors").scheme is LOCAL
-    store, name = open_parent(parse_delta("deltas/x.safetensors"), Settings(store=str(tmp_path)))
-    assert (store.url, name) == (str(tmp_path), "deltas/x.safetensors")
     with pytest.raises(UsageError):
         parse_delta("x/../../y")
 
@@ -119,29 +116,6 @@ def test_nothing_is_written_to_the_hub_and_no_delta_read_from_it() -> None:
     with pytest.raises(UsageError, match="Hub"):
         parse_output_model("hf://org/name")
     assert parse_output_model("org/name") == Location(LOCAL, "org/name")
-
-
-@pytest.mark.parametrize(
-    ("text", "folder", "name"),
-    [("x", ".", "x"), ("./a/x", "a", "x"), ("/a/b/x", "/a/b", "x"), ("a/b/../x", "a", "x")],
-)
-def test_a_local_file_is_opened_in_its_folder(
-    text: str, folder: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    store, found = open_parent(parse_output_model(text), Settings())
-    assert found == name
-    assert Path(store.url).resolve() == (tmp_path / folder).resolve()
-
-
-def test_a_container_is_not_a_file_in_it() -> None:
-    with pytest.raises(UsageError, match="/name"):
-        open_parent(parse_delta("az://container"), Settings())
-
-
-def test_a_container_without_an_account_says_what_to_set() -> None:
-    with pytest.raises(AccessError, match="AZURE_STORAGE_CONNECTION_STRING"):
-        open_folder(parse_store("az://container"), Settings())
 
 
 @pytest.mark.parametrize(

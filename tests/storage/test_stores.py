@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
+from storage.helpers import get, names, publish, put
 
 from pipeline.errors import (
     CorruptFile,
@@ -21,24 +22,6 @@ from pipeline.errors import (
 from pipeline.storage.base import Store
 
 BAD_NAMES = ("../out", "a/../../out", "/etc/out", "", "a//b", ".", "a\\b", "c:/out", "a\nb")
-
-
-def put(store: Store, name: str, data: bytes, *, overwrite: bool = False) -> None:
-    with store.create(name, size_hint=len(data), overwrite=overwrite) as writer:
-        writer.write(0, data)
-        writer.commit()
-
-
-def get(store: Store, name: str) -> bytes:
-    reader = store.open(name)
-    data = bytearray(reader.nbytes)
-    reader.read_into(0, memoryview(data))
-    reader.close()
-    return bytes(data)
-
-
-def names(store: Store, prefix: str = "") -> list[str]:
-    return [blob.name for blob in store.list(prefix)]
 
 
 def random_bytes(count: int, seed: int = 0) -> bytes:
@@ -246,26 +229,17 @@ def test_a_prefix_that_leaves_the_store_is_refused(store: Store, prefix: str) ->
 # -- what was seen, and deleting it -------------------------------------------------------------
 
 
-def publish(store: Store, name: str, files: dict[str, bytes]) -> None:
-    with store.create_folder(name, size_hint=100, overwrite=False) as folder:
-        for file, data in files.items():
-            with folder.create(file, size_hint=len(data)) as writer:
-                writer.write(0, data)
-                writer.commit()
-        folder.publish(list(files))
-
-
 MODEL = {"model.safetensors": b"weights", "sub/template.jinja": b"{}", "config.json": b"{}"}
 
 
 def test_a_look_tells_versions_that_change_with_the_blob(store: Store) -> None:
     put(store, "a/x", b"one")
     put(store, "b", b"other")
-    (before,) = store.look("a/")
+    (before,) = store.list("a/")
     assert (before.name, before.nbytes) == ("a/x", 3)
-    assert list(store.look("a/")) == [before]
+    assert list(store.list("a/")) == [before]
     put(store, "a/x", b"two", overwrite=True)
-    (after,) = store.look("a/")
+    (after,) = store.list("a/")
     assert after.version != before.version and after.modified >= before.modified
 
 
@@ -281,7 +255,7 @@ def test_a_folder_of_a_store_is_a_store(store: Store) -> None:
 def test_a_blob_is_deleted_as_it_was_seen(store: Store) -> None:
     put(store, "x", b"old")
     put(store, "x.sig", b"kept")
-    (seen, _) = store.look("x")
+    (seen, _) = store.list("x")
     store.delete(seen)
     assert names(store) == ["x.sig"]
     store.delete(seen)  # gone is gone
@@ -291,7 +265,7 @@ def test_a_blob_is_deleted_as_it_was_seen(store: Store) -> None:
 
 def test_a_blob_that_has_changed_since_it_was_seen_is_not_deleted(store: Store) -> None:
     put(store, "x", b"old")
-    (seen,) = store.look("x")
+    (seen,) = store.list("x")
     put(store, "x", b"new", overwrite=True)
     with pytest.raises(StorageError, match="changed"):
         store.delete(seen)
@@ -302,22 +276,22 @@ def test_a_blob_that_has_changed_since_it_was_seen_is_not_deleted(store: Store) 
 def test_a_folder_is_deleted_whole_and_nothing_beside_it(store: Store) -> None:
     for name in ("models/a", "models/ab"):
         publish(store, name, MODEL)
-    store.delete_folder("models/a", list(store.look("models/a/")))
+    store.delete_folder("models/a", list(store.list("models/a/")))
     assert names(store) == sorted(f"models/ab/{name}" for name in MODEL)
     publish(store, "models/a", MODEL)
-    assert store.folder("models/a").settled() is not None
+    assert store.folder("models/a").published() is not None
 
 
 def test_a_folder_that_has_changed_since_it_was_seen_stays_as_it_is(store: Store) -> None:
     publish(store, "model", MODEL)
-    seen = list(store.look("model/"))
+    seen = list(store.list("model/"))
     for change in ("model/new", "model/config.json"):
         put(store, change, b"[]", overwrite=True)
-        before = list(store.look())
+        before = list(store.list())
         with pytest.raises(StorageError, match="changed"):
             store.delete_folder("model", seen)
-        assert list(store.look()) == before
-    assert store.folder("model").settled() is not None
+        assert list(store.list()) == before
+    assert store.folder("model").published() is not None
 
 
 def test_a_store_without_leftovers_says_so(store: Store) -> None:

@@ -25,7 +25,7 @@ ROOM_BYTES = GIB  # a delta of a small model; more is said, not asked for
 
 
 def check_versions(requirements: Path = REQUIREMENTS) -> str:
-    """Python, and every package as requirements.txt pins it."""
+    """Python, and every package as requirements.txt pins it. Raises PipelineError."""
     python = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] < OLDEST_PYTHON:
         raise PipelineError(f"Python {python} is too old", hint="use Python 3.11 or newer")
@@ -50,7 +50,10 @@ def _version(name: str) -> str | None:
 
 
 def check_memory() -> str:
-    """Memory that is free for a run with the default budget; a container's own limit counts."""
+    """Memory that is free for a run with the default budget; a container's own limit counts.
+
+    Raises PipelineError.
+    """
     free = _free_memory()
     if free is None:
         return "this system does not say how much is free"
@@ -76,7 +79,10 @@ def _free_memory() -> int | None:
 
 
 def check_disk(store: Location) -> str:
-    """Room in the Hub's cache and, if it is a folder, in the store; both can be written."""
+    """Room in the Hub's cache and, if it is a folder, in the store; both can be written.
+
+    Raises StorageError.
+    """
     from huggingface_hub import constants
 
     places = {"Hub cache": Path(constants.HF_HUB_CACHE)}
@@ -99,7 +105,10 @@ def _instead(name: str) -> str:
 
 
 def check_kernels() -> str:
-    """The compiled loops of the arithmetic and of the codec load, and count right."""
+    """The compiled loops of the arithmetic and of the codec load, and count right.
+
+    Raises PipelineError.
+    """
     import numpy as np
 
     from pipeline.codecs.kernels import has_vectors

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import secrets
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from pipeline.errors import AccessError, CorruptFile, NotFound, PipelineError
 from pipeline.settings import Settings
+from pipeline.storage.base import Store
 from pipeline.storage.locations import Location, Scheme
 from pipeline.storage.opening import open_folder
-
-if TYPE_CHECKING:
-    from pipeline.storage.azure.store import AzureStore
 
 _CONTENT = b"written by cli.py doctor, to be deleted at once\n"
 
@@ -46,10 +43,10 @@ def check_credentials(store: Location, settings: Settings) -> str:
 
 
 def check_account(store: Location, settings: Settings) -> str:
-    """The account answers, and its clock is ours."""
+    """The account answers, and its clock is ours. Raises AccessError."""
     from pipeline.storage.azure.credentials import find_account
+    from pipeline.storage.azure.reaching import server_time
     from pipeline.storage.azure.refusals import clock_text, skew
-    from pipeline.storage.probes import server_time
 
     _require_container(store)
     try:
@@ -72,7 +69,10 @@ def check_container(store: Location, settings: Settings) -> str:
 
 
 def check_blob(store: Location, settings: Settings) -> str:
-    """A small blob can be written, read and deleted; it is gone afterwards."""
+    """A small blob can be written, read and deleted; it is gone afterwards.
+
+    Raises AccessError and CorruptFile.
+    """
     opened = _open(store, settings)
     name = f".doctor-{secrets.token_hex(8)}"
     try:
@@ -90,27 +90,27 @@ def check_blob(store: Location, settings: Settings) -> str:
     except AccessError as error:
         raise AccessError(
             f"can be written and read, but nothing can be deleted: {error.what}",
-            where=opened.where(name),
+            where=f"{opened.url}/{name}",
             hint="deltas need no more; models do. Delete this blob, and add d to the SAS's permissions, "
             "or give the identity the role Storage Blob Data Contributor",
         ) from error
     if content != _CONTENT:
         hint = "something on the way changes content: a proxy?"
-        raise CorruptFile("was read back with other bytes", where=opened.where(name), hint=hint)
+        raise CorruptFile("was read back with other bytes", where=f"{opened.url}/{name}", hint=hint)
     return "a small blob was written, read and deleted"
 
 
-def _remove(store: AzureStore, name: str) -> None:
+def _remove(store: Store, name: str) -> None:
     with suppress(NotFound):
-        for rest, etag in store.versions(name).items():
-            store.remove(name + rest, etag)
+        for blob in store.list(name):
+            store.delete(blob)
 
 
 def check_hub(token: str | None) -> str:
     """The Hub answers, and knows the token if there is one."""
     from huggingface_hub import constants
 
-    from pipeline.storage.probes import hub_user
+    from pipeline.storage.hub.access import hub_user
 
     if constants.HF_HUB_OFFLINE:
         raise Skipped("HF_HUB_OFFLINE is set")
@@ -125,10 +125,6 @@ def _require_container(store: Location) -> None:
         raise Skipped("the store is a folder")
 
 
-def _open(store: Location, settings: Settings) -> AzureStore:
-    from pipeline.storage.azure.store import AzureStore
-
+def _open(store: Location, settings: Settings) -> Store:
     _require_container(store)
-    opened = open_folder(store, settings)
-    assert isinstance(opened, AzureStore)
-    return opened
+    return open_folder(store, settings)

@@ -20,14 +20,15 @@ from pipeline.operations.storing.shelf import Item, find_item, is_root
 from pipeline.operations.verify_delta import check_delta
 from pipeline.progress import Advance, Progressing, silent
 from pipeline.settings import Settings
-from pipeline.storage.base import Puller, Reader, Store, Writer, changed, exists
+from pipeline.storage.base import Puller, Reader, Store, Writer
+from pipeline.storage.errors import changed, exists
 from pipeline.storage.locations import parse_delta
 from pipeline.storage.opening import open_parent
 from pipeline.storage.pour import pour, pull
 from pipeline.tensors.fingerprint import digest_bytes
 from pipeline.units import MIB
 
-_PULLED_FROM = MIB  # a smaller file is here and away again sooner
+_PULLED_FROM_BYTES = MIB  # a smaller file is here and away again sooner
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,7 @@ class _Run:
         """Put the signature beside the copy; after it, as `DeltaPlace.sign` does, and one or none."""
         name = self.name + SUFFIX
         if signature is None:
-            for file in self.target.look(name):
+            for file in self.target.list(name):
                 if file.name == name:
                     self.target.delete(file)
             return
@@ -187,7 +188,7 @@ class _Run:
 
     def copy_model(self, report: CopyReport, progress: Progressing) -> CopyReport:
         """Copy a model folder, all of it or nothing."""
-        folder = self.origin.folder(self.item.name).settled()
+        folder = self.origin.folder(self.item.name).published()
         if folder is None or not self.item.is_whole:
             raise NotACheckpoint(
                 "is being published or deleted, or was when that was stopped",
@@ -238,7 +239,11 @@ class _Run:
     # -- both --------------------------------------------------------------------------------
 
     def _can_pull(self, reader: Reader, writer: Writer) -> bool:
-        return reader.nbytes >= _PULLED_FROM and isinstance(writer, Puller) and writer.can_pull(reader)
+        return (
+            reader.nbytes >= _PULLED_FROM_BYTES
+            and isinstance(writer, Puller)
+            and writer.can_pull(reader)
+        )
 
     def _transfer(self, reader: Reader, writer: Writer, check: Check | None, advance: Advance) -> None:
         """Bring the bytes over, by the service itself or through here and past `check`."""

@@ -58,7 +58,7 @@ def list_store(place: str | None = None, *, store: str | None = None) -> Listing
     One that is damaged is listed as such. Raises NotFound and AccessError.
     """
     shelf, prefix = open_shelf(place, Settings.load(store=store))
-    items = sort_out(shelf.look(prefix))
+    items = sort_out(shelf.list(prefix))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         listed = list(pool.map(lambda item: _describe(shelf, item), items))
     return Listing(shelf.url, prefix, listed)

@@ -13,7 +13,7 @@ from pipeline.engine.journal import SUFFIX as JOURNAL
 from pipeline.errors import NotFound, UsageError
 from pipeline.operations.outputs.provenance import PROVENANCE
 from pipeline.settings import Settings
-from pipeline.storage.base import Seen, Store
+from pipeline.storage.base import Listed, Store
 from pipeline.storage.locations import Location, Scheme, parse_delta, parse_store
 from pipeline.storage.names import safe_prefix
 from pipeline.storage.opening import open_folder, open_parent
@@ -29,7 +29,7 @@ class Item:
 
     name: str
     is_model: bool
-    files: tuple[Seen, ...]
+    files: tuple[Listed, ...]
 
     @property
     def nbytes(self) -> int:
@@ -82,21 +82,21 @@ def open_shelf(place: str | None, settings: Settings) -> tuple[Store, str]:
     if parent.stat(name):
         return parent, name
     folder = open_folder(location, settings)
-    if next(iter(folder.look()), None) is None:
+    if next(iter(folder.list()), None) is None:
         raise NotFound("nothing is there", where=str(location))
     return folder, ""
 
 
 def is_root(location: Location) -> bool:
     """Whether `location` is a whole container or file system, which lies in no other folder."""
-    return not location.path if location.scheme is Scheme.AZURE else location.path == "/"
+    return location.path in ("", "/")
 
 
-def sort_out(files: Iterable[Seen]) -> list[Item]:
+def sort_out(files: Iterable[Listed]) -> list[Item]:
     """The items that `files` make, by name. A folder in a model folder is a part of it."""
     found = {file.name: file for file in files}
     models = _model_folders(found)
-    items: dict[str, tuple[bool, list[Seen]]] = {}
+    items: dict[str, tuple[bool, list[Listed]]] = {}
     for name, file in found.items():
         model = next((folder for folder in _folders(name) if folder in models), None)
         if model is not None:
@@ -114,10 +114,10 @@ def sort_out(files: Iterable[Seen]) -> list[Item]:
 def find_item(store: Store, name: str) -> Item:
     """The item called `name`. Raises NotFound; UsageError for a folder that is no model."""
     if store.stat(name):
-        files = {file.name: file for file in store.look(name)}
+        files = {file.name: file for file in store.list(name)}
         wanted = [files[each] for each in (name, name + SUFFIX) if each in files]
         return Item(name, False, tuple(wanted))
-    files = {file.name: file for file in store.look(f"{name}/")}
+    files = {file.name: file for file in store.list(f"{name}/")}
     if not files:
         raise NotFound("nothing is there", where=f"{store.url}/{name}", hint="see `cli.py list`")
     if name not in _model_folders(files):

@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from pipeline.errors import NotFound, OutputExists, PipelineError, UsageError
-from pipeline.storage.azure.errors import Changed, asked
+from pipeline.storage.azure.container import Container
+from pipeline.storage.azure.errors import Changed
+from pipeline.storage.azure.etags import Etag, etag_of
 from pipeline.storage.names import safe_name
 from pipeline.storage.process import has_ended, this_process
 
 if TYPE_CHECKING:
-    from azure.storage.blob import BlobClient, BlobLeaseClient
+    from azure.storage.blob import BlobLeaseClient
 
 CLAIM = ".being-published"
 LEASE_S = 15  # the shortest that the service grants
@@ -75,10 +77,11 @@ class Claim:
     changed anything in the folder under this claim, nor under one that was there.
     """
 
-    def __init__(self, client: BlobClient, where: str, names: Iterable[str]) -> None:
-        """Take the claim. Raises OutputExists if another run holds on to it."""
-        self._client = client
-        self._where = where
+    def __init__(self, container: Container, folder: str, names: Iterable[str]) -> None:
+        """Take the claim on `folder`. Raises OutputExists if another run holds on to it."""
+        self._container = container
+        self._folder = folder
+        self._client = container.client(f"{folder}/{CLAIM}")
         self._run = str(uuid4())
         note = _Note(self._run, frozenset(names), platform.node(), this_process(), has_begun=False)
         self._lease = self._acquire(note)
@@ -106,11 +109,11 @@ class Claim:
         while True:
             with suppress(Changed):  # there is one
                 put = partial(self._client.upload_blob, note.to_json(), overwrite=False)
-                asked(self._where, put)
+                self._container.ask(self._folder, put)
             try:
                 # The lease's id is our own, so that to ask again after a lost answer does no harm.
                 acquire = partial(self._client.acquire_lease, LEASE_S, lease_id=self._run)
-                return asked(self._where, acquire)
+                return self._container.ask(self._folder, acquire)
             except NotFound:
                 continue  # removed meanwhile: the folder is whole, and may be had
             except Changed:
@@ -128,7 +131,9 @@ class Claim:
                 return False
             lease = BlobLeaseClient(self._client)
             seen = MatchConditions.IfNotModified
-            asked(self._where, lambda: lease.break_lease(0, etag=etag, match_condition=seen))
+            self._container.ask(
+                self._folder, lambda: lease.break_lease(0, etag=etag, match_condition=seen)
+            )
         return True
 
     def _wait(self, deadline: float, *, announced: bool) -> bool:
@@ -138,32 +143,32 @@ class Claim:
                 host = self._read()[0].host
                 raise OutputExists(
                     f"another run, on {host!r}, is publishing there",
-                    where=self._where,
+                    where=self._container.where(self._folder),
                     hint="let it finish, then run this again with --overwrite if it is still wanted",
                 )
         if not announced:
             text = "%s: another run is publishing there, or was stopped just now; waiting up to %d s"
-            _log.warning(text, self._where, PATIENCE_S)
+            _log.warning(text, self._container.where(self._folder), PATIENCE_S)
         time.sleep(_LOOK_S)
         return True
 
-    def _read(self) -> tuple[_Note, str]:
+    def _read(self) -> tuple[_Note, Etag]:
         """What the claim says, and its etag."""
 
-        def read() -> tuple[_Note, str]:
+        def read() -> tuple[_Note, Etag]:
             download = self._client.download_blob()
-            return _Note.from_json(download.readall()), str(download.properties.etag)
+            return _Note.from_json(download.readall()), etag_of(download.properties)
 
-        return asked(self._where, read)
+        return self._container.ask(self._folder, read)
 
-    def _rewrite(self, note: _Note, etag: str) -> str:
+    def _rewrite(self, note: _Note, etag: Etag) -> Etag:
         """Put our own note in the place of the one before; returns its etag.
 
         Raises Changed if the claim isn't ours any more.
         """
         from azure.core import MatchConditions
 
-        def rewrite() -> str:
+        def rewrite() -> Etag:
             done = self._client.upload_blob(
                 note.to_json(),
                 overwrite=True,
@@ -171,10 +176,10 @@ class Claim:
                 etag=etag,
                 match_condition=MatchConditions.IfNotModified,
             )
-            return str(done["etag"])
+            return Etag(str(done["etag"]))
 
         try:
-            return asked(self._where, rewrite)
+            return self._container.ask(self._folder, rewrite)
         except Changed:
             found, now = self._read()
             if found != note:  # else the answer was lost, and it was sent again
@@ -184,9 +189,9 @@ class Claim:
     def check(self) -> None:
         """Make sure that the claim is ours, for LEASE_S from now. Raises Changed."""
         try:
-            asked(self._where, self._lease.renew)
+            self._container.ask(self._folder, self._lease.renew)
         except NotFound as error:
-            raise Changed("the claim is gone", where=self._where) from error
+            raise Changed("the claim is gone", where=self._container.where(self._folder)) from error
         self._renewed = time.monotonic()
 
     def keep(self) -> None:
@@ -198,7 +203,7 @@ class Claim:
         """End the claim: the folder is whole. False if it was not, or not any more, ours to end."""
         try:
             self.keep()
-            asked(self._where, partial(self._client.delete_blob, lease=self._lease))
+            self._container.ask(self._folder, partial(self._client.delete_blob, lease=self._lease))
         except (Changed, NotFound):
             return False
         return True
@@ -211,4 +216,4 @@ class Claim:
         if untouched and self.is_fresh:
             last = partial(self._client.delete_blob, lease=self._lease)
         with suppress(PipelineError, Exception):
-            asked(self._where, last, tries=_LAST_TRIES)
+            self._container.ask(self._folder, last, tries=_LAST_TRIES)

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.settings import AzureSettings
 from pipeline.storage.azure.credentials import find_account
+from pipeline.storage.azure.traffic import MOST_REQUESTS
 from pipeline.storage.locations import Location
 
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
 
 EMULATOR_API = "2026-06-06"  # Azurite knows no newer one; the SDK speaks a newer one by default
-_CONNECTIONS = 32
 _TIMEOUT_S = 40  # without a byte either way
 _SENT_BYTES = 256 * 1024  # at a time
 _RECEIVED_BYTES = 256 * 1024  # at a time: 4 KiB, the default, takes ten times the processor time
@@ -48,13 +48,13 @@ def connect(location: Location, settings: AzureSettings) -> ContainerClient:
 
 
 def _session() -> Any:
-    """A session whose pool keeps a connection for every worker."""
+    """A session whose pool keeps a connection for every request under way."""
     import requests
     from requests.adapters import HTTPAdapter
 
     session = requests.Session()
     adapter = HTTPAdapter()
-    adapter.init_poolmanager(_CONNECTIONS, _CONNECTIONS, blocksize=_SENT_BYTES)
+    adapter.init_poolmanager(MOST_REQUESTS, MOST_REQUESTS, blocksize=_SENT_BYTES)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session

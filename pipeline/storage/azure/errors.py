@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from pipeline.errors import (
     CorruptFile,
@@ -13,13 +13,12 @@ from pipeline.errors import (
     StorageError,
     Unreachable,
 )
-from pipeline.storage.azure.refusals import refusal, unreached
-from pipeline.storage.retry import TRIES, retried, retry_after_s
+from pipeline.storage.azure.reaching import unreached
+from pipeline.storage.azure.refusals import refusal
+from pipeline.storage.retry import retry_after_s
 
 AGAIN = "check the network, then run the command again"
 _GARBLED = ("Md5Mismatch", "Crc64Mismatch")  # a body that the wire spoiled: to be sent again
-
-Result = TypeVar("Result")
 
 
 class Changed(StorageError):
@@ -28,7 +27,10 @@ class Changed(StorageError):
 
 @contextmanager
 def explained(where: str) -> Iterator[None]:
-    """Turn what the SDK raises about `where` into our own errors, without its request's text."""
+    """Turn what the SDK raises about `where` into our own errors, without its request's text.
+
+    Raises Unreachable.
+    """
     from azure.core import exceptions as azure
 
     try:
@@ -49,16 +51,6 @@ def error_code(error: Any) -> str:
     """The service's own name for what went wrong, else the HTTP status."""
     code = getattr(error, "error_code", None)
     return str(getattr(code, "value", code) or getattr(error, "status_code", None) or "no answer")
-
-
-def asked(where: str, action: Callable[[], Result], *, tries: int = TRIES) -> Result:
-    """The result of one request about `where`, with patience, and with errors of our own."""
-
-    def attempt() -> Result:
-        with explained(where):
-            return action()
-
-    return retried(attempt, tries=tries)
 
 
 def _header(error: Any, name: str) -> str | None:

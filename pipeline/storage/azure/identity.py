@@ -43,6 +43,8 @@ _GITHUB = (
 )
 _EXPLICIT = ("AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE")
 
+# The one thing that outlives a run: a token costs a start of `az` or a round trip, and
+# a batch opens a store for each step. All that says who is signed in is part of the key.
 _lock = threading.Lock()
 _made: dict[tuple[tuple[str, str], ...], RunCredential] = {}
 

@@ -12,22 +12,21 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.errors import NotFound
 from pipeline.storage.azure.claim import CLAIM
+from pipeline.storage.azure.container import Container
 from pipeline.storage.azure.errors import Changed
+from pipeline.storage.azure.etags import etag_of
 from pipeline.storage.base import Leftover
-
-if TYPE_CHECKING:
-    from pipeline.storage.azure.store import AzureStore
 
 JOURNAL = ".journal"
 _REQUESTS = 8  # at once
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
+class Blocks:
     """The blocks under one name. nbytes: of those that are not committed."""
 
     committed: tuple[str, ...]
@@ -44,12 +43,12 @@ class Staged:
         return hashlib.sha256(repr(self.uncommitted).encode()).hexdigest()
 
 
-def find_leftovers(store: AzureStore, prefix: str) -> Iterator[Leftover]:
+def find_leftovers(container: Container, prefix: str) -> Iterator[Leftover]:
     """See `Store.leftovers`. The folders that `prefix` lies in count, too."""
     # In this order: what is committed in between is in the second.
-    all_names = [name for name, _ in store.blobs(prefix, uncommitted=True)]
-    committed = dict(store.blobs(prefix))
-    known = {**_above(store, prefix), **committed}
+    all_names = [name for name, _ in container.blobs(prefix, uncommitted=True)]
+    committed = dict(container.blobs(prefix))
+    known = {**_above(container, prefix), **committed}
     claims = {_folder(name): blob for name, blob in known.items() if _file(name) == CLAIM}
     live = {folder for folder, claim in claims.items() if _is_leased(claim)}
     dead = set(claims) - live
@@ -67,7 +66,7 @@ def find_leftovers(store: AzureStore, prefix: str) -> Iterator[Leftover]:
     ]
     asked_for = [name for name in free if name not in committed or _has_blocks(committed[name])]
     with ThreadPoolExecutor(_REQUESTS) as pool:
-        found = pool.map(lambda name: staged_under(store, name), asked_for)
+        found = pool.map(lambda name: blocks_under(container, name), asked_for)
         staged = dict(zip(asked_for, found, strict=True))
     for name in free:
         blocks = staged.get(name)
@@ -75,17 +74,17 @@ def find_leftovers(store: AzureStore, prefix: str) -> Iterator[Leftover]:
         if blocks is not None and blocks.uncommitted:
             yield _blocks(name, blocks, blob, _journal(name, known))
         elif blob is not None and name.endswith(JOURNAL) and not _speaks(_subject(name), staged):
-            yield Leftover(name, "journal", int(blob.size), blob.last_modified, str(blob.etag))
+            yield Leftover(name, "journal", int(blob.size), blob.last_modified, etag_of(blob))
 
 
-def staged_under(store: AzureStore, name: str) -> Staged | None:
+def blocks_under(container: Container, name: str) -> Blocks | None:
     """The blocks under `name`; None if there is nothing, or nothing that is made of blocks."""
     try:
-        found = store.ask(store.where(name), lambda: store.client(name).get_block_list("all"))
+        found = container.ask(name, lambda: container.client(name).get_block_list("all"))
     except (NotFound, Changed):  # gone; or an append or page blob, which the service calls a conflict
         return None
     committed, uncommitted = found
-    return Staged(
+    return Blocks(
         tuple(_value(block, "id") for block in committed),
         tuple((_value(block, "id"), int(_value(block, "size"))) for block in uncommitted),
     )
@@ -96,7 +95,7 @@ def _value(block: Any, name: str) -> Any:
     return block[name] if isinstance(block, Mapping) else getattr(block, name)
 
 
-def _blocks(name: str, staged: Staged, blob: Any | None, journal: tuple[str, Any] | None) -> Leftover:
+def _blocks(name: str, staged: Blocks, blob: Any | None, journal: tuple[str, Any] | None) -> Leftover:
     whole = blob is None or staged.committed or not blob.size
     place, written = journal or ("", None)
     return Leftover(
@@ -117,16 +116,16 @@ def _unpublished(folder: str, blobs: Mapping[str, Any], claim: Any) -> Leftover:
         kind="folder",
         nbytes=sum(int(blob.size) for blob in inside),
         modified=max(blob.last_modified for blob in inside),
-        version=str(claim.etag),
+        version=etag_of(claim),
     )
 
 
-def _above(store: AzureStore, prefix: str) -> dict[str, Any]:
+def _above(container: Container, prefix: str) -> dict[str, Any]:
     """The claims on folders in which all that begins with `prefix` lies, and their journals."""
     parts = prefix.split("/")[:-1]
     folders = ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
     wanted = [name for folder in folders for name in (f"{folder}/{CLAIM}", folder + JOURNAL)]
-    return {name: blob for name in wanted for found, blob in store.blobs(name) if found == name}
+    return {name: blob for name in wanted for found, blob in container.blobs(name) if found == name}
 
 
 def _journal(name: str, known: Mapping[str, Any]) -> tuple[str, Any] | None:
@@ -153,7 +152,7 @@ def _is_below(name: str, folders: set[str]) -> bool:
     return any(not folder or name.startswith(f"{folder}/") for folder in folders)
 
 
-def _speaks(name: str, staged: Mapping[str, Staged | None]) -> bool:
+def _speaks(name: str, staged: Mapping[str, Blocks | None]) -> bool:
     """Whether a journal of `name` goes with blocks that are listed by themselves."""
     return any(
         blocks is not None and blocks.uncommitted and (each == name or each.startswith(f"{name}/"))

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import CorruptFile, Unreachable
 from pipeline.storage.azure.errors import AGAIN
+from pipeline.storage.azure.etags import Etag
 from pipeline.storage.azure.traffic import Traffic
+from pipeline.storage.remote import RemoteReader
 from pipeline.units import MIB
 
 if TYPE_CHECKING:
@@ -32,32 +34,24 @@ _PIECE_BYTES = MIB // 4
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
-class AzureReader:
+class AzureReader(RemoteReader):
     """Ranges of one blob as it was when it had `etag`."""
 
-    is_remote = True
-
     def __init__(
-        self, client: BlobClient, name: str, *, nbytes: int, etag: str, traffic: Traffic
+        self, client: BlobClient, name: str, *, nbytes: int, etag: Etag, traffic: Traffic
     ) -> None:
-        self.name = name
-        self.nbytes = nbytes
-        self.version = etag
-        self._client = client
+        super().__init__(name, nbytes=nbytes, version=etag)
+        self.client = client
         self._etag = etag
         self._traffic = traffic
         self._is_plain = str(client.url).startswith("http://")
 
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` from `offset`; see `Reader.read_into`."""
-        if offset + len(buffer) > self.nbytes:
-            what = f"ends before the bytes that were asked for: {len(buffer)} at offset {offset}"
-            raise CorruptFile(what, where=self.name, hint="it is truncated")
+    def _fill(self, offset: int, buffer: memoryview) -> None:
         size = DIGESTED_BYTES if self._is_plain else RANGE_BYTES
         for start in range(0, len(buffer), size):
-            self._fill(offset + start, buffer[start : start + size])
+            self._fill_range(offset + start, buffer[start : start + size])
 
-    def _fill(self, offset: int, part: memoryview) -> None:
+    def _fill_range(self, offset: int, part: memoryview) -> None:
         """Fill one range, in as many requests as it takes, until it has the digest that came with it."""
         for _ in range(_TRIES):
             done, wanted = 0, None
@@ -114,15 +108,15 @@ class AzureReader:
 
         headers = {
             "x-ms-range": f"bytes={offset}-{offset + nbytes - 1}",
-            "x-ms-version": self._client.api_version,
+            "x-ms-version": self.client.api_version,
             "If-Match": self._etag,
             "Accept-Encoding": "identity",
         }
         if self._is_plain:
             headers["x-ms-range-get-content-md5"] = "true"
-        request = HttpRequest("GET", self._client.url, headers=headers)
+        request = HttpRequest("GET", self.client.url, headers=headers)
         # There is no public way to send a request of one's own through a client's policies.
-        response = self._client._pipeline.run(request, stream=True).http_response
+        response = self.client._pipeline.run(request, stream=True).http_response
         if response.status_code not in (200, 206):
             error = HttpResponseError(response=response)
             error.error_code = response.headers.get("x-ms-error-code")  # type: ignore[attr-defined]
@@ -143,9 +137,6 @@ class AzureReader:
                 hint="it may have been changed meanwhile: run the command again",
             )
         return last + 1 - offset
-
-    def close(self) -> None:
-        """Nothing to let go of: connections belong to the container's client."""
 
 
 def _md5(data: memoryview) -> str:

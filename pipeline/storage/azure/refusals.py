@@ -12,64 +12,67 @@ from urllib.parse import parse_qs, urlsplit
 
 from pipeline.errors import AccessError
 from pipeline.storage.azure.sign_in import ROLE, claims, wrong_tenant
+from pipeline.storage.errors import Reason
 from pipeline.storage.locations import is_loopback
 
 SKEW_S = 300  # a clock that is off by more may be why; Azure itself allows 15 minutes
 
 # What the service's codes mean, and the next step. {who}, {has} and {account} come from the request.
 _CODES = {
-    "AuthorizationPermissionMismatch role": (
+    "AuthorizationPermissionMismatch role": Reason(
         "the identity{who} lacks a role that allows this",
         f"give it the role: az role assignment create --role '{ROLE}' --assignee ID --scope ACCOUNT-ID; "
         "it counts after up to ten minutes",
     ),
-    "AuthorizationPermissionMismatch": (
+    "AuthorizationPermissionMismatch": Reason(
         "the SAS does not allow this{has}",
         "make one with the permissions rwlc, with rwdlc to write a model's folder",
     ),
-    "AuthorizationResourceTypeMismatch": (
+    "AuthorizationResourceTypeMismatch": Reason(
         "the SAS is not for this kind of resource",
         "make an account SAS with the resource types sco, or a container's SAS",
     ),
-    "AuthorizationServiceMismatch": ("the SAS is not for blobs", "make one with the service b"),
-    "AuthorizationSourceIPMismatch": (
+    "AuthorizationServiceMismatch": Reason("the SAS is not for blobs", "make one with the service b"),
+    "AuthorizationSourceIPMismatch": Reason(
         "the SAS is for other IP addresses than this machine's",
         "make one without --ip, or with the address that this machine has on the internet",
     ),
-    "AuthorizationProtocolMismatch": ("the SAS is for HTTPS only", "write the address with https://"),
-    "AuthorizationFailure": (
+    "AuthorizationProtocolMismatch": Reason(
+        "the SAS is for HTTPS only", "write the address with https://"
+    ),
+    "AuthorizationFailure": Reason(
         "the account's firewall does not let this machine in",
         "add its address: az storage account network-rule add --account-name {account} "
         "--ip-address IP; or run where the account's network or private endpoint is",
     ),
-    "KeyBasedAuthenticationNotPermitted": (
+    "KeyBasedAuthenticationNotPermitted": Reason(
         "the account takes no keys, nor SAS tokens made by them",
         "unset the connection string, key and SAS token, and sign in with `az login`; "
         f"the identity needs the role {ROLE}",
     ),
-    "AccountIsDisabled": ("the account is disabled", "ask its owner; the portal says why"),
-    "InsufficientAccountPermissions": (
+    "AccountIsDisabled": Reason("the account is disabled", "ask its owner; the portal says why"),
+    "InsufficientAccountPermissions": Reason(
         "the credential does not reach this account's blobs",
         "make an account SAS with --services b --resource-types sco, or use the account key",
     ),
-    "AuthenticationFailed key": (
+    "AuthenticationFailed key": Reason(
         "the account key was refused",
         "compare it: az storage account keys list --account-name {account}; it may have been renewed",
     ),
-    "AuthenticationFailed sas": (
+    "AuthenticationFailed sas": Reason(
         "the signature of the SAS was refused",
         "make a new one: this is incomplete, or the key that signed it was renewed",
     ),
-    "AuthenticationFailed role": (
+    "AuthenticationFailed role": Reason(
         "the access token was refused",
         "sign in again: az login; then `cli.py doctor`",
     ),
 }
-_CODES["NoAuthenticationInformation"] = _CODES["PublicAccessNotPermitted"] = (
+_CODES["NoAuthenticationInformation"] = _CODES["PublicAccessNotPermitted"] = Reason(
     "the request had no credential, and the account wants one",
     "see .env.example for the ways to sign in, and run `cli.py doctor`",
 )
-_OTHER = (
+_OTHER = Reason(
     "access was refused ({code})",
     f"the identity needs the role {ROLE}, or a SAS with rwlc; with rwdlc to write a model's folder",
 )
@@ -147,22 +150,23 @@ def clock_text(ahead: float) -> str:
     return f"this machine's clock is {much} {'ahead' if ahead > 0 else 'behind'}"
 
 
-def _by_dates(request: _Request, code: str) -> tuple[str, str] | None:
+def _by_dates(request: _Request, code: str) -> Reason | None:
     """A SAS that is over or has not begun, or clocks that differ."""
     now = request.answered or datetime.now(UTC)
     ends, begins = (_iso(request.sas.get(name)) for name in ("se", "st"))
     if ends and ends <= now:
-        return f"the SAS expired at {ends:%Y-%m-%d %H:%M} UTC", "make a new one"
+        return Reason(f"the SAS expired at {ends:%Y-%m-%d %H:%M} UTC", "make a new one")
     if begins and begins > now:
         what = f"the SAS is valid only from {begins:%Y-%m-%d %H:%M} UTC"
-        return what, "wait, or make one with an earlier start"
+        return Reason(what, "wait, or make one with an earlier start")
     ahead = skew(request.answered)
     if ahead is not None and request.way != "sas" and code == "AuthenticationFailed":
-        return clock_text(ahead), "set it: timedatectl set-ntp true; signatures and tokens hold the time"
+        hint = "set it: timedatectl set-ntp true; signatures and tokens hold the time"
+        return Reason(clock_text(ahead), hint)
     return None
 
 
-def _by_tenant(request: _Request) -> tuple[str, str] | None:
+def _by_tenant(request: _Request) -> Reason | None:
     """A token of another tenant than the account's."""
     theirs = re.search(r"authorization_uri=\"?https?://[^/\s]+/([\w.-]+)", request.challenge)
     ours = str(request.claims.get("tid", ""))
@@ -198,22 +202,3 @@ def _iso(text: str | None) -> datetime | None:
     except ValueError:
         return None
     return found.replace(tzinfo=UTC) if found and found.tzinfo is None else found
-
-
-def unreached(error: Any) -> tuple[str, str]:
-    """What went wrong on the way to the account, and what to do."""
-    text = str(error)
-    if re.search(r"NameResolution|getaddrinfo|Name or service not known|Failed to resolve", text):
-        return (
-            "there is no such account, or no way to look its name up",
-            "check the account's name and the network, then run the command again",
-        )
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return (
-            "the certificate of the storage account, or of a proxy, is not trusted",
-            "name the authority's certificate in REQUESTS_CA_BUNDLE",
-        )
-    return (
-        f"the storage account does not answer ({type(error).__name__})",
-        "check the account's name, the network and proxies, then run the command again",
-    )

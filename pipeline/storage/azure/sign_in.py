@@ -8,26 +8,27 @@ import re
 from typing import Any
 
 from pipeline.errors import AccessError
+from pipeline.storage.errors import Reason
 
 ROLE = "Storage Blob Data Contributor"
 
 # Codes of Microsoft Entra, at the beginning of AADSTS...
 _SIGN_IN = {
-    "7000215": (
+    "7000215": Reason(
         "the client secret is wrong",
         "set AZURE_CLIENT_SECRET to the secret's value, not its id",
     ),
-    "7000222": ("the client secret has expired", "make a new one: az ad app credential reset"),
-    "700016": (
+    "7000222": Reason("the client secret has expired", "make a new one: az ad app credential reset"),
+    "700016": Reason(
         "the tenant does not know this application",
         "compare AZURE_CLIENT_ID and AZURE_TENANT_ID with `az ad sp show --id CLIENT`",
     ),
-    "90002": ("there is no such tenant", "compare AZURE_TENANT_ID with `az account show`"),
-    "70021": (
+    "90002": Reason("there is no such tenant", "compare AZURE_TENANT_ID with `az account show`"),
+    "70021": Reason(
         "no federated credential of the application fits this token's issuer, subject and audience",
         "compare with `az ad app federated-credential list --id CLIENT`; see docs/azure.md",
     ),
-    "700024": (
+    "700024": Reason(
         "the ID token that signs in has expired",
         "leave out azure/login and let this tool fetch fresh ones; see docs/azure.md",
     ),
@@ -43,7 +44,7 @@ def no_token(error: Any) -> AccessError:
         return AccessError(what, hint=hint)
     if found := re.search(r"AADSTS(\d+)", text):
         what, hint = _SIGN_IN.get(
-            found[1], ("signing in was refused", "look the code up, or `az login`")
+            found[1], Reason("signing in was refused", "look the code up, or `az login`")
         )
         return AccessError(f"{what} (AADSTS{found[1]})", hint=hint)
     tried = re.findall(r"^\t(\w+?)(?:Credential)?:", text, re.MULTILINE)
@@ -54,9 +55,9 @@ def no_token(error: Any) -> AccessError:
     )
 
 
-def wrong_tenant(theirs: str, what: str) -> tuple[str, str]:
+def wrong_tenant(theirs: str, what: str) -> Reason:
     """What to say of an identity that is not of the tenant `theirs`, and what to do."""
-    return (
+    return Reason(
         f"{what}, the account belongs to tenant {theirs}",
         f"sign in to that one: az login --tenant {theirs}, or AZURE_TENANT_ID={theirs}",
     )

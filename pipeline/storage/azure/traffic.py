@@ -18,8 +18,8 @@ from pipeline.errors import AccessError, PipelineError, Unreachable
 from pipeline.storage.azure.errors import explained
 from pipeline.storage.retry import TRIES, retried
 
-FIRST = 4
-MOST = 32
+FIRST_REQUESTS = 4  # under way at once
+MOST_REQUESTS = 32
 FIRST_TRIES = 2  # and a last one, of an account that has not answered yet: it may not exist
 _GAIN = 1.05  # by so much more connections must be faster, to be kept
 _WINDOW_S = 0.25  # the shortest in which a rate means something
@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 class Traffic:
     """The requests of one run to one container. Safe to use from several threads."""
 
-    def __init__(self, *, first: int = FIRST, most: int = MOST) -> None:
+    def __init__(self, *, first: int = FIRST_REQUESTS, most: int = MOST_REQUESTS) -> None:
         self.limit = first
         self._proven = first  # more than these have not been faster
         self._most = most
@@ -42,8 +42,10 @@ class Traffic:
         self._begin_window()
         self._turn = threading.Condition()
 
-    def ask(self, where: str, action: Callable[[], Result], *, nbytes: int = 0) -> Result:
-        """The result of one request about `where` that moves `nbytes`, with patience.
+    def ask(
+        self, where: str, action: Callable[[], Result], *, nbytes: int = 0, tries: int = TRIES
+    ) -> Result:
+        """The result of one request about `where` that moves `nbytes`, with patience for `tries`.
 
         Raises our own errors, Unreachable only after the last try.
         """
@@ -57,7 +59,7 @@ class Traffic:
                 return retried(attempt, tries=FIRST_TRIES)
             if not self._has_answered:
                 return attempt()  # the last time
-        return retried(attempt, tries=TRIES)
+        return retried(attempt, tries=tries)
 
     @contextmanager
     def _turn_of_one(self, nbytes: int) -> Iterator[None]:

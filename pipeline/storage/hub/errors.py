@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 from pipeline.errors import (
     AccessError,
     NotFound,
-    OutputExists,
     PipelineError,
     StorageError,
     Unreachable,
     UsageError,
 )
+from pipeline.storage.hub.refusals import LOG_IN, is_read, refusal
 from pipeline.storage.retry import retry_after_s
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _TRY_AGAIN = "check the network and HF_ENDPOINT, then run the same command again"
 FIRST_TRIES = 5  # of a Hub that has not answered yet: with the wrong address it never will
-_LOG_IN = "set HF_TOKEN or run `hf auth login`"
 _PASSING = (408, 429, 500, 502, 503, 504)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -37,10 +36,6 @@ _NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 class Silent(Unreachable):
     """The Hub gives no answer at all."""
-
-
-class Moved(PipelineError):
-    """A branch that got another commit since it was looked at."""
 
 
 def repo_location(repo: str, revision: str | None = None) -> str:
@@ -119,10 +114,10 @@ def explain(error: BaseException, repo: str, revision: str | None = None) -> Pip
     if isinstance(error, errors.OfflineModeIsEnabled):
         return AccessError("the Hub is not to be asked", where=where, hint="unset HF_HUB_OFFLINE")
     if isinstance(error, errors.LocalTokenNotFoundError):
-        return AccessError("there is no token for the Hub", where=where, hint=_LOG_IN)
+        return AccessError("there is no token for the Hub", where=where, hint=LOG_IN)
     if isinstance(error, errors.OIDCError | errors.DeviceCodeError):
         what = f"the Hub's client could not get a token: {type(error).__name__}"
-        return AccessError(what, where=where, hint=_LOG_IN)
+        return AccessError(what, where=where, hint=LOG_IN)
     if isinstance(error, errors.LocalEntryNotFoundError):
         if isinstance(cause, errors.HTTPError):  # type: ignore[attr-defined]
             return explain(cause, repo, revision)
@@ -148,78 +143,18 @@ def explain(error: BaseException, repo: str, revision: str | None = None) -> Pip
 
 
 def _explain_answer(error: HfHubHTTPError, repo: str, where: str) -> PipelineError:
-    """Our own error for an answer of the Hub that refuses."""
-    from huggingface_hub import constants, errors
+    """Our own error for an answer that is none, or that refuses."""
+    from huggingface_hub import constants
 
     status, headers = error.response.status_code, error.response.headers
-    page = f"{constants.ENDPOINT}/{repo}"
-    tokens = f"{constants.ENDPOINT}/settings/tokens"
-    asked = error.response.request
-    has_token, is_read = "authorization" in asked.headers, asked.method in ("GET", "HEAD")
-    if not str(asked.url).startswith(f"{constants.ENDPOINT}/"):
+    if not str(error.response.request.url).startswith(f"{constants.ENDPOINT}/"):
         what = f"the host that the Hub sends us to for its bytes answers {status}"
         return unreachable(what, where=where, status=status, headers=headers)
-    if status == 401 and has_token:
-        return AccessError(
-            "the Hub refused the token: it is mistyped, has expired or was revoked",
-            where=where,
-            hint=f"make a new one at {tokens}, then {_LOG_IN}",
-        )
-    if isinstance(error, errors.GatedRepoError):  # a kind of RepositoryNotFoundError
-        if has_token:
-            return AccessError(
-                "is gated, and its owner has not granted access to whom the token belongs to",
-                where=where,
-                hint=f"ask for access at {page}, and use a token of that account as HF_TOKEN",
-            )
-        return AccessError(
-            "is gated: its owner must grant you access, and a token must say who you are",
-            where=where,
-            hint=f"ask for access at {page}, then {_LOG_IN}",
-        )
-    if isinstance(error, errors.DisabledRepoError):
-        return AccessError("was disabled by the Hub", where=where, hint=f"see {page}")
-    if isinstance(error, errors.RevisionNotFoundError):
-        return NotFound(
-            "no such revision",
-            where=where,
-            hint=f"check the branch, tag or commit: {page}/tree/main lists them",
-        )
-    if isinstance(error, errors.RepositoryNotFoundError):
-        if has_token:
-            return NotFound(
-                "no such model on the Hub, or it is private and the token does not reach it",
-                where=where,
-                hint="check the spelling, or set HF_TOKEN to one of an account that may read it; "
-                "write ./name for a local folder",
-            )
-        return NotFound(
-            "no such model on the Hub, or it is private",
-            where=where,
-            hint=f"check the spelling; for a private one {_LOG_IN}; write ./name for a local folder",
-        )
-    if isinstance(error, errors.EntryNotFoundError):
-        return NotFound("no such file in the repository", where=where)
-    if status == 412:
-        return Moved(
-            "got another commit meanwhile", where=where, hint="run it again if it is still wanted"
-        )
-    if status == 409:
-        return OutputExists("already exists", where=where, hint="name another repository")
-    if status in (401, 403):
-        if is_read:
-            return AccessError(
-                "the Hub does not let this token read it" if has_token else "the Hub wants a token",
-                where=where,
-                hint=f"see its permissions at {tokens}" if has_token else _LOG_IN,
-            )
-        return AccessError(
-            "the token may not write there" if has_token else "pushing needs a token",
-            where=where,
-            hint=f"make one with write permission at {tokens}, then {_LOG_IN}",
-        )
-    what = f"the Hub did not answer as it should: {status}"
-    if status in _PASSING or is_read:
+    if (known := refusal(error, repo, where)) is not None:
+        return known
+    if status in _PASSING or is_read(error):
+        what = f"the Hub did not answer as it should: {status}"
         return unreachable(what, where=where, status=status, headers=headers)
     said = f": {error.server_message}" if error.server_message else ""
-    return StorageError(f"the Hub refused ({status}){said}", where=where, hint=f"see {page}")
+    hint = f"see {constants.ENDPOINT}/{repo}"
+    return StorageError(f"the Hub refused ({status}){said}", where=where, hint=hint)

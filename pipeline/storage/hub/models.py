@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import NotFound, Unreachable
 from pipeline.storage.base import BlobInfo, Reader
-from pipeline.storage.hub.digest import TRIES, damaged, file_matches
+from pipeline.storage.hub.digest import TRIES, Digest, damaged, file_matches
 from pipeline.storage.hub.errors import FIRST_TRIES, Silent, explained, repo_location, unreachable
 from pipeline.storage.hub.ranges import RangeReader
 from pipeline.storage.local.files import free_bytes
@@ -45,7 +45,7 @@ class HubRepo:
         self._token = token
         self._api: HfApi = HfApi(token=token)
         self._sizes: dict[str, int] = {}
-        self._digests: dict[str, str] = {}
+        self._digests: dict[str, Digest] = {}
         self._is_cached = False
         self.commit = self._resolve(revision)
 
@@ -118,7 +118,7 @@ class HubRepo:
             self._sizes[sibling.rfilename] = sibling.size or 0
             digest = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
             if digest:
-                self._digests[sibling.rfilename] = digest
+                self._digests[sibling.rfilename] = Digest(digest)
         if not info.sha:
             raise NotFound("has no commit", where=repo_location(self.repo))
         return info.sha

@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-from pipeline.errors import AccessError, NotFound, OutputExists, StorageError, UsageError
+from pipeline.errors import NotFound, OutputExists, StorageError, UsageError
 from pipeline.storage.base import Reader
-from pipeline.storage.hub.errors import FIRST_TRIES, Moved, explained, repo_location, unreachable
+from pipeline.storage.hub.errors import explained, repo_location, unreachable
+from pipeline.storage.hub.refusals import Moved
 from pipeline.storage.locations import Scheme, parse_model
 from pipeline.storage.reader_file import ReaderFile
 from pipeline.storage.retry import retried
@@ -67,27 +68,6 @@ class Upload:
     def nbytes(self) -> int:
         """Its size."""
         return len(self.source) if isinstance(self.source, bytes) else self.source.nbytes
-
-
-def check_may_push(target: HubTarget, token: str | None) -> None:
-    """Raise AccessError if there is no token, or it may only read: before hours are spent."""
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    who = retried(lambda: _whoami(api, target), tries=FIRST_TRIES)
-    role = who.get("auth", {}).get("accessToken", {}).get("role")
-    if role == "read":
-        raise AccessError(
-            "the token may only read",
-            where=str(target),
-            hint=f"make one with write permission at {api.endpoint}/settings/tokens, "
-            "then set HF_TOKEN or run `hf auth login`",
-        )
-
-
-def _whoami(api: HfApi, target: HubTarget) -> dict[str, Any]:
-    with explained(target.repo):
-        return dict(api.whoami())
 
 
 def push(

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from pipeline.errors import CorruptFile, StorageError
-from pipeline.storage.hub.digest import TRIES, damaged, matches
+from pipeline.storage.hub.digest import TRIES, Digest, damaged, matches
 from pipeline.storage.hub.errors import explained, silent, unreachable
+from pipeline.storage.remote import RemoteReader
 from pipeline.storage.retry import retried
 
 if TYPE_CHECKING:
@@ -43,10 +44,8 @@ class _Refused(Exception):
     """A signed address that is not, or no longer, accepted."""
 
 
-class RangeReader:
+class RangeReader(RemoteReader):
     """One file of a repository at one commit."""
-
-    is_remote = True
 
     def __init__(
         self,
@@ -54,7 +53,7 @@ class RangeReader:
         address: str,
         *,
         nbytes: int,
-        digest: str | None,
+        digest: Digest | None,
         repo: str,
         commit: str,
         token: str | None,
@@ -63,9 +62,7 @@ class RangeReader:
 
         digest: of the whole file, if the Hub lists it.
         """
-        self.name = name
-        self.nbytes = nbytes
-        self.version = commit
+        super().__init__(name, nbytes=nbytes, version=commit)
         self._digest = digest
         self._address = address
         self._repo = repo
@@ -75,28 +72,21 @@ class RangeReader:
         self._signed: _Signed | None = None
         self._etags: dict[str, str] = {}  # by who said so
 
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` from `offset`; see `Reader.read_into`.
-
-        A file that is read whole at once is held against its digest; for a part there is none.
-        """
-        if offset + len(buffer) > self.nbytes:
-            raise CorruptFile(
-                f"ends at byte {self.nbytes}, expected at least {offset + len(buffer)}", where=self.name
-            )
+    def _fill(self, offset: int, buffer: memoryview) -> None:
+        """A file that is read whole at once is held against its digest; for a part there is none."""
         if self._digest and buffer and len(buffer) == self.nbytes:
             self._fill_whole(self._digest, buffer)
         else:
-            self._fill(offset, buffer)
+            self._fill_part(offset, buffer)
 
-    def _fill_whole(self, digest: str, buffer: memoryview) -> None:
+    def _fill_whole(self, digest: Digest, buffer: memoryview) -> None:
         for _ in range(TRIES):
             self._fill_once(0, buffer)
             if matches(digest, self.nbytes, [buffer]):
                 return
         raise damaged(self.name)
 
-    def _fill(self, offset: int, buffer: memoryview) -> None:
+    def _fill_part(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer`; over plain HTTP until two answers agree: nothing else shows a spoiled one."""
         before = b""
         for _ in range(TRIES):
@@ -113,9 +103,6 @@ class RangeReader:
         done = 0
         while done < len(buffer):
             done += retried(partial(self._read, offset + done, buffer[done:]))
-
-    def close(self) -> None:
-        """Nothing to let go of: connections belong to the client."""
 
     def _read(self, offset: int, buffer: memoryview) -> int:
         """Read a part of the range, from its beginning; returns how much, at least a byte."""

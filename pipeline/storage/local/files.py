@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from pipeline.errors import NotFound, PipelineError, StorageError
-from pipeline.storage.base import exists
+from pipeline.storage.errors import exists
 from pipeline.units import format_bytes
 
 _AT_FDCWD = -100

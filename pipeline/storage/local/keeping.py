@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.errors import OutputExists, StorageError
-from pipeline.storage.base import Leftover, Seen, changed
+from pipeline.storage.base import Leftover, Listed
+from pipeline.storage.errors import changed
 from pipeline.storage.local.files import explain, rename_to_new
 from pipeline.storage.local.partials import (
     PARTIAL,
@@ -21,20 +22,20 @@ from pipeline.storage.local.partials import (
 )
 
 
-def see(name: str, path: Path) -> Seen:
+def listed(name: str, path: Path) -> Listed:
     """The file at `path` as it is now. Raises OSError."""
     stat = path.stat()
     version = f"{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}"
-    return Seen(name, stat.st_size, version, datetime.fromtimestamp(stat.st_mtime, UTC))
+    return Listed(name, stat.st_size, version, datetime.fromtimestamp(stat.st_mtime, UTC))
 
 
-def delete_file(path: Path, seen: Seen) -> None:
+def delete_file(path: Path, seen: Listed) -> None:
     """Delete the file at `path`: hidden first, looked at, and put back if it is another."""
     hold = _hide(path)
     if hold is None:
         return
     try:
-        if see(seen.name, hold.path) != seen:
+        if listed(seen.name, hold.path) != seen:
             rename_to_new(hold.path, path)
             raise changed(str(path))
         hold.path.unlink()
@@ -44,7 +45,7 @@ def delete_file(path: Path, seen: Seen) -> None:
         hold.close()
 
 
-def delete_folder(path: Path, files: Mapping[str, Seen]) -> None:
+def delete_folder(path: Path, files: Mapping[str, Listed]) -> None:
     """Delete the folder at `path`, of which `files`, by their names in it, are all."""
     if not path.is_dir():
         return
@@ -89,7 +90,7 @@ def _hide(path: Path) -> Partial | None:
 def _versions(folder: Path) -> dict[str, str]:
     """The versions of all files below `folder`, but for what ended runs have left in it."""
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {name: see(name, path).version for name, path in found.items() if PARTIAL not in name}
+    return {name: listed(name, path).version for name, path in found.items() if PARTIAL not in name}
 
 
 def find_leftovers(root: Path, prefix: str) -> Iterator[Leftover]:

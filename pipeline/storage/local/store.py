@@ -16,18 +16,17 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.errors import CorruptFile
 from pipeline.storage.base import (
     Aborting,
     BlobInfo,
     Buffer,
-    Extents,
     FolderWriter,
     Leftover,
-    Seen,
+    Listed,
     Writer,
-    exists,
 )
+from pipeline.storage.errors import exists, truncated
+from pipeline.storage.extents import Extents
 from pipeline.storage.local import keeping
 from pipeline.storage.local.files import (
     exchange,
@@ -71,11 +70,7 @@ class LocalReader:
             except OSError as error:
                 raise explain(error, self._path) from error
             if count == 0:
-                raise CorruptFile(
-                    f"ends at byte {offset + done}, expected at least {offset + wanted}",
-                    where=self.name,
-                    hint="it is truncated: fetch it again",
-                )
+                raise truncated(self.name, end=offset + done, wanted=offset + wanted)
             done += count
 
     def close(self) -> None:
@@ -243,19 +238,14 @@ class LocalStore:
         path = self.path(name)
         return BlobInfo(name, path.stat().st_size) if path.is_file() else None
 
-    def list(self, prefix: str = "") -> Iterator[BlobInfo]:
+    def list(self, prefix: str = "") -> Iterator[Listed]:
         """All files whose path below the root begins with `prefix`, sorted; no partial ones."""
-        for seen in self.look(prefix):
-            yield BlobInfo(seen.name, seen.nbytes)
-
-    def look(self, prefix: str = "") -> Iterator[Seen]:
-        """The same, each with its version; see `Store.look`."""
         # Never walk more than the prefix names.
         folder = self.root / safe_prefix(prefix).rpartition("/")[0]
         found = {path.relative_to(self.root).as_posix(): path for path in folder.rglob("*")}
         for name, path in sorted(found.items()):
             if name.startswith(prefix) and PARTIAL not in name and path.is_file():
-                yield keeping.see(name, path)
+                yield keeping.listed(name, path)
 
     def open(self, name: str) -> LocalReader:
         """Open a file for reading. Raises NotFound."""
@@ -270,7 +260,7 @@ class LocalStore:
         self._require_room(path, size_hint)
         return LocalWriter(path, overwrite=overwrite, fsync=self._fsync)
 
-    def settled(self) -> LocalStore:
+    def published(self) -> LocalStore:
         """The store itself: a folder takes its name whole."""
         return self
 
@@ -292,11 +282,11 @@ class LocalStore:
         """The store whose root is the folder `name`."""
         return LocalStore(self.path(name), fsync=self._fsync)
 
-    def delete(self, file: Seen) -> None:
-        """Delete a file as it was seen; see `Store.delete`."""
+    def delete(self, file: Listed) -> None:
+        """Delete a file as it was listed; see `Store.delete`."""
         keeping.delete_file(self.path(file.name), file)
 
-    def delete_folder(self, name: str, files: Sequence[Seen]) -> None:
+    def delete_folder(self, name: str, files: Sequence[Listed]) -> None:
         """Delete a folder: it is hidden first, by one rename; see `Store.delete_folder`."""
         keeping.delete_folder(self.path(name), {f.name.removeprefix(f"{name}/"): f for f in files})
 

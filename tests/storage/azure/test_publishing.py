@@ -66,7 +66,7 @@ def settled(azurite: Azurite, container: ContainerClient) -> Callable[[str], boo
 
     def look(name: str) -> bool:
         url = f"{azurite.url}/{container.container_name}/{name}"
-        return open_store(url, AZURE_STORAGE_ACCOUNT_KEY=azurite.account_key).settled() is not None
+        return open_store(url, AZURE_STORAGE_ACCOUNT_KEY=azurite.account_key).published() is not None
 
     return look
 
@@ -290,7 +290,7 @@ def test_a_reader_never_goes_on_into_a_model_that_has_replaced_its_own(
 ) -> None:
     publish(reach(), "model", ONE)
     url = f"{azurite.url}/{container.container_name}/model"
-    view = open_store(url, AZURE_STORAGE_ACCOUNT_KEY=azurite.account_key).settled()
+    view = open_store(url, AZURE_STORAGE_ACCOUNT_KEY=azurite.account_key).published()
     assert view is not None
     assert [(blob.name, blob.nbytes) for blob in view.list()] == [
         (name, len(data)) for name, data in sorted(ONE.items())

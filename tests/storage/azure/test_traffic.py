@@ -7,69 +7,19 @@ import time
 from collections.abc import Callable
 
 import pytest
+from storage.helpers import fail
 
 from pipeline.errors import AccessError, NotFound, Unreachable
-from pipeline.storage import retry
 from pipeline.storage.azure import traffic as azure_traffic
-from pipeline.storage.azure.traffic import FIRST, FIRST_TRIES, Traffic
-from pipeline.storage.retry import TRIES, retried, retry_after_s
+from pipeline.storage.azure.traffic import FIRST_REQUESTS, FIRST_TRIES, Traffic
+from pipeline.storage.retry import TRIES
 
 MIB = 1 << 20
 
 
 @pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The waits between tries, which take no time."""
-    found: list[float] = []
-    monkeypatch.setattr(retry.time, "sleep", found.append)
-    return found
-
-
-@pytest.fixture
 def traffic() -> Traffic:
     return Traffic()
-
-
-def fail(error: Exception, times: int, result: int = 1) -> Callable[[], int]:
-    left = [error] * times
-
-    def action() -> int:
-        if left:
-            raise left.pop()
-        return result
-
-    return action
-
-
-def test_what_is_unreachable_is_asked_again_after_waits_that_double(waits: list[float]) -> None:
-    assert retried(fail(Unreachable("x"), 4)) == 1
-    assert [round(wait) for wait in waits] == [pytest.approx(n, rel=0.25) for n in (1, 2, 4, 8)]
-
-
-def test_after_the_last_try_the_error_is_raised(waits: list[float]) -> None:
-    with pytest.raises(Unreachable):
-        retried(fail(Unreachable("x"), TRIES))
-    assert len(waits) == TRIES - 1
-
-
-def test_anything_else_is_not_asked_again(waits: list[float]) -> None:
-    with pytest.raises(NotFound):
-        retried(fail(NotFound("x"), 1))
-    assert not waits
-
-
-def test_a_wait_that_the_service_asks_for_is_kept(waits: list[float]) -> None:
-    retried(fail(Unreachable("x", retry_after_s=30), 1))
-    retried(fail(Unreachable("x", retry_after_s=86_400), 1))
-    assert waits == [30, retry.LONGEST_RETRY_AFTER_S]
-
-
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [("7", 7), ("0", 0), ("-3", 0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0), ("soon", None), (None, None)],
-)
-def test_retry_after_is_a_number_or_a_date(header: str | None, seconds: float | None) -> None:
-    assert retry_after_s(header) == seconds
 
 
 def test_an_account_that_never_answered_is_not_waited_for_long(
@@ -115,7 +65,7 @@ def test_no_more_requests_are_under_way_than_the_limit(traffic: Traffic) -> None
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == FIRST
+    assert most == FIRST_REQUESTS
 
 
 def test_a_busy_service_gets_half_as_many_once_for_those_under_way_together(

@@ -19,7 +19,7 @@ from storage.helpers import get, open_store, put
 from pipeline.errors import AccessError, OutputExists, PipelineError, StorageError
 from pipeline.storage import retry
 from pipeline.storage.azure import client as azure_client
-from pipeline.storage.azure.blob import COMMIT_KEY, MAX_BLOCKS
+from pipeline.storage.azure.writing import COMMIT_KEY, MAX_BLOCKS
 from pipeline.storage.base import Store
 
 MIB = 1 << 20
@@ -113,10 +113,10 @@ def test_trap_2_lost_answers_while_a_folder_is_published_do_no_harm(
 def slow_link(
     azurite: Azurite, monkeypatch: pytest.MonkeyPatch, quick_retries: None
 ) -> Iterator[FaultProxy]:
-    """A wire on which 16 MiB take twice as long as a silent peer is waited for."""
-    monkeypatch.setattr(azure_client, "_TIMEOUT_S", 1)
+    """A wire on which 8 MiB take twice as long as a silent peer is waited for."""
+    monkeypatch.setattr(azure_client, "_TIMEOUT_S", 2)
     with FaultProxy(azurite.url, window=16 << 10) as proxy:
-        proxy.rule = lambda method, target: Fault("slow", bytes_per_s=8 * MIB)
+        proxy.rule = lambda method, target: Fault("slow", bytes_per_s=2 * MIB)
         yield proxy
 
 
@@ -124,7 +124,7 @@ def test_trap_3_a_block_may_take_longer_than_a_silent_peer_is_waited_for(
     slow_link: FaultProxy, azurite: Azurite, container: ContainerClient
 ) -> None:
     url = f"{slow_link.url}/{container.container_name}"
-    data = bytes(16 * MIB)
+    data = bytes(8 * MIB)
     store = open_store(url, AZURE_STORAGE_ACCOUNT_KEY=azurite.account_key)
     with store.create("x", size_hint=len(data), overwrite=False) as writer:
         writer.write(0, data)

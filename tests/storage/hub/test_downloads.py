@@ -9,21 +9,13 @@ import pytest
 from huggingface_hub import constants, snapshot_download
 from models import read_model
 from servers.hub import HubServer
-from storage.hub_models import bytes_of, is_whole, large, raw, small
+from storage.hub.helpers import REPO, WEIGHTS, bytes_of, is_whole, large, raw, small
 
 from pipeline import compute, inspect, open_checkpoint
 from pipeline.errors import AccessError, NotFound, PipelineError
-from pipeline.storage import retry
+from pipeline.settings import Settings
 
-REPO = "org/model"
-WEIGHTS = "model.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def client(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real client, pointed at the local Hub, and impatient."""
-    hub.patch_client(monkeypatch, tmp_path / "home")
-    monkeypatch.setattr(retry, "LONGEST_WAIT_S", 0.01)
+pytestmark = pytest.mark.usefixtures("client")
 
 
 # -- broken downloads -------------------------------------------------------------------------
@@ -209,3 +201,35 @@ def test_weights_read_by_range_are_those_of_the_cache(hub: HubServer, tmp_path: 
     with open_checkpoint(REPO, headers_only=True) as by_range, open_checkpoint(REPO) as cached:
         for name, tensor in read_model(source).items():
             assert bytes_of(by_range, name) == bytes_of(cached, name) == raw(tensor)
+
+
+# -- kept or not ------------------------------------------------------------------------------
+
+
+def test_with_the_cache_they_are_kept_there(hub: HubServer, source: Path, home: Path) -> None:
+    for mode in ("on", "auto"):
+        with open_checkpoint(REPO, settings=Settings.load(hub_cache=mode)) as model:
+            assert is_whole(model, source)
+    assert len(hub.gets(WEIGHTS)) == 1
+    assert [path.name for path in home.rglob("*.safetensors")] == [WEIGHTS]
+
+
+@pytest.mark.parametrize("what", ["no room", "no right"])
+def test_left_to_itself_it_keeps_nothing_where_it_can_not(
+    source: Path, home: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    if what == "no room":
+        monkeypatch.setattr("pipeline.storage.hub.models.free_bytes", lambda path: 1 << 20)
+    else:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/proc/hub")
+    with open_checkpoint(REPO) as model:
+        assert is_whole(model, source)
+    assert not list(home.rglob("*.safetensors"))
+
+
+def test_what_the_cache_already_has_is_read_there(hub: HubServer, source: Path) -> None:
+    open_checkpoint(REPO).close()
+    hub.requests.clear()
+    with open_checkpoint(REPO, settings=Settings.load(hub_cache="off")) as model:
+        assert is_whole(model, source)
+    assert not hub.gets()

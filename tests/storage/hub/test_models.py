@@ -11,22 +11,13 @@ from huggingface_hub import constants
 from models import cast, random_state
 from safetensors.torch import save_file
 from servers.hub import HubServer
-from storage.hub_models import is_whole, small
+from storage.hub.helpers import REPO, WEIGHTS, is_whole, small
 
 from pipeline import compute, inspect, open_checkpoint
 from pipeline.errors import AccessError, NotFound, UsageError
 from pipeline.settings import Settings
-from pipeline.storage import retry
 
-REPO = "org/model"
-WEIGHTS = "model.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def client(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real client, pointed at the local Hub, and impatient."""
-    hub.patch_client(monkeypatch, tmp_path / "home")
-    monkeypatch.setattr(retry, "LONGEST_WAIT_S", 0.01)
+pytestmark = pytest.mark.usefixtures("client")
 
 
 # -- which version ----------------------------------------------------------------------------

@@ -19,8 +19,8 @@ from pipeline.errors import (
     StorageError,
     UsageError,
 )
-from pipeline.storage import retry
-from pipeline.storage.hub.pushing import HubTarget, Upload, check_may_push, push
+from pipeline.storage.hub.access import check_may_push
+from pipeline.storage.hub.pushing import HubTarget, Upload, push
 from pipeline.units import MIB
 
 REPO = "org/new"
@@ -58,12 +58,13 @@ FILES = (
 )
 
 
+pytestmark = pytest.mark.usefixtures("client")
+
+
 @pytest.fixture(autouse=True)
-def client(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real client, pointed at the local Hub, and impatient."""
-    hub.patch_client(monkeypatch, tmp_path / "home")
+def token(hub: HubServer) -> None:
+    """One that may write."""
     hub.add_token(TOKEN, write=True)
-    monkeypatch.setattr(retry, "LONGEST_WAIT_S", 0.01)
 
 
 def pushed(*uploads: Upload, overwrite: bool = False, **target: object) -> str:

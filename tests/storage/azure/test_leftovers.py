@@ -6,7 +6,6 @@ import base64
 import contextlib
 import itertools
 import json
-from pathlib import Path
 
 import pytest
 from azure.core.exceptions import HttpResponseError
@@ -19,15 +18,12 @@ from azure.storage.blob import (
 )
 from servers.azurite import Azurite
 from servers.fault_proxy import FaultProxy, Rule
-from storage.helpers import get, open_store, put
+from storage.helpers import MODEL, get, kinds, only, open_store, publish, put
 
-from pipeline.errors import AccessError, OutputExists, StorageError
+from pipeline.errors import AccessError, StorageError
 from pipeline.storage.azure import claim as azure_claim
 from pipeline.storage.azure.claim import CLAIM
-from pipeline.storage.base import Leftover, Store
-from pipeline.storage.local.store import LocalStore
-
-MODEL = {"model.safetensors": b"weights", "tokenizer.json": b"{}", "config.json": b"{}"}
+from pipeline.storage.base import Store
 
 
 @pytest.fixture
@@ -49,69 +45,6 @@ def stage(container: ContainerClient, name: str, *sizes: int, length: int = 10) 
         container.get_blob_client(name).stage_block(block, b"x" * size)
         blocks.append(BlobBlock(block))
     return blocks
-
-
-def kinds(store: Store, prefix: str = "") -> dict[str, str]:
-    return {found.name: found.kind for found in store.leftovers(prefix)}
-
-
-def only(store: Store, prefix: str = "") -> Leftover:
-    (found,) = store.leftovers(prefix)
-    return found
-
-
-def publish(store: Store, name: str, files: dict[str, bytes] = MODEL) -> None:
-    with store.create_folder(name, size_hint=1, overwrite=True) as folder:
-        for file, data in files.items():
-            with folder.create(file, size_hint=len(data)) as writer:
-                writer.write(0, data)
-                writer.commit()
-        folder.publish(list(files))
-
-
-# -- local partials ---------------------------------------------------------------------------
-
-
-def test_a_partial_is_left_over_once_its_run_has_ended(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    file = store.create("deltas/d", size_hint=3, overwrite=False)
-    folder = store.create_folder("models/m", size_hint=3, overwrite=False)
-    file.write(0, b"abc")
-    folder.create("sub/config.json", size_hint=3).write(0, b"abcd")
-    assert list(store.leftovers()) == []  # they live
-    del file, folder
-    found = {each.name: each for each in store.leftovers()}
-    assert {name: (each.kind, each.nbytes) for name, each in found.items()} == {
-        "deltas/d": ("partial", 3),
-        "models/m": ("partial", 4),
-    }
-    assert kinds(store, "mod") == {"models/m": "partial"}
-    for each in found.values():
-        assert each.modified is not None
-        store.clear(each)
-    assert [path.name for path in tmp_path.rglob("*")] == ["deltas", "models"]
-
-
-def test_a_partial_that_has_grown_since_is_not_removed(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    partial = tmp_path / ".d.partial-0123abcd"
-    partial.write_bytes(b"abc")
-    found = only(store)
-    partial.write_bytes(b"abcd")
-    with pytest.raises(StorageError, match="changed"):
-        store.clear(found)
-    assert partial.read_bytes() == b"abcd"
-
-
-def test_a_folder_in_which_another_run_writes_is_not_deleted(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    publish(store, "m")
-    with store.create("m/more", size_hint=1, overwrite=False) as writer:
-        writer.write(0, b"1")
-        with pytest.raises(OutputExists, match="another run"):
-            store.delete_folder("m", list(store.look("m/")))
-        writer.commit()
-    assert (tmp_path / "m" / "more").exists()
 
 
 # -- blocks that were never committed ---------------------------------------------------------
@@ -243,8 +176,8 @@ def refuse_from(number: int) -> Rule:
 def test_a_folder_whose_publishing_was_abandoned_goes_as_a_whole(
     container: ContainerClient, azure: Store
 ) -> None:
-    publish(azure, "model")
-    publish(azure, "model-2")
+    publish(azure, "model", MODEL)
+    publish(azure, "model-2", MODEL)
     note = {"run": "1", "host": "", "process": "", "names": ["other"]}
     container.upload_blob(f"model/{CLAIM}", json.dumps(note))
     stage(container, "model/other", 5)
@@ -262,7 +195,7 @@ def test_a_folder_whose_publishing_was_abandoned_goes_as_a_whole(
 def test_a_folder_that_another_run_has_taken_up_again_is_not_removed(
     container: ContainerClient, azure: Store
 ) -> None:
-    publish(azure, "model")
+    publish(azure, "model", MODEL, overwrite=True)
     claim = container.upload_blob(f"model/{CLAIM}", b"{}")
     found = only(azure)
     claim.upload_blob(b"{} ", overwrite=True)
@@ -278,20 +211,20 @@ def test_a_folder_whose_deletion_was_stopped_anywhere_is_never_read_as_a_model(
     stopped = 0
     with FaultProxy(azurite.url) as wire:
         for number in itertools.count(1):
-            publish(azure, "model")
+            publish(azure, "model", MODEL, overwrite=True)
             wire.rule = refuse_from(number)
             url = f"{wire.url}/{container.container_name}"
             store = open_store(url, AZURE_STORAGE_ACCOUNT_KEY=azurite.account_key)
             try:
-                store.delete_folder("model", list(store.look("model/")))
+                store.delete_folder("model", list(store.list("model/")))
             except AccessError:
                 stopped += 1
                 left = {blob.name.removeprefix("model/") for blob in azure.list("model/")}
-                assert azure.folder("model").settled() is None or left == set(MODEL)
+                assert azure.folder("model").published() is None or left == set(MODEL)
             else:
                 break
             with contextlib.suppress(HttpResponseError):
                 BlobLeaseClient(container.get_blob_client(f"model/{CLAIM}")).break_lease(0)
-            azure.delete_folder("model", list(azure.look("model/")))
+            azure.delete_folder("model", list(azure.list("model/")))
             assert list(azure.list()) == []
     assert stopped > len(MODEL)

@@ -1,32 +1,18 @@
-"""Questions to the services that a run will need, asked by themselves: do they answer, and as whom?"""
+"""Whom the Hub takes us for, and whether they may push."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import AccessError, Unreachable
-from pipeline.storage.azure.refusals import unreached
+from pipeline.storage.hub.errors import FIRST_TRIES, explained
+from pipeline.storage.hub.pushing import HubTarget
+from pipeline.storage.retry import retried
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 _TIMEOUT_S = 20
-
-
-def server_time(url: str) -> datetime | None:
-    """The time that the server at `url` says it is; None if it does not say. Raises Unreachable.
-
-    Any answer will do, so no credential is sent.
-    """
-    import requests
-
-    try:
-        answer = requests.get(url, timeout=_TIMEOUT_S, allow_redirects=False)
-    except requests.RequestException as error:
-        what, hint = unreached(error)
-        raise Unreachable(what, where=url, hint=hint) from error
-    try:
-        return parsedate_to_datetime(answer.headers["Date"])
-    except (KeyError, ValueError):
-        return None
 
 
 def hub_user(token: str | None) -> tuple[str, str | None]:
@@ -58,3 +44,24 @@ def hub_user(token: str | None) -> tuple[str, str | None]:
             hint="check the network, proxies and HF_ENDPOINT",
         ) from error
     return api.endpoint, None
+
+
+def check_may_push(target: HubTarget, token: str | None) -> None:
+    """Raise AccessError if there is no token, or it may only read: before hours are spent."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    who = retried(lambda: _whoami(api, target), tries=FIRST_TRIES)
+    role = who.get("auth", {}).get("accessToken", {}).get("role")
+    if role == "read":
+        raise AccessError(
+            "the token may only read",
+            where=str(target),
+            hint=f"make one with write permission at {api.endpoint}/settings/tokens, "
+            "then set HF_TOKEN or run `hf auth login`",
+        )
+
+
+def _whoami(api: HfApi, target: HubTarget) -> dict[str, Any]:
+    with explained(target.repo):
+        return dict(api.whoami())

@@ -25,8 +25,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import AccessError, NotFound, StorageError, Unreachable
 from pipeline.storage.azure.errors import AGAIN, Changed, error_code
+from pipeline.storage.azure.etags import Etag, etag_of
 from pipeline.storage.azure.traffic import Traffic
-from pipeline.storage.base import Aborting, Buffer, Extents, Staged, exists, overtaken
+from pipeline.storage.base import Aborting, Buffer, Staged
+from pipeline.storage.errors import exists, overtaken
+from pipeline.storage.extents import Extents
 from pipeline.units import MIB
 
 if TYPE_CHECKING:
@@ -56,7 +59,7 @@ class AzureWriter(Aborting):
         name: str,
         *,
         size_hint: int,
-        etag: str | None,
+        etag: Etag | None,
         traffic: Traffic,
         tier: str | None = None,
         overwrite: bool = False,
@@ -89,15 +92,13 @@ class AzureWriter(Aborting):
             return
         # A digest that the service checks; sent by us, or it would compute a slower one.
         digest = hashlib.md5(view, usedforsecurity=False).digest()
-        block = block_id(offset, digest)
-        if self._found().get(block) == len(view):
-            self.reused_bytes += len(view)
+        block = Staged(offset, len(view), block_id(offset, digest))
+        if self.has(block):
+            self.adopt(block)
         else:
-            stage = partial(self._stage, block, view, digest)
+            stage = partial(self._stage, block.mark, view, digest)
             self._traffic.ask(self._name, stage, nbytes=len(view))
-        with self._lock:
-            self._extents.add(offset, len(view))
-            self._blocks[offset] = block
+            self._note(block)
 
     def label(self, labels: Mapping[str, str]) -> None:
         """In the blob's metadata and index tags; see `Writer.label`."""
@@ -115,10 +116,14 @@ class AzureWriter(Aborting):
 
     def adopt(self, block: Staged) -> None:
         """See `Resumable.adopt`."""
+        self._note(block, reused_bytes=block.nbytes)
+
+    def _note(self, block: Staged, *, reused_bytes: int = 0) -> None:
+        """Remember that the block lies there, to be committed."""
         with self._lock:
             self._extents.add(block.offset, block.nbytes)
             self._blocks[block.offset] = block.mark
-        self.reused_bytes += block.nbytes
+            self.reused_bytes += reused_bytes
 
     def _found(self) -> dict[str, int]:
         """The blocks that lie there uncommitted, each with its size; looked up once."""
@@ -159,7 +164,7 @@ class AzureWriter(Aborting):
             self.etag = self._traffic.ask(self._name, partial(self._commit, blocks, commit_id, None))
             _log.warning("%s: published without index tags: they were refused", self._name)
 
-    def _commit(self, blocks: list[str], commit_id: str, tags: dict[str, str] | None) -> str:
+    def _commit(self, blocks: list[str], commit_id: str, tags: dict[str, str] | None) -> Etag:
         """One Put Block List; returns the blob's etag."""
         from azure.core import MatchConditions
         from azure.core.exceptions import HttpResponseError
@@ -191,16 +196,16 @@ class AzureWriter(Aborting):
             if code not in CONDITION_FAILED and self._is_staged(blocks):
                 raise Unreachable("the commit came spoiled", where=self._name, hint=AGAIN) from error
             raise
-        return str(done["etag"])
+        return Etag(str(done["etag"]))
 
-    def _find_commit(self, commit_id: str) -> str | None:
+    def _find_commit(self, commit_id: str) -> Etag | None:
         """The blob's etag, if it is the one that this commit has made."""
         from azure.core.exceptions import ResourceNotFoundError
 
         with suppress(ResourceNotFoundError):
             found = self._client.get_blob_properties()
             if (found.metadata or {}).get(COMMIT_KEY) == commit_id:
-                return str(found.etag)
+                return etag_of(found)
         return None
 
     def _is_staged(self, blocks: list[str]) -> bool:

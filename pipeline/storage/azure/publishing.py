@@ -21,18 +21,17 @@ Why two runs can't mix, even if one stalls anywhere, loses its claim to the othe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from pipeline.errors import OutputExists
 from pipeline.storage.azure.claim import CLAIM, Claim
+from pipeline.storage.azure.container import Container
 from pipeline.storage.azure.errors import Changed
-from pipeline.storage.base import Aborting, Buffer, Reader, Staged, Writer, exists, overtaken
+from pipeline.storage.azure.etags import Etag
+from pipeline.storage.azure.writing import AzureWriter
+from pipeline.storage.base import Aborting, Buffer, Reader, Staged, Writer
+from pipeline.storage.errors import exists, overtaken
 from pipeline.storage.names import safe_name
 from pipeline.units import MIB
-
-if TYPE_CHECKING:
-    from pipeline.storage.azure.blob import AzureWriter
-    from pipeline.storage.azure.store import AzureStore
 
 SMALL_BYTES = MIB
 MARK = b"-"
@@ -42,18 +41,18 @@ class AzureFolderWriter(Aborting):
     """A folder of blobs, staged one by one and committed together at the end."""
 
     def __init__(
-        self, store: AzureStore, prefix: str, *, overwrite: bool, seen: Mapping[str, str]
+        self, container: Container, name: str, *, overwrite: bool, seen: Mapping[str, Etag]
     ) -> None:
         """Seen: what lies there now, each name with its etag."""
-        self._store = store
-        self._prefix = prefix
+        self._container = container
+        self._name = name
         self._overwrite = overwrite
         self._seen = seen
-        self._files: dict[str, _Staged] = {}
+        self._files: dict[str, _Waiting] = {}
 
     def create(self, name: str, *, size_hint: int) -> Writer:
         """Start one blob of the folder; see `FolderWriter.create`."""
-        staged = _Staged(self._store, self._full(safe_name(name)), size_hint)
+        staged = _Waiting(self._container, self._full(safe_name(name)), size_hint)
         self._files[name] = staged
         return staged
 
@@ -65,7 +64,7 @@ class AzureFolderWriter(Aborting):
         if set(order) != set(self._files):
             raise ValueError("the order must name every file of the folder once")
         self._refuse_whole(self._found())  # before it is claimed, and not to be read for a moment
-        claim = Claim(self._store.client(self._full(CLAIM)), self._store.where(self._prefix), order)
+        claim = Claim(self._container, self._name, order)
         untouched = True
         try:
             old = self._found()
@@ -81,17 +80,17 @@ class AzureFolderWriter(Aborting):
         except BaseException as error:
             claim.give_up(untouched=untouched)
             if isinstance(error, Changed) or (isinstance(error, OutputExists) and not untouched):
-                raise overtaken(self._store.where(self._prefix)) from error
+                raise overtaken(self._container.where(self._name)) from error
             raise
 
-    def _replace(self, old: dict[str, str], claim: Claim, order: Sequence[str]) -> None:
+    def _replace(self, old: dict[str, Etag], claim: Claim, order: Sequence[str]) -> None:
         """Put our files in the place of the `old` ones, which lie there by these etags."""
         marks = {name: self._mark(name) for name in claim.names - set(order)}
         files = {**marks, **{name: self._files[name] for name in order}}
         doomed = [name for name in old if name not in files or files[name].is_held]
         for name in sorted(doomed, key=lambda name: name != order[-1]):
             claim.keep()
-            self._store.remove(self._full(name), old.pop(name))
+            self._container.remove(self._full(name), old.pop(name))
         for file in files.values():
             claim.keep()
             file.stage()
@@ -100,39 +99,39 @@ class AzureFolderWriter(Aborting):
             claim.keep()
             file.publish(old.get(name))
             if name in marks:
-                self._store.remove(self._full(name), file.etag)
+                self._container.remove(self._full(name), file.etag)
 
-    def _mark(self, name: str) -> _Staged:
+    def _mark(self, name: str) -> _Waiting:
         """A file to be committed under a name that we have no file for."""
-        mark = _Staged(self._store, self._full(name), len(MARK))
+        mark = _Waiting(self._container, self._full(name), len(MARK))
         mark.write(0, MARK)
         return mark
 
-    def _check_old(self, old: Mapping[str, str], claim: Claim) -> None:
+    def _check_old(self, old: Mapping[str, Etag], claim: Claim) -> None:
         """Raise OutputExists if what lies there is not ours to replace, or can't be replaced by us."""
         if claim.is_fresh:
             self._refuse_whole(old)
         for name, file in self._files.items():
             if not file.is_held and old.get(name) != self._seen.get(name):
                 # That commit has discarded our blocks.
-                raise overtaken(self._store.where(self._prefix))
+                raise overtaken(self._container.where(self._name))
 
-    def _refuse_whole(self, found: Mapping[str, str]) -> None:
+    def _refuse_whole(self, found: Mapping[str, Etag]) -> None:
         if found and CLAIM not in found and not self._overwrite:
-            raise exists(self._store.where(self._prefix))
+            raise exists(self._container.where(self._name))
 
-    def _found(self) -> dict[str, str]:
+    def _found(self) -> dict[str, Etag]:
         """What lies under the folder's name, each with its etag; the claim too."""
-        return self._store.versions(f"{self._prefix}/")
+        return self._container.etags(f"{self._name}/")
 
     def _full(self, name: str) -> str:
-        return f"{self._prefix}/{name}"
+        return f"{self._name}/{name}"
 
     def abort(self) -> None:
         """Nothing: uncommitted blocks are invisible."""
 
 
-class _Staged(Aborting):
+class _Waiting(Aborting):
     """A blob of a folder: its `commit` waits for the folder's `publish`.
 
     A small one is held here and staged late, for what is staged under a name may go when its old blob
@@ -141,11 +140,11 @@ class _Staged(Aborting):
 
     is_remote = True
 
-    def __init__(self, store: AzureStore, name: str, size_hint: int) -> None:
-        self._store = store
+    def __init__(self, container: Container, name: str, size_hint: int) -> None:
+        self._container = container
         self._name = name
         self._size_hint = size_hint
-        self._inner = store.stage(name, size_hint)
+        self._inner = container.writer(name, size_hint)
         self._mark: AzureWriter | None = None
         self._held: dict[int, bytes] = {}
         self.block_bytes = self._inner.block_bytes
@@ -156,9 +155,9 @@ class _Staged(Aborting):
         return self._inner.is_empty
 
     @property
-    def etag(self) -> str:
+    def etag(self) -> Etag:
         """Of the blob, once it is published."""
-        return self._inner.etag or ""
+        return self._inner.etag or Etag("")
 
     def write(self, offset: int, data: Buffer) -> None:
         """Stage a block, or hold it if it is small, or if it is the whole of a file of one block."""
@@ -202,10 +201,10 @@ class _Staged(Aborting):
         for offset, data in self._held.items():
             self._inner.write(offset, data)
         if self._inner.is_empty:
-            self._mark = self._store.stage(self._name, len(MARK))
+            self._mark = self._container.writer(self._name, len(MARK))
             self._mark.write(0, MARK)
 
-    def publish(self, etag: str | None) -> None:
+    def publish(self, etag: Etag | None) -> None:
         """Commit in the place of the blob that has `etag`, or of none."""
         if self._mark is not None:
             self._mark.etag = etag

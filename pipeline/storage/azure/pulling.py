@@ -11,16 +11,16 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pipeline.storage.azure.blob import AzureWriter, block_id
 from pipeline.storage.azure.errors import explained
+from pipeline.storage.azure.identity import SCOPE
 from pipeline.storage.azure.reading import AzureReader
-from pipeline.storage.base import Reader
+from pipeline.storage.azure.writing import AzureWriter, block_id
+from pipeline.storage.base import Reader, Staged
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient
 
 _LIFETIME = timedelta(hours=1)
-_SCOPE = "https://storage.azure.com/.default"
 
 
 class PullingWriter(AzureWriter):
@@ -32,7 +32,7 @@ class PullingWriter(AzureWriter):
         """Whether `reader` reads from the same account; see `Puller`."""
         if not isinstance(reader, AzureReader):
             return False
-        return _account(reader._client) == _account(self._client)
+        return _account(reader.client) == _account(self._client)
 
     def pull(self, offset: int, nbytes: int, reader: Reader) -> None:
         """Have one block copied; see `Puller.pull`. Raises Changed if the source is another by now.
@@ -42,12 +42,12 @@ class PullingWriter(AzureWriter):
         assert isinstance(reader, AzureReader)
         source = reader
         digest = hashlib.md5(f"{source.name} {source.version}".encode(), usedforsecurity=False)
-        block = block_id(offset, digest.digest())
+        block = Staged(offset, nbytes, block_id(offset, digest.digest()))
 
         def stage() -> None:
-            url, authorization = _readable(source._client)
+            url, authorization = _readable(source.client)
             self._client.stage_block_from_url(
-                block,
+                block.mark,
                 url,
                 source_offset=offset,
                 source_length=nbytes,
@@ -55,17 +55,16 @@ class PullingWriter(AzureWriter):
                 headers={"x-ms-source-if-match": source.version},  # which the SDK has no word for
             )
 
-        if self._found().get(block) == nbytes:
-            self.reused_bytes += nbytes
-        elif self._has_pulled:
+        if self.has(block):
+            self.adopt(block)
+            return
+        if self._has_pulled:
             self._traffic.ask(self._name, stage)
         else:
             with explained(self._name):
                 stage()
             self._has_pulled = True
-        with self._lock:
-            self._extents.add(offset, nbytes)
-            self._blocks[offset] = block
+        self._note(block)
 
 
 def _account(client: BlobClient) -> tuple[str, str]:
@@ -95,4 +94,4 @@ def _readable(client: BlobClient) -> tuple[str, str | None]:
             expiry=datetime.now(UTC) + _LIFETIME,
         )
         return f"{url}?{signature}", None
-    return url, f"Bearer {credential.get_token(_SCOPE).token}"
+    return url, f"Bearer {credential.get_token(SCOPE).token}"
