@@ -7,8 +7,6 @@ itself is copied but its digest. The file is what the next run knows, too: see `
 from __future__ import annotations
 
 import json
-import random
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

@@ -60,15 +60,17 @@ def _counts(report: BatchReport) -> str:
 
 
 def _plan_table(report: BatchReport) -> list[str]:
-    """Status, step, why, and the sizes that are known of any."""
-    steps = report.steps[:_MAX_ROWS]
-    known = [size for size in _SIZES if any(_size(step, size) is not None for step in report.steps)]
+    """Status, step, why, and the sizes of which there are any; the last row has them together."""
+    known = {
+        size: sizes for size in _SIZES if any(sizes := [_size(step, size) or 0 for step in report.steps])
+    }
     rows = []
-    for step in steps:
-        sizes = [_bytes(_size(step, size)) for size in known]
-        rows.append([_status(step), _name(step), _text(_why(step)), *sizes])
-    totals = [_bytes(sum(_size(step, size) or 0 for step in report.steps)) for size in known]
-    rows += [["", "together", "", *totals]] * bool(known)
+    for step in report.steps[:_MAX_ROWS]:
+        shown = [_bytes(_size(step, size)) for size in known]
+        rows.append([_status(step), _name(step), _text(_why(step)), *shown])
+    # Steps take memory one after another.
+    together = [max(sizes) if size == "memory" else sum(sizes) for size, sizes in known.items()]
+    rows += [["", "together", "", *map(_bytes, together)]] * bool(known)
     return _table(["status", "step", "why", *known], rows)
 
 

@@ -180,6 +180,8 @@ def test_every_command_of_the_page_runs(tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, (line, done.stderr)
-    assert re.sub(r"[\d.]+ s\)", "0.0 s)", done.stdout) == shown[1]
+    # Times, and the sizes of buffers, are this machine's.
+    plans = [re.sub(r"[\d.]+ s\)|memory [\d.]+", "", text) for text in (done.stdout, shown[1])]
+    assert plans[0] == plans[1]
     assert json.loads((tmp_path / "build" / "report.json").read_text())["ok"]
     assert len(events((tmp_path / "build" / "events.jsonl").read_text())) == 12

@@ -172,7 +172,6 @@ EIGHT_PATHS = [
     "steps[2].deltas[1]: should be a finite number",
 ]
 
-
 # The same of names, matrices and chains, one of which can't be written out as steps.
 EIGHT_MORE = """{
   "models": {"v1": "org/base-v1", "v2": "no folder", "chat": "@v1"},

@@ -29,9 +29,12 @@ BUG = StepResult("bug", "apply", "failed", 0.2, error="a bug in this tool: KeyEr
 SKIPPED = StepResult("after", "verify", "skipped", error="needs 'bad', which failed", exit_code=3)
 PLANNED = StepResult(
     "new", "compute", "planned", reason="nothing is there yet",
-    result={"read_bytes": 4096, "written_bytes": 1024},
+    result={"read_bytes": 4096, "written_bytes": 1024, "upload_bytes": 0, "memory_bytes": 2048},
 )  # fmt: skip
-WAITING = StepResult("late", "apply", "planned", waits_for=("new", "old"))
+WAITING = StepResult(
+    "late", "apply", "planned", waits_for=("new", "old"),
+    result={"read_bytes": 1024, "written_bytes": 1024, "memory_bytes": 1024},
+)  # fmt: skip
 
 
 def report(*steps: StepResult, dry_run: bool = False, config: str | None = "r.json") -> BatchReport:
@@ -99,7 +102,7 @@ def test_junit_of_a_plan_passes():
     assert root.get("failures") == root.get("skipped") == "0"
     assert [told.text for told in root.iter("system-out")] == [
         "status: planned\nwhy: nothing is there yet\nread_bytes: 4096\nwritten_bytes: 1024",
-        "status: planned\nwaits for: new, old",
+        "status: planned\nwaits for: new, old\nread_bytes: 1024\nwritten_bytes: 1024",
     ]
 
 
@@ -125,12 +128,12 @@ def test_the_summary_of_a_plan_is_a_table_of_what_would_be_done_and_why():
     text = as_summary(report(FRESH, PLANNED, WAITING, dry_run=True))
     assert text.startswith("### r.json: plan has nothing against it\n\n3 steps: 1 up to date, 2 to do.")
     assert rows(text) == [
-        ["status", "step", "why", "read", "written"],
-        ["---"] * 5,
-        ["up to date", "<code>old</code> (apply)", "", "", ""],
-        ["to do", "<code>new</code> (compute)", "nothing is there yet", "4 KiB", "1 KiB"],
-        ["to do", "<code>late</code> (apply)", "after new, old", "", ""],
-        ["", "together", "", "4 KiB", "1 KiB"],
+        ["status", "step", "why", "read", "written", "memory"],
+        ["---"] * 6,
+        ["up to date", "<code>old</code> (apply)", "", "", "", ""],
+        ["to do", "<code>new</code> (compute)", "nothing is there yet", "4 KiB", "1 KiB", "2 KiB"],
+        ["to do", "<code>late</code> (apply)", "after new, old", "1 KiB", "1 KiB", "1 KiB"],
+        ["", "together", "", "5 KiB", "2 KiB", "2 KiB"],
     ]
 
 
