@@ -18,6 +18,7 @@ from pipeline.errors import UsageError
 from pipeline.storage.locations import Scheme, parse_delta, parse_output_model, split_scale
 
 MARK = "@"
+SAFETENSORS = ".safetensors"  # how a delta is told from a model where both are looked at
 
 Kind = Literal["delta", "model"]
 
@@ -173,6 +174,9 @@ class _Found:
             if is_fused(step) and not item.fuses:
                 return f"{name!r} writes no delta: give it an output"
             makes = _makes(step)
+            output = step.get("output")
+            if item.kind is None and makes == "delta" and not str(output).endswith(SAFETENSORS):
+                return f"{name!r} writes a delta that no name ending tells of: call it *{SAFETENSORS}"
         if makes is not None and item.kind not in (None, makes):
             verb = "is" if name in self.names else "makes"
             return f"{name!r} {verb} a {makes}, but a {item.kind} is wanted here"
