@@ -8,9 +8,10 @@ from collections.abc import Callable
 import typer
 
 from pipeline.commands.artefacts import combine, convert, inspect, push, verify
+from pipeline.commands.batch import batch
 from pipeline.commands.endings import ending
 from pipeline.commands.storing import clean, copy, delete, doctor, list_store
-from pipeline.commands.transfer import apply, batch, compute
+from pipeline.commands.transfer import apply, compute
 from pipeline.logs import logging_from
 from pipeline.redaction import redacting
 from pipeline.settings import Settings

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
 Advance = Callable[[int], None]
 Progressing = Callable[[str, int], AbstractContextManager[Advance]]
@@ -24,36 +24,72 @@ def silent(title: str, total_bytes: int) -> Iterator[Advance]:
     yield lambda nbytes: None
 
 
+class Bars:
+    """One live display on standard error, with a bar for each work under way; see `bars`.
+
+    It appears once something has taken longer than `QUIET_S`. Safe to use from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shown: Progress | None = None
+
+    @contextmanager
+    def __call__(self, title: str, total_bytes: int) -> Iterator[Advance]:
+        """A bar for `total_bytes` of work."""
+        started = time.monotonic()
+        task: TaskID | None = None
+        done = 0
+
+        def advance(nbytes: int) -> None:
+            nonlocal done, task
+            with self._lock:
+                done += nbytes
+                if task is not None and self._shown is not None:
+                    self._shown.update(task, advance=nbytes)
+                elif time.monotonic() - started > QUIET_S:
+                    task = self._show().add_task(title, total=total_bytes, completed=done)
+
+        try:
+            yield advance
+        finally:
+            with self._lock:
+                if task is not None and self._shown is not None:
+                    self._shown.remove_task(task)
+
+    def _show(self) -> Progress:
+        if self._shown is None:
+            self._shown = _make_bars()
+            self._shown.start()
+        return self._shown
+
+    def close(self) -> None:
+        """Take the display away."""
+        if self._shown is not None:
+            self._shown.stop()
+
+
+@contextmanager
+def bars() -> Iterator[Progressing]:
+    """Bars for works that are under way at the same time; nothing if there is no terminal."""
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    shown = Bars()
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
 @contextmanager
 def bar(title: str, total_bytes: int) -> Iterator[Advance]:
     """A bar on standard error for `total_bytes` of work; nothing if that is not a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda nbytes: None
-        return
-    started = time.monotonic()
-    lock = threading.Lock()
-    done = 0
-    shown: Progress | None = None
-
-    def advance(nbytes: int) -> None:
-        nonlocal done, shown
-        with lock:
-            done += nbytes
-            if shown is None and time.monotonic() - started > QUIET_S:
-                shown = _make_bar()
-                shown.add_task(title, total=total_bytes, completed=done)
-                shown.start()
-            elif shown is not None:
-                shown.update(shown.task_ids[0], advance=nbytes)
-
-    try:
+    with bars() as shown, shown(title, total_bytes) as advance:
         yield advance
-    finally:
-        if shown is not None:
-            shown.stop()
 
 
-def _make_bar() -> Progress:
+def _make_bars() -> Progress:
     from rich import progress
     from rich.console import Console
 

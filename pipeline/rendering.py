@@ -12,6 +12,7 @@ from pipeline.errors import printable
 from pipeline.units import format_bytes
 
 if TYPE_CHECKING:
+    from pipeline.batch.events import Event
     from pipeline.batch.report import BatchReport, StepResult
     from pipeline.operations.doctor.report import Health
     from pipeline.operations.inspect import Inspection
@@ -35,16 +36,40 @@ def show(report: Any) -> None:
     _print_lines({name: value for name, value in fields.items() if not _is_empty(value)})
 
 
+_STATUS = {"fresh": "up to date", "planned": "to do"}
+
+
 def show_step(step: StepResult) -> None:
-    """Print one line for a step of a batch as it ends."""
-    what = f": {step.error}" if step.error else ""
-    print(f"{step.status:8} {step.id} ({step.run}, {step.seconds:.1f} s){what}", flush=True)
+    """Print a line for a step of a batch as it ends, and on a dry run what it would do."""
+    status = _STATUS.get(step.status, step.status)
+    what = step.error or step.reason or (f"after {', '.join(step.waits_for)}" if step.waits_for else "")
+    text = f"{status:10} {step.id} ({step.run}, {step.seconds:.1f} s)"
+    print(f"{text}: {printable(what)}" if what else text, flush=True)
+    if step.status == "planned" and step.result:
+        sizes = {name: step.result.get(f"{name}_bytes") for name in _SIZES}
+        shown = [f"{name} {format_bytes(size)}" for name, size in sizes.items() if size is not None]
+        print(f"{'':10} {', '.join(shown)}", flush=True)
+
+
+def show_step_end(event: Event) -> None:
+    """Print a line for an event of a batch, if a step ended by it."""
+    from pipeline.batch.events import StepEnded
+
+    if isinstance(event, StepEnded):
+        show_step(event.step)
+
+
+def show_event(event: Event) -> None:
+    """Print an event of a batch as a line of JSON on standard error."""
+    from pipeline.batch.events import as_line
+
+    print(as_line(event), file=sys.stderr, flush=True)
 
 
 def show_batch(report: BatchReport) -> None:
     """Print how many of a batch's steps ended how."""
     statuses = [step.status for step in report.steps]
-    counts = ", ".join(f"{statuses.count(s)} {s}" for s in dict.fromkeys(statuses))
+    counts = ", ".join(f"{statuses.count(s)} {_STATUS.get(s, s)}" for s in dict.fromkeys(statuses))
     print(f"{len(statuses)} steps: {counts}")
 
 
@@ -139,6 +164,7 @@ def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], to: TextIO
     Console(file=file, markup=False, width=None if file.isatty() else 200).print(table)
 
 
+_SIZES = ("read", "download", "written", "upload", "memory")
 _COUNTS = ("changed", "remainders", "exceptions")
 
 

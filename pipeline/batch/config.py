@@ -1,134 +1,84 @@
 """The batch config: a JSON file that says what must exist, as steps that refer to each other.
 
     {
+      "models": {"v1": "org/base-v1", "v2": "org/base-v2"},
       "defaults": {"store": "./store", "overwrite": true},
       "steps": [
-        {"id": "delta-v1", "run": "compute", "base": "org/base-v1", "post": "org/post-v1",
+        {"id": "delta-v1", "run": "compute", "base": "@v1", "post": "org/post-v1",
          "output": "deltas/v1.safetensors"},
-        {"id": "post-v2", "run": "apply", "base": "org/base-v2", "deltas": ["@delta-v1=0.8"],
+        {"id": "post-v2", "run": "apply", "base": "@v2", "deltas": ["@delta-v1=0.8"],
          "output": "./post-v2"}
       ]
     }
 
-"@ID" stands for the output of the step with that id, wherever a location is read. Local locations, the
-store's and the report's among them, are relative to the current directory, not to the config. The older
-form `{"model_pairs": [{"base": …, "post": …, "output": …}]}` is read as compute steps.
+"@NAME" stands for a named model or delta, or for the output of the step with that id, where a location
+is read. Local locations, the store's and the report's among them, are relative to the current
+directory, not to the config. `matrix` and `chain` are short for many steps, see
+`pipeline.batch.expand`; the older form `{"model_pairs": [{"base": …, "post": …, "output": …}]}` is read
+as compute steps.
 
 Importing this module and reading a config imports neither torch, numpy, transformers nor azure.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 
+from pipeline.batch.expand import Chain, Matrix, pair_steps
 from pipeline.batch.fields import (
-    CodecName,
     DeltaIn,
-    DeltaOut,
     DeviceName,
     DTypeName,
+    FilePath,
+    HubCacheName,
     Id,
     ModelIn,
-    ModelOut,
-    NotEmpty,
     ReportPlace,
-    Scale,
     Size,
     StorePlace,
+    TierName,
 )
 from pipeline.batch.graph import Graph
 from pipeline.batch.problems import Problem, field_problems, in_order, load_json
-from pipeline.batch.references import MAKES, Kind, needs_of, reference_problems
+from pipeline.batch.raw import name_problems, problems_of_raw
+from pipeline.batch.references import MARK, Kind, Placed, is_fused, needs_of, reference_problems
+from pipeline.batch.steps import AnyStep, Apply, Compute, Difference, Model, Pair, Step, Term
+from pipeline.batch.variables import fill_in
 from pipeline.errors import ConfigError, UsageError
-from pipeline.storage.locations import parse_delta, split_scale
 
 
-class _Model(BaseModel):
-    """No unknown keys, no silent conversions, no changes afterwards."""
+class BetweenSteps(ValueError):
+    """What is wrong between the steps of a config whose fields are all right."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
-
-
-class Term(_Model):
-    """One delta of an apply step; without a scale of its own it takes the step's."""
-
-    delta: DeltaIn
-    scale: Scale | None = None
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = list(problems)
+        super().__init__("; ".join(in_order(self.problems)))
 
 
-def _as_term(value: object) -> object:
-    """A term written as "DELTA" or "DELTA=SCALE" in its object form."""
-    if isinstance(value, Term | dict):
-        return value
-    if not isinstance(value, str):
-        raise ValueError('should be "DELTA", "DELTA=SCALE" or an object with delta and scale')
-    delta, scale = split_scale(value)
-    try:
-        return Term(delta=delta, scale=None if scale is None else float(scale))
-    except ValidationError as error:
-        raise ValueError(", ".join(problem.text for problem in field_problems(error))) from error
-    except ValueError as error:
-        raise ValueError(f"{scale!r} is not a scale: write DELTA=0.5") from error
+class Defaults(Model):
+    """Options of all steps; one that is not given is the operation's own default.
 
-
-AnyTerm = Annotated[Term, BeforeValidator(_as_term, json_schema_input_type=str | Term)]
-
-
-class Pair(_Model):
-    """A base model and its post-trained version, and where their difference goes."""
-
-    base: ModelIn
-    post: ModelIn
-    output: DeltaOut
-    dtype: DTypeName | None = None
-    codec: CodecName = "rans"
-
-
-class Compute(Pair):
-    """A step that writes the delta post - base."""
-
-    id: Id
-    run: Literal["compute"] = "compute"
-    makes: ClassVar[Kind] = MAKES["compute"]
-
-
-class Apply(_Model):
-    """A step that writes the model base + the sum of scale * delta."""
-
-    id: Id
-    run: Literal["apply"] = "apply"
-    base: ModelIn
-    deltas: Annotated[tuple[AnyTerm, ...], Field(strict=False), NotEmpty]
-    output: ModelOut
-    scale: Scale = 1.0
-    dtype: DTypeName | None = None
-    shard_size: Size | None = None
-    makes: ClassVar[Kind] = MAKES["apply"]
-
-
-Step = Annotated[Compute | Apply, Field(discriminator="run")]
-
-
-class Defaults(_Model):
-    """Options of all steps; one that is not given is the operation's own default."""
+    store: the folder or container where plain delta names lie. dtype: the format of weights and deltas;
+    auto is that of the models. device: what does the arithmetic; auto is the processor. memory: bound on
+    the buffers of all running steps together, as "2GiB". workers: threads that compute, for all running
+    steps together. hub_cache: whether weights from the Hub go through its cache on the disk; auto is
+    where there is room. tier: the access tier of blobs that are written. sign_key: a private key (PEM)
+    that signs every output. overwrite: whether outputs that are other than their steps' are replaced.
+    """
 
     store: StorePlace | None = None
     dtype: DTypeName | None = None
     device: DeviceName | None = None
     memory: Size | None = None
     workers: Annotated[int, Field(ge=1)] | None = None
+    hub_cache: HubCacheName | None = None
+    tier: TierName | None = None
+    sign_key: FilePath | None = None
     overwrite: bool = False
 
     def override(self, **given: Any) -> Defaults:
@@ -140,58 +90,108 @@ class Defaults(_Model):
             raise UsageError("; ".join(in_order(field_problems(error)))) from error
 
 
-class Config(_Model):
-    """A batch config whose references make sense: steps, their defaults, and where the report goes.
+class Config(Defaults):
+    """A batch config as it is written. Options of steps may stand beside them or under `defaults`.
 
-    report: a location; None is `./reports/NAME.json`, after the config's file.
+    schema_url: where the JSON Schema is, for editors. models: names for models. deltas: names for
+    deltas. steps: what must exist, in any order. matrix: every delta onto every base. chain: versions of
+    a base model. model_pairs: the older form of compute steps. defaults: options of all steps. report: a
+    location; None is `./reports/NAME.json`, after the config's file.
     """
 
     schema_url: str | None = Field(default=None, alias="$schema")
-    steps: Annotated[tuple[Step, ...], Field(strict=False), NotEmpty]
+    models: Mapping[Id, ModelIn] = {}
+    deltas: Mapping[Id, DeltaIn] = {}
+    steps: Annotated[tuple[Step, ...], Field(strict=False)] = ()
+    matrix: Annotated[tuple[Matrix, ...], Field(strict=False)] = ()
+    chain: Annotated[tuple[Chain, ...], Field(strict=False)] = ()
+    model_pairs: Annotated[tuple[Pair, ...], Field(strict=False)] = ()
     defaults: Defaults = Defaults()
     report: ReportPlace | None = None
 
     @model_validator(mode="after")
     def _check_references(self) -> Config:
-        problems = reference_problems(self.model_dump()["steps"], "steps")
+        problems = self.problems()
         if problems:
-            raise ValueError("; ".join(in_order(problems)))
+            raise BetweenSteps(problems)
         return self
 
     @property
-    def by_id(self) -> Mapping[str, Compute | Apply]:
-        """The steps by id, in the order of the config."""
-        return {step.id: step for step in self.steps}
+    def options(self) -> Defaults:
+        """The options of all steps."""
+        beside = self.model_dump(include=set(Defaults.model_fields), exclude_unset=True)
+        return self.defaults.override(**beside)
+
+    @property
+    def names(self) -> Mapping[str, Kind]:
+        """What the names of models and deltas stand for."""
+        return {**dict.fromkeys(self.models, "model"), **dict.fromkeys(self.deltas, "delta")}
+
+    def written(self) -> Iterator[tuple[Placed, AnyStep]]:
+        """All steps, those that short forms stand for among them, and where they come from."""
+        for number, step in enumerate(self.steps):
+            yield Placed(("steps", number), step.model_dump()), step
+        short = [(("matrix", number), matrix.steps()) for number, matrix in enumerate(self.matrix)]
+        chains = [(("chain", number), chain.steps()) for number, chain in enumerate(self.chain)]
+        for path, steps in (*short, *chains):
+            for each, places in steps:
+                yield Placed(path, each.model_dump(), places), each
+        for number, pair in enumerate(pair_steps(self.model_pairs)):
+            yield Placed(("model_pairs", number), pair.model_dump()), pair
+
+    def problems(self) -> list[Problem]:
+        """What is wrong between steps, or all of them together."""
+        placed = [each for each, _ in self.written()]
+        problems = reference_problems(placed, self.names)
+        problems += name_problems(self.models, self.deltas)
+        if not placed:
+            problems.append(Problem(("steps",), "should not be empty"))
+        return problems
+
+    @property
+    def by_id(self) -> Mapping[str, AnyStep]:
+        """The steps that run, by id, in the order of the config, without names and deltas on the way."""
+        steps = {step.id: step for _, step in self.written()}
+        locations = {**self.models, **self.deltas}
+        on_the_way = {
+            name: step
+            for name, step in steps.items()
+            if isinstance(step, Compute) and is_fused(step.model_dump())
+        }
+        return {
+            name: _resolve(step, locations, on_the_way)
+            for name, step in steps.items()
+            if name not in on_the_way
+        }
 
     @property
     def graph(self) -> Graph:
         """Which step needs which."""
-        return Graph({step.id: needs_of(step.model_dump()) for step in self.steps})
+        return Graph({name: needs_of(step.model_dump()) for name, step in self.by_id.items()})
 
 
-class _FlatConfig(Defaults):
-    """The older form: pairs to compute, their options beside them or under "defaults"."""
+def _resolve(step: AnyStep, locations: Mapping[str, str], on_the_way: Mapping[str, Compute]) -> AnyStep:
+    """`step` with names as the locations they stand for, and deltas on the way as differences."""
 
-    schema_url: str | None = Field(default=None, alias="$schema")
-    model_pairs: Annotated[tuple[Pair, ...], Field(strict=False), NotEmpty]
-    defaults: Defaults = Defaults()
-    report: ReportPlace | None = None
+    def locate(text: str) -> str:
+        return locations.get(text.removeprefix(MARK), text) if text.startswith(MARK) else text
 
-    def expand(self) -> Config:
-        """The same as steps, with ids after the outputs' names."""
-        steps: dict[str, Compute] = {}
-        for pair in self.model_pairs:
-            stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(parse_delta(pair.output).path).stem)
-            name = first = stem.lstrip("._-")[:90] or "delta"
-            number = 1
-            while name in steps:
-                number += 1
-                name = f"{first}-{number}"
-            steps[name] = Compute(id=name, **pair.model_dump())
-        beside = self.model_dump(include=set(Defaults.model_fields), exclude_unset=True)
-        return Config(
-            steps=tuple(steps.values()), defaults=self.defaults.override(**beside), report=self.report
-        )
+    def term(written: Term | Difference) -> Term | Difference:
+        if isinstance(written, Term):
+            fused = on_the_way.get(written.delta.removeprefix(MARK))
+            if fused is None or not written.delta.startswith(MARK):
+                return written.model_copy(update={"delta": locate(written.delta)})
+            written = Difference(base=fused.base, post=fused.post, scale=written.scale)
+        return written.model_copy(update={"base": locate(written.base), "post": locate(written.post)})
+
+    changes: dict[str, Any] = {}
+    for key in ("base", "post", "old_base", "target"):
+        text = getattr(step, key, None)
+        if text is not None:
+            changes[key] = locate(text)
+    if isinstance(step, Apply) or step.run == "combine":
+        changes["deltas"] = tuple(term(each) for each in step.deltas)
+    return step.model_copy(update=changes)
 
 
 def read_config(path: str | Path) -> Config:
@@ -208,26 +208,30 @@ def read_file(path: str | Path) -> bytes:
 
 
 def parse_config(data: bytes, *, where: str) -> Config:
-    """The config that `data`, the content of the file `where`, is.
+    """The config that `data`, the content of the file `where`, is; variables come from the environment.
 
     Raises ConfigError with every problem: those of single fields and those between steps, each with
     its JSON path.
     """
     content, problems = load_json(data, where=where)
-    is_flat = isinstance(content, dict) and "model_pairs" in content
-    config: Config | _FlatConfig | None = None
-    fields: list[Problem] = []
+    content, unknown = fill_in(content, os.environ)
+    problems += unknown
     try:
-        config = (_FlatConfig if is_flat else Config).model_validate(content)
+        config = Config.model_validate(content)
     except ValidationError as error:
         fields = field_problems(error)
-    if isinstance(content, dict):
-        root = "model_pairs" if is_flat else "steps"
-        between = reference_problems(content.get(root), root)
+        between = [each for found in _between_steps(error) for each in found.problems]
+        between = between or problems_of_raw(content)
         # A place where something is wrong between steps often makes no sense alone either: said once.
-        said = {problem.path for problem in between}
-        fields = [problem for problem in fields if problem.path not in said] + between
-    problems += fields
-    if problems or config is None:
+        said = {problem.path for problem in (*between, *unknown)}
+        problems += [problem for problem in fields if problem.path not in said] + between
+    if problems:
         raise ConfigError(in_order(problems), where=where)
-    return config.expand() if isinstance(config, _FlatConfig) else config
+    return config
+
+
+def _between_steps(error: ValidationError) -> Iterator[BetweenSteps]:
+    for item in error.errors(include_url=False, include_input=False):
+        cause = item.get("ctx", {}).get("error")
+        if isinstance(cause, BetweenSteps):
+            yield cause

@@ -25,7 +25,10 @@ from pipeline.units import parse_bytes
 DTypeName = Literal["auto", "bfloat16", "float16", "float32", "float64"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 CodecName = Literal["rans", "none"]
+TierName = Literal["hot", "cool", "cold"]
+HubCacheName = Literal["auto", "on", "off"]
 
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -37,7 +40,7 @@ def _check_id(text: str) -> str:
     return text
 
 
-def _checked(parse: Callable[[str], Location], *, is_output: bool) -> Callable[[str], str]:
+def _checked(parse: Callable[[str], Location | None], *, is_output: bool) -> Callable[[str], str]:
     """A validator: `parse` must accept the text, which stays as it is."""
 
     def check(text: str) -> str:
@@ -54,6 +57,28 @@ def _checked(parse: Callable[[str], Location], *, is_output: bool) -> Callable[[
         return text
 
     return check
+
+
+def _parse_target(text: str) -> None:
+    """A delta or a model, whichever it is."""
+    try:
+        parse_delta(text)
+    except UsageError:
+        parse_model(text)
+
+
+def _check_template(text: str) -> str:
+    """An output with places to fill in; that it is a location then is looked at once they are."""
+    left = re.sub(r"\{(delta|base|version)\}", "x", text)
+    if "{" in left or "}" in left:
+        raise ValueError("has braces that are none of {delta}, {base} and {version}")
+    return text
+
+
+def _check_repo(text: str) -> str:
+    if not _REPO.fullmatch(text):
+        raise ValueError("is not a repository of the Hub: write org/name")
+    return text
 
 
 def _check_not_empty(value: object) -> object:
@@ -78,6 +103,10 @@ ModelIn = Annotated[str, AfterValidator(_checked(parse_model, is_output=False))]
 DeltaIn = Annotated[str, AfterValidator(_checked(parse_delta, is_output=False))]
 ModelOut = Annotated[str, AfterValidator(_checked(parse_output_model, is_output=True))]
 DeltaOut = Annotated[str, AfterValidator(_checked(parse_delta, is_output=True))]
+Target = Annotated[str, AfterValidator(_checked(_parse_target, is_output=False))]
+Template = Annotated[str, AfterValidator(_check_template)]
+FilePath = Annotated[str, Field(min_length=1)]
+Repo = Annotated[str, AfterValidator(_check_repo)]
 StorePlace = Annotated[str, AfterValidator(_checked(parse_store, is_output=True))]
 ReportPlace = ModelOut  # local unless it says otherwise, as a model to be written is
 Size = Annotated[str | int, PlainValidator(_check_size, json_schema_input_type=str | int)]

@@ -96,7 +96,7 @@ def field_problems(error: ValidationError) -> list[Problem]:
 
 
 def _field_problem(item: ErrorDetails) -> Problem:
-    path = item["loc"]
+    path = tuple(part for part in item["loc"] if not str(part).startswith("<"))  # a kind of term
     if len(path) > 2 and path[0] == "steps":  # pydantic puts the step's kind behind its number
         path = (*path[:2], *path[3:])
     context: Mapping[str, Any] = item.get("ctx", {})

@@ -7,7 +7,7 @@ not the right form is left out here, for the models of `pipeline.batch.config` r
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -18,20 +18,46 @@ from pipeline.errors import UsageError
 from pipeline.storage.locations import Scheme, parse_delta, parse_output_model, split_scale
 
 MARK = "@"
+SAFETENSORS = ".safetensors"  # how a delta is told from a model where both are looked at
 
 Kind = Literal["delta", "model"]
-Steps = Sequence[Mapping[str, Any]]
 
-MAKES: Mapping[str, Kind] = {"compute": "delta", "apply": "model"}
+MAKES: Mapping[str, Kind] = {"compute": "delta", "apply": "model", "combine": "delta"}
+Places = Mapping[JsonPath, JsonPath]
+_MODELS = ("base", "post", "old_base")  # where a step may name one
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A step as a mapping, and where in the config it comes from.
+
+    at: where places of the step are written, from `path` on, if it is not written out itself.
+    """
+
+    path: JsonPath
+    step: Mapping[str, Any]
+    at: Places = field(default_factory=dict)
+
+    def locate(self, *place: str | int) -> JsonPath:
+        """Where in the config a place of the step is written."""
+        for length in range(len(place), 0, -1):
+            if (found := self.at.get(place[:length])) is not None:
+                return (*self.path, *found, *place[length:])
+        return (*self.path, *place)
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A location that a step reads: where in the step it is written, its text, and what it must hold."""
+    """A location that a step reads: where in the step it is written, its text, and what it must hold.
+
+    kind: None if a delta will do as well as a model. fuses: whether a delta may be one that is never
+    written.
+    """
 
     path: JsonPath
     text: str
-    kind: Kind
+    kind: Kind | None
+    fuses: bool = False
 
     @property
     def reference(self) -> str | None:
@@ -41,15 +67,24 @@ class Input:
 
 def inputs_of(step: Mapping[str, Any]) -> Iterator[Input]:
     """Every location that a step reads, as it is written."""
-    for key in ("base", "post"):
-        if isinstance(text := step.get(key), str):
-            yield Input((key,), text, "model")
+    yield from _models_of(step, ())
+    if isinstance(text := step.get("target"), str):
+        yield Input(("target",), text, None)
+    fuses = step.get("run") == "apply"
     deltas = step.get("deltas")
     for number, term in enumerate(deltas if isinstance(deltas, list | tuple) else ()):
         if isinstance(term, str):
-            yield Input(("deltas", number), split_scale(term)[0], "delta")
-        elif isinstance(term, Mapping) and isinstance(text := term.get("delta"), str):
-            yield Input(("deltas", number, "delta"), text, "delta")
+            yield Input(("deltas", number), split_scale(term)[0], "delta", fuses)
+        elif isinstance(term, Mapping):
+            if isinstance(text := term.get("delta"), str):
+                yield Input(("deltas", number), text, "delta", fuses)
+            yield from _models_of(term, ("deltas", number))
+
+
+def _models_of(holder: Mapping[str, Any], path: JsonPath) -> Iterator[Input]:
+    for key in _MODELS:
+        if isinstance(text := holder.get(key), str):
+            yield Input((*path, key), text, "model")
 
 
 def needs_of(step: Mapping[str, Any]) -> tuple[str, ...]:
@@ -57,94 +92,134 @@ def needs_of(step: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(i.reference for i in inputs_of(step) if i.reference is not None))
 
 
-def reference_problems(steps: Any, root: str) -> list[Problem]:
-    """What is wrong between the steps, which the config has under the key `root`.
+def reference_problems(
+    steps: Sequence[Placed], names: Mapping[str, Kind], unknown: Sequence[str] = ()
+) -> list[Problem]:
+    """What is wrong between the steps. names: those that the config gives to models and deltas.
 
-    Found are ids and outputs that two steps share, references to no step, to the step itself or to a
-    step that makes something else, steps that need each other, and locations that another step writes
-    but that do not say so.
+    unknown: how ids of steps begin that there may be, too.
+
+    Found are ids and outputs that two steps share, references to no step and no name, to the step itself
+    or to what is something else, steps that need each other, deltas that nobody writes nor uses, and
+    locations that another step writes but that do not say so.
     """
-    if not isinstance(steps, list | tuple):
-        return []
-    found = _Found.of([step if isinstance(step, Mapping) else {} for step in steps], root)
-    return [*found.shared(), *found.inputs(), *found.cycles()]
+    found = _Found.of(steps, names, unknown)
+    return [*found.shared(), *found.inputs(), *found.unused(), *found.cycles()]
 
 
 @dataclass(frozen=True)
 class _Found:
     """The steps, with the number of the first one that has an id, or that writes to a place."""
 
-    steps: Steps
-    root: str
+    steps: Sequence[Placed]
+    names: Mapping[str, Kind]
     ids: Mapping[str, int]
     writers: Mapping[tuple[object, ...], int]
+    unknown: tuple[str, ...]
 
     @classmethod
-    def of(cls, steps: Steps, root: str) -> _Found:
+    def of(cls, steps: Sequence[Placed], names: Mapping[str, Kind], unknown: Sequence[str]) -> _Found:
         ids: dict[str, int] = {}
         writers: dict[tuple[object, ...], int] = {}
-        for number, step in enumerate(steps):
-            if isinstance(name := step.get("id"), str):
+        for number, placed in enumerate(steps):
+            if isinstance(name := placed.step.get("id"), str):
                 ids.setdefault(name, number)
-            if (place := _written_place(step)) is not None:
+            if (place := _written_place(placed.step)) is not None:
                 writers.setdefault(place, number)
-        return cls(steps, root, ids, writers)
+        return cls(steps, names, ids, writers, tuple(unknown))
 
     def shared(self) -> Iterator[Problem]:
         """Ids and outputs that an earlier step has already."""
-        for number, step in enumerate(self.steps):
-            name = step.get("id")
-            if isinstance(name, str) and self.ids[name] != number:
-                yield Problem((self.root, number, "id"), f"is also {self._at(self.ids[name])}'s")
-            place = _written_place(step)
+        for number, placed in enumerate(self.steps):
+            name = placed.step.get("id")
+            if isinstance(name, str) and name in self.names:
+                yield Problem(placed.locate("id"), f"is also the name of a {self.names[name]}")
+            elif isinstance(name, str) and self.ids[name] != number:
+                yield Problem(placed.locate("id"), f"is also {self._at(self.ids[name])}'s")
+            place = _written_place(placed.step)
             if place is not None and self.writers[place] != number:
-                first = self._at(self.writers[place])
-                yield Problem((self.root, number, "output"), f"is also {first}'s")
+                yield Problem(placed.locate("output"), f"is also {self._at(self.writers[place])}'s")
 
     def inputs(self) -> Iterator[Problem]:
         """Inputs that can't be what they are said to be."""
-        for number, step in enumerate(self.steps):
-            for item in inputs_of(step):
+        for number, placed in enumerate(self.steps):
+            for item in inputs_of(placed.step):
                 if text := self._input_problem(number, item):
-                    yield Problem((self.root, number, *item.path), text)
+                    yield Problem(placed.locate(*item.path), text)
+
+    def unused(self) -> Iterator[Problem]:
+        """Deltas without an output that no step takes."""
+        taken = {item.reference for placed in self.steps for item in inputs_of(placed.step)}
+        for placed in self.steps:
+            if is_fused(placed.step) and placed.step.get("id") not in taken:
+                text = "is missing, and no step takes the delta on the way"
+                yield Problem(placed.locate("output"), text)
 
     def _input_problem(self, number: int, item: Input) -> str | None:
         if item.reference is None:
-            writer = self.writers.get(_place(item.text, item.kind) or ())
-            if writer is None:
+            return self._location_problem(number, item)
+        name = item.reference
+        makes = self.names.get(name)
+        if makes is None:
+            target = self.ids.get(name)
+            if target is None and name.startswith(self.unknown):
                 return None
+            if target is None:
+                return f"no step is called {name!r}{self._nearest(number, item)}"
+            if target == number:
+                return "is this step itself"
+            step = self.steps[target].step
+            if step.get("run") == "verify":
+                return f"{name!r} makes nothing"
+            if is_fused(step) and not item.fuses:
+                return f"{name!r} writes no delta: give it an output"
+            makes = _makes(step)
+            output = step.get("output")
+            if item.kind is None and makes == "delta" and not str(output).endswith(SAFETENSORS):
+                return f"{name!r} writes a delta that no name ending tells of: call it *{SAFETENSORS}"
+        if makes is not None and item.kind not in (None, makes):
+            verb = "is" if name in self.names else "makes"
+            return f"{name!r} {verb} a {makes}, but a {item.kind} is wanted here"
+        return None
+
+    def _location_problem(self, number: int, item: Input) -> str | None:
+        kinds: Sequence[Kind] = (item.kind,) if item.kind else ("delta", "model")
+        for kind in kinds:
+            writer = self.writers.get(_place(item.text, kind) or ())
             if writer == number:
                 return "is what this step writes itself"
-            name = self.steps[writer].get("id")
-            return f'is what {self._at(writer)} writes: say so by "{MARK}{name}"'
-        target = self.ids.get(item.reference)
-        if target is None:
-            fitting = [
-                name
-                for name, at in self.ids.items()
-                if at != number and _makes(self.steps[at]) == item.kind
-            ]
-            close = get_close_matches(item.reference, fitting, 1)
-            hint = f': did you mean "{MARK}{close[0]}"?' if close else ""
-            return f"no step is called {item.reference!r}{hint}"
-        if target == number:
-            return "is this step itself"
-        makes = _makes(self.steps[target])
-        if makes is not None and makes != item.kind:
-            return f"{item.reference!r} makes a {makes}, but a {item.kind} is wanted here"
+            if writer is not None:
+                name = self.steps[writer].step.get("id")
+                return f'is what {self._at(writer)} writes: say so by "{MARK}{name}"'
         return None
+
+    def _nearest(self, number: int, item: Input) -> str:
+        """Which name may have been meant, as the end of a message."""
+        fitting = [name for name, kind in self.names.items() if item.kind in (None, kind)]
+        for name, at in self.ids.items():
+            makes = _makes(self.steps[at].step)
+            if at != number and makes and item.kind in (None, makes):
+                fitting.append(name)
+        close = get_close_matches(item.reference or "", fitting, 1)
+        return f': did you mean "{MARK}{close[0]}"?' if close else ""
 
     def cycles(self) -> Iterator[Problem]:
         """Steps that wait for each other."""
         needs = {
-            name: [n for n in needs_of(self.steps[at]) if n in self.ids and n != name]
+            name: [n for n in needs_of(self.steps[at].step) if n in self.ids and n != name]
             for name, at in self.ids.items()
         }
         for cycle in Graph(needs).cycles():
-            yield Problem((self.root, self.ids[cycle[0]]), f"needs itself: {show_cycle(cycle)}")
+            path = self.steps[self.ids[cycle[0]]].path
+            yield Problem(path, f"needs itself: {show_cycle(cycle)}")
 
     def _at(self, number: int) -> str:
-        return show_path((self.root, number))
+        return show_path(self.steps[number].path)
+
+
+def is_fused(step: Mapping[str, Any]) -> bool:
+    """Whether a step computes a delta that is only taken on the way into sums."""
+    return step.get("run", "compute") == "compute" and step.get("output") is None
 
 
 def _makes(step: Mapping[str, Any]) -> Kind | None:

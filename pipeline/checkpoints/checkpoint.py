@@ -29,6 +29,7 @@ from pipeline.settings import Settings
 from pipeline.storage.base import Files, Reader
 from pipeline.storage.locations import Location, Scheme, parse_model
 from pipeline.storage.opening import open_folder, open_parent
+from pipeline.tensors.fingerprint import Digest, digest_bytes
 
 if TYPE_CHECKING:
     from pipeline.storage.hub.models import HubRepo
@@ -66,6 +67,14 @@ class Checkpoint:
     def vocab_size(self) -> int | None:
         """Rows of the embedding, as the config says."""
         return vocab_size(self.config)
+
+    @property
+    def identity(self) -> Digest:
+        """What is another if any weight is: made of the commit, or of all files' names and versions."""
+        parts = [f"{self.location}@{self.revision}"]
+        if self.revision is None:
+            parts = [f"{reader.name} {reader.nbytes} {reader.version}" for reader in self.readers]
+        return digest_bytes("\0".join(parts).encode())
 
     def input(self, name: str, first_reader: int = 0) -> Input:
         """The tensor called `name` as an input, the readers being numbered from `first_reader`."""

@@ -1,13 +1,12 @@
-"""The three main commands: compute, apply and batch."""
+"""compute and apply."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Unpack
 
-from typer import Argument, Option
+from typer import Option
 
-from pipeline.commands.command import Format, command
-from pipeline.commands.endings import judge_steps
+from pipeline.commands.command import command
 from pipeline.commands.options import (
     BASE_HELP,
     DTypeName,
@@ -16,19 +15,16 @@ from pipeline.commands.options import (
     NewDelta,
     OnDevice,
     Packed,
-    Planned,
     Proven,
     Published,
     Scale,
     Scaled,
     Working,
 )
-from pipeline.errors import UsageError
 from pipeline.progress import bar
-from pipeline.rendering import show, show_batch, show_step
+from pipeline.rendering import show
 
 if TYPE_CHECKING:
-    from pipeline.batch.report import BatchReport
     from pipeline.operations.compute import ComputeReport
     from pipeline.operations.outputs.report import ApplyReport
 
@@ -89,30 +85,3 @@ def apply(
 
     deltas = [parse_scaled(text, scale) for text in delta]
     return run(base, deltas, output, **options, progress=bar)
-
-
-@command(show_batch, judge=judge_steps)
-def batch(
-    form: Format,
-    config: Annotated[str | None, Argument(help="The JSON config.", show_default=False)] = None,
-    config_option: Annotated[str | None, Option("--config", help="The same as an option.")] = None,
-    only: Annotated[str | None, Option(help="Run this step alone.")] = None,
-    **options: Unpack[Planned],
-) -> BatchReport:
-    """Run the steps of a JSON config.
-
-    Steps compute and apply; they refer to each other's results by id.
-    """
-    path = _the_one(config, config_option)
-    from pipeline import run_batch as run
-
-    on_step = None if form == "json" else show_step
-    return run(path, only=only, **options, progress=bar, on_step=on_step)
-
-
-def _the_one(config: str | None, config_option: str | None) -> str:
-    """The config, however it was named. Raises UsageError if it was not named once."""
-    match [path for path in (config, config_option) if path is not None]:
-        case [path]:
-            return path
-    raise UsageError("batch needs one config", hint="cli.py batch configs/quickstart.json")

@@ -129,6 +129,11 @@ class Journal:
                 now = time.monotonic()
                 self._due = now + max(EVERY_S, _COST * (now - began))
 
+    def keep(self) -> None:
+        """Say what is done: the run ends here, and another may go on."""
+        if self._writers and self._done.any():
+            self._save()
+
     def finish(self) -> None:
         """Remove the journal: the output is published."""
         if self._writers:

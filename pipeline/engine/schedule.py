@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 
 from pipeline.engine.plan import Plan
 from pipeline.engine.tail import OrderedTail
@@ -18,10 +19,17 @@ SMALLEST_BLOCK_BYTES = MIB
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a run may use: bytes for buffers and scratch space, and threads that compute."""
+    """What a run may use: bytes for buffers and scratch space, and threads that compute.
+
+    Runs that are given the same limits take turns at computing, but each has the memory for itself.
+    """
 
     memory_bytes: int
     workers: int
+    turns: threading.BoundedSemaphore = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "turns", threading.BoundedSemaphore(self.workers))
 
     @classmethod
     def of(cls, memory_bytes: int, workers: int | None) -> Limits:
@@ -36,11 +44,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How a plan is walked within limits: workers, bytes per block, and each worker's buffer."""
+    """How a plan is walked within limits: workers, bytes per block, each worker's buffer, all memory."""
 
     workers: int
     block_bytes: int
     buffer_bytes: int
+    memory_bytes: int
 
 
 def schedule(
@@ -58,7 +67,8 @@ def schedule(
     A tail takes its share of the memory first; the others are explained at `walk`.
     Raises UsageError if not even one worker with the smallest block fits.
     """
-    memory = limits.memory_bytes - (tail.take_share(limits.memory_bytes) if tail else 0)
+    share = tail.take_share(limits.memory_bytes) if tail else 0
+    memory = limits.memory_bytes - share
     wanted = max(limits.workers, REMOTE_WORKERS) if remote else limits.workers
     size = block_bytes
     while True:
@@ -66,7 +76,7 @@ def schedule(
         each = buffer_bytes + scratch_bytes + elements * left_bytes
         workers = max(0, min(wanted, memory // each)) if each else wanted
         if workers >= min(wanted, limits.workers) or (workers and size <= SMALLEST_BLOCK_BYTES):
-            return Schedule(workers, size, buffer_bytes)
+            return Schedule(workers, size, buffer_bytes, share + workers * each)
         if size <= SMALLEST_BLOCK_BYTES:
             least = tail.least_memory(each) if tail else each
             raise UsageError(

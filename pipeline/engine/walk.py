@@ -9,7 +9,7 @@ with round trips gets more workers than there are cores, and a semaphore keeps c
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import numpy as np
@@ -47,10 +47,10 @@ def walk(
         if journal is not None:
             advance(journal.begin(timetable.block_bytes, writers, tail))
             blocks = (block for block in blocks if not journal.is_done(block.number))
-        crew = _Crew(blocks, limits.workers)
+        crew = _Crew(blocks)
 
         def labour() -> None:
-            worker = _Worker(work, writers, timetable.buffer_bytes, crew.computing)
+            worker = _Worker(work, writers, timetable.buffer_bytes, limits.turns)
             while (block := crew.next_block()) is not None:
                 payloads = worker.do(block)
                 if tail is not None:
@@ -60,14 +60,26 @@ def walk(
                     journal.note(block.number)
                 advance(block.moved_bytes)
 
-        with ThreadPoolExecutor(timetable.workers, thread_name_prefix="walk") as pool:
-            futures = [pool.submit(labour) for _ in range(timetable.workers)]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-            finally:  # also when interrupted: the others stop after the block in hand
-                crew.stop()
-                if tail is not None:
-                    tail.give_up()
+        try:
+            _work_together(labour, timetable.workers, crew, tail)
+        except KeyboardInterrupt:
+            if journal is not None:
+                journal.keep()
+            raise
+
+
+def _work_together(
+    labour: Callable[[], None], workers: int, crew: _Crew, tail: OrderedTail | None
+) -> None:
+    """Run `labour` in so many threads. The first error stops the others and is raised."""
+    with ThreadPoolExecutor(workers, thread_name_prefix="walk") as pool:
+        futures = [pool.submit(labour) for _ in range(workers)]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:  # also when interrupted: the others stop after the block in hand
+            crew.stop()
+            if tail is not None:
+                tail.give_up()
     for future in futures:
         future.result()
 
@@ -92,13 +104,12 @@ def _timetable(
 
 
 class _Crew:
-    """What the workers share: the blocks still to do, and the permission to compute."""
+    """What the workers share: the blocks still to do."""
 
-    def __init__(self, blocks: Iterator[Block], computing: int) -> None:
+    def __init__(self, blocks: Iterator[Block]) -> None:
         self._blocks = blocks
         self._lock = threading.Lock()
         self._stopped = False
-        self.computing = threading.BoundedSemaphore(computing)
 
     def next_block(self) -> Block | None:
         """The next block, or None when all are handed out or the run was stopped."""
@@ -119,13 +130,13 @@ class _Worker:
         work: Work,
         writers: Sequence[Writer],
         buffer_bytes: int,
-        computing: threading.BoundedSemaphore,
+        turns: threading.BoundedSemaphore,
     ) -> None:
         self._readers = work.readers
         self._writers = writers
         self._kernel = work.make_kernel()
         self._buffer = aligned(buffer_bytes)
-        self._computing = computing
+        self._turns = turns
 
     def do(self, block: Block) -> list[bytes]:
         """Read, compute and write one block; returns what its slices have for the tail."""
@@ -143,7 +154,7 @@ class _Worker:
     def _compute(self, block: Block, out: Bytes) -> list[bytes]:
         """Read a block's inputs and fill `out`."""
         inputs = self._read(block)
-        with self._computing:
+        with self._turns:
             return [
                 self._kernel(part, arrays, out[part.offset - block.offset :][: part.nbytes])
                 for part, arrays in zip(block.slices, inputs, strict=True)

@@ -58,7 +58,7 @@ def combine(
     form = parse_codec(codec)
     wanted = scaled(deltas)
     setup = Setup.of(options)
-    place = Place.for_delta(output, setup)
+    place = Place.for_delta(output, setup).refuse_taken(is_model=False)
     with ExitStack() as stack:
         opened = [stack.enter_context(open_delta(name, settings=setup.settings)) for name, _ in wanted]
         run = _Run.prepare(opened, [scale for _, scale in wanted], form)

@@ -41,7 +41,7 @@ def convert(delta: str, output: str, *, codec: str, **options: Unpack[Writing]) 
     """
     form = parse_codec(codec)
     setup = Setup.of(options)
-    place = Place.for_delta(output, setup)
+    place = Place.for_delta(output, setup).refuse_taken(is_model=False)
     with open_delta(delta, settings=setup.settings) as source:
         layout, stored = lay_out([each.record for each in source.tensors.values()], source, form)
         plan = plan_rewrite(layout, [[each] for each in stored], [source])

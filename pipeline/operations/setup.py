@@ -21,13 +21,15 @@ class Running(TypedDict, total=False):
     """Options of everything that reads a delta or a model.
 
     store: where plain names of deltas are; see `Settings`. memory: bound on buffers, whatever the size
-    of the models. workers: threads that compute, one for each core unless said otherwise. progress:
-    is told of bytes that were moved.
+    of the models. workers: threads that compute, one for each core unless said otherwise. limits: in
+    place of both, to be shared with other runs of this process. progress: is told of bytes that were
+    moved.
     """
 
     store: str | None
     memory: str | int
     workers: int | None
+    limits: Limits
     progress: Progressing
 
 
@@ -79,14 +81,20 @@ class Resources:
 
     @classmethod
     def parse(
-        cls, *, memory: str | int = DEFAULT_MEMORY, workers: int | None = None, device: str = "cpu"
+        cls,
+        *,
+        memory: str | int = DEFAULT_MEMORY,
+        workers: int | None = None,
+        device: str = "cpu",
+        limits: Limits | None = None,
     ) -> Self:
-        """Resources as people write them. Raises UsageError."""
+        """Resources as people write them; `limits` in place of memory and workers. Raises UsageError."""
         if device not in ("auto", "cpu", "cuda"):
             raise UsageError(f"{device!r} is not a device", hint="use auto, cpu or cuda")
         if device == "cuda":
             _require_cuda()
-        return cls(Limits.of(parse_bytes(memory), workers), "cuda" if device == "cuda" else "cpu")
+        limits = limits or Limits.of(parse_bytes(memory), workers)
+        return cls(limits, "cuda" if device == "cuda" else "cpu")
 
     def arithmetic(self) -> Arithmetic:
         """A new instance for one worker."""
@@ -122,7 +130,7 @@ class Setup:
         if unknown := given.keys() - Transferring.__annotations__.keys():
             raise TypeError(f"there is no option {', '.join(sorted(unknown))}")
         loaded = Settings.load(**_take(given, "store", "tier", "hub_cache"))
-        resources = Resources.parse(**_take(given, "memory", "workers", "device"))
+        resources = Resources.parse(**_take(given, "memory", "workers", "device", "limits"))
         key = given.pop("sign_key", None)
         signer = Signer.load(key, loaded.sign_password) if key else None
         return cls(loaded, resources, signer=signer, **given)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.checkpoints.checkpoint import open_files
 from pipeline.checkpoints.files import PICKLES, SAFETENSORS, read_all
 from pipeline.checkpoints.header import LENGTH_BYTES, Entry, Header, read_header
 from pipeline.deltas.signing import SUFFIX, Verifier
-from pipeline.engine.plan import Input, Job, Plan, Slice
+from pipeline.engine.plan import Input, Job, Plan
 from pipeline.engine.walk import walk
 from pipeline.engine.work import Work
 from pipeline.errors import CorruptFile, UsageError
+from pipeline.operations.kernels.digest import DigestKernel
 from pipeline.operations.outputs.provenance import PROVENANCE, Provenance
 from pipeline.operations.outputs.signatures import find_signature
 from pipeline.operations.setup import Resources
@@ -25,11 +24,9 @@ from pipeline.progress import Progressing
 from pipeline.settings import Settings
 from pipeline.storage.base import Files, Reader
 from pipeline.storage.locations import parse_model
-from pipeline.tensors.dtypes import Bytes
 from pipeline.tensors.fingerprint import (
     DIGEST_BYTES,
     digest_bytes,
-    digest_into,
     fold_checkpoint,
     fold_tensor,
 )
@@ -135,7 +132,7 @@ class _Run:
             title=f"verify {folder.url}",
             plan=self.plan,
             readers=self.readers,
-            make_kernel=lambda: _Digest(rows),
+            make_kernel=lambda: DigestKernel(rows),
             findings=[rows],
         )
         walk(work, resources.limits, progress)
@@ -151,15 +148,3 @@ class _Run:
             raise _damaged(folder, f"{len(wrong)} tensors are not as they were written: {shown}")
         if fold_checkpoint(found) != said.fingerprint:
             raise _damaged(folder, "its tensors do not make the model that it says it is")
-
-
-@dataclass(frozen=True)
-class _Digest:
-    """The kernel: a chunk in, its digest noted."""
-
-    rows: NDArray[np.uint8]
-
-    def __call__(self, part: Slice, inputs: Sequence[Bytes], out: Bytes) -> bytes:
-        """See `Kernel`."""
-        digest_into(self.rows[part.row], inputs[0].data)
-        return b""

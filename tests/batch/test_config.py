@@ -8,8 +8,9 @@ import pytest
 from batch.configs import DELTA, MODEL, problems, read
 from pydantic import ValidationError
 
-from pipeline.batch.config import Apply, Compute, Config, Term, read_config
+from pipeline.batch.config import Config, read_config
 from pipeline.batch.fields import CodecName, DeviceName, DTypeName
+from pipeline.batch.steps import Apply, Compute, Term
 from pipeline.deltas.format import CODECS
 from pipeline.errors import ConfigError
 from pipeline.tensors.dtypes import parse_dtype
@@ -60,15 +61,15 @@ def test_the_older_flat_form_becomes_compute_steps():
         {"base": "org/v2", "post": "org/chat", "output": "v2/chat.safetensors"},
     ]
     config = read({"model_pairs": pairs, "store": "./here", "defaults": {"overwrite": True}})
-    assert [step.id for step in config.steps] == ["chat", "code-model", "chat-2"]
-    assert config.steps[2] == Compute(id="chat-2", **pairs[2])
-    assert (config.defaults.store, config.defaults.overwrite) == ("./here", True)
+    assert list(config.by_id) == ["chat", "code-model", "chat-2"]
+    assert config.by_id["chat-2"] == Compute(id="chat-2", **pairs[2])
+    assert (config.options.store, config.options.overwrite) == ("./here", True)
 
 
 def test_ids_of_the_flat_form_hold_no_credentials():
     url = "https://account.blob.core.windows.net/models/chat.safetensors?sig=SECRET"
     config = read({"model_pairs": [{"base": "org/v1", "post": "org/chat", "output": url}]})
-    assert [step.id for step in config.steps] == ["chat"]
+    assert list(config.by_id) == ["chat"]
 
 
 def test_the_options_are_those_of_the_operations():
@@ -86,7 +87,7 @@ def test_the_quickstart_is_a_config(monkeypatch, tmp_path):
 
 
 def test_a_config_made_in_python_is_checked_too():
-    with pytest.raises(ValidationError, match=r"deltas\[0\].delta: no step is called 'delta' "):
+    with pytest.raises(ValidationError, match=r"deltas\[0\]: no step is called 'delta' "):
         Config(steps=(Apply(**{k: v for k, v in MODEL.items() if k != "run"}),))
 
 

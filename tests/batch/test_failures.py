@@ -9,6 +9,7 @@ from batch.chains import CHAIN, apply, assert_same, compute, files, run, statuse
 from blake3 import blake3
 from models import read_model
 
+from pipeline.batch.events import StepEnded
 from pipeline.batch.report import BatchReport, StepResult
 from pipeline.errors import PipelineError
 from pipeline.version import TOOL
@@ -41,16 +42,18 @@ def test_a_failed_step_stops_only_those_that_need_it(states):
     assert not Path("out/first").exists()
 
 
-def test_outputs_that_exist_are_kept_unless_overwriting_is_asked_for():
+def test_what_is_in_the_way_is_kept_unless_overwriting_is_asked_for():
     assert run(*CHAIN).ok
     before = {path: data for path, data in files().items() if path.parts[0] in ("out", "store")}
-    report = run(*CHAIN)
+    other = compute("delta", codec="none")
+    report = run(other, CHAIN[1])
     assert statuses(report) == {"delta": "failed", "model": "skipped"}
     assert "already exists" in report.steps[0].error
     assert before.items() <= files().items()
-    assert run(*CHAIN, overwrite=True).ok
-    assert run(*CHAIN, more={"defaults": {"overwrite": True}}).ok
-    assert not run(*CHAIN, more={"defaults": {"overwrite": True}}, overwrite=False).ok
+    assert statuses(run(other, CHAIN[1], overwrite=True)) == {"delta": "done", "model": "fresh"}
+    again = {"defaults": {"overwrite": True}}
+    assert not run(*CHAIN, more=again, overwrite=False).ok
+    assert run(*CHAIN, more=again).ok
 
 
 def broken(error):
@@ -91,10 +94,9 @@ def test_an_interrupt_passes_through_after_the_report_is_written():
 def test_each_step_is_told_of_as_it_ends():
     seen = []
     report = run(
-        compute("bad", base="./nothing"), apply("first", "@bad"), compute("good"), on_step=seen.append
+        compute("bad", base="./nothing"), apply("first", "@bad"), compute("good"), on_event=seen.append
     )
-    assert seen == report.steps
-    assert all(isinstance(step, StepResult) for step in seen)
+    assert [event.step for event in seen if isinstance(event, StepEnded)] == report.steps
 
 
 def test_the_report_says_what_each_step_did():
@@ -117,7 +119,7 @@ def test_the_report_says_what_each_step_did():
 def test_the_report_goes_where_the_config_says_and_replaces_the_last_one():
     more = {"report": "./logs/last run.json"}
     assert run(*CHAIN, more=more).ok
-    assert not run(*CHAIN, more=more).ok
+    assert not run(compute("delta", base="./nothing"), more=more).ok
     assert [path.name for path in Path("logs").iterdir()] == ["last run.json"]
     assert json.loads(Path("logs/last run.json").read_text())["ok"] is False
     assert not Path("reports").exists()

@@ -18,7 +18,7 @@ from models import layered_state, write_model
 from operations.conftest import Cloud
 
 import pipeline
-from pipeline import apply, combine, compute, convert, verify
+from pipeline import Difference, apply, combine, compute, convert, verify
 from pipeline.engine import journal, schedule
 from pipeline.errors import StorageError
 from pipeline.storage.azure import writing
@@ -63,6 +63,7 @@ def runs(models: Path, output: str, **options: Any) -> dict[str, Run]:
         "combine": lambda **more: combine([(delta, 0.5)], output, **options, **more),
         "convert": lambda **more: convert(delta, output, codec="none", **options, **more),
         "apply": lambda **more: apply(base, [(delta, 0.5)], output, **options, **more),
+        "fused": lambda **more: apply(base, [(Difference(base, post), 0.5)], output, **options, **more),
     }
 
 
@@ -112,7 +113,7 @@ def content(cloud: Cloud, name: str) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("what", ["compute", "compute plain", "combine", "convert", "apply"])
+@pytest.mark.parametrize("what", ["compute", "compute plain", "combine", "convert", "apply", "fused"])
 def test_a_second_run_does_only_the_rest(models: Path, cloud: Cloud, what: str) -> None:
     with metered() as whole:
         runs(models, f"{cloud.location}/whole")[what]()

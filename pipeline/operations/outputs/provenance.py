@@ -22,7 +22,8 @@ _UNSEALED = "0" * 64  # in the place of the file's own digest while that is take
 class Provenance:
     """What a folder is made of.
 
-    origin: base, deltas and what was counted, for people and later tools. tensors: fingerprint by name,
+    origin: base, deltas and what was counted, for people and later tools; as it is read, everything that
+    the file says, of which only the rest here is checked. tensors: fingerprint by name,
     and that of the whole. shards: the digest of each weight file's header, its length included. files:
     the digests of all others but this one, which has its own.
     """
@@ -60,7 +61,7 @@ class Provenance:
             if str(digest_bytes(data.replace(digest.encode(), _UNSEALED.encode(), 1))) != digest:
                 raise ValueError("it is not as it was written")
             return cls(
-                origin={},
+                origin=content,
                 fingerprint=Digest.parse(content["fingerprint"]),
                 tensors=_digests(content["tensors"]),
                 shards={safe_name(name): d for name, d in _digests(content["shards"]).items()},

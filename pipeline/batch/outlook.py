@@ -1,0 +1,129 @@
+"""What is to be done with a step, and why: its output compared with what it would write now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pipeline.batch.known import Known
+from pipeline.batch.specification import Specification
+from pipeline.checkpoints.checkpoint import open_checkpoint, open_files
+from pipeline.checkpoints.files import read_all
+from pipeline.deltas.delta import open_delta
+from pipeline.operations.arguments import names_a_delta
+from pipeline.operations.freshness import (
+    Freshness,
+    apply_freshness,
+    combine_freshness,
+    compute_freshness,
+)
+from pipeline.operations.outputs.provenance import PROVENANCE
+from pipeline.settings import Settings
+from pipeline.storage.locations import parse_model
+from pipeline.tensors.fingerprint import Digest, digest_bytes
+
+_MODELS = ("base", "post")
+# What says how a step is done, not what comes of it.
+_MANNER = frozenset(
+    {"store", "device", "hub_cache", "tier", "overwrite", "push_to_hub", "private", "revision"}
+)
+
+
+def examine(spec: Specification, known: Known) -> Freshness:
+    """How the output of `spec` stands to what it would write now. Raises the errors of its inputs.
+
+    A check has no output: it is fresh if it was passed by the same things before.
+    """
+    arguments = dict(spec.arguments)
+    match spec.run:
+        case "compute":
+            return compute_freshness(**arguments, fingerprint_of=known.fingerprint)
+        case "apply":
+            arguments["deltas"] = spec.terms
+            return apply_freshness(**_without_checks(arguments), fingerprint_of=known.fingerprint)
+        case "combine":
+            arguments["deltas"] = spec.terms
+            return combine_freshness(**arguments)
+    if known.passed(check_key(spec)):
+        return Freshness("fresh")
+    return Freshness("missing")
+
+
+def models_of(spec: Specification) -> Iterator[str]:
+    """The locations of the checkpoints that `spec` reads whole."""
+    for key in _MODELS:
+        if key in spec.arguments:
+            yield spec.arguments[key]
+    for term in spec.arguments.get("deltas", ()):
+        yield from (term[key] for key in _MODELS if key in term)
+
+
+def identities(spec: Specification, settings: Settings) -> dict[str, Digest]:
+    """The identity of each checkpoint that `spec` reads whole, by its location."""
+    return {text: identity_of(text, settings) for text in models_of(spec)}
+
+
+def identity_of(model: str, settings: Settings) -> Digest:
+    """The identity of the checkpoint at `model`, from its headers."""
+    with open_checkpoint(model, settings=settings, headers_only=True) as checkpoint:
+        return checkpoint.identity
+
+
+def check_key(spec: Specification) -> Digest:
+    """What is another if anything is that a verify step looks at."""
+    settings = Settings.load(store=spec.arguments.get("store"))
+    location = spec.arguments["location"]
+    parts = [json.dumps(dict(spec.arguments), sort_keys=True)]
+    if names_a_delta(location):
+        with open_delta(location, settings=settings) as delta:
+            reader = delta.reader
+            parts.append(f"{reader.name} {reader.nbytes} {reader.version}")
+    else:
+        with open_checkpoint(location, settings=settings, headers_only=True) as model:
+            parts.append(str(model.identity))
+        parts.append(_provenance_digest(location, settings))
+    parts += [f"{text} {identity}" for text, identity in identities(spec, settings).items()]
+    if key := spec.arguments.get("key"):
+        with suppress(OSError):  # verify will say what is wrong with it
+            parts.append(str(digest_bytes(Path(key).read_bytes())))
+    return digest_bytes("\0".join(parts).encode())
+
+
+def _provenance_digest(location: str, settings: Settings) -> str:
+    folder = open_files(parse_model(location), settings)
+    if folder.stat(PROVENANCE) is None:
+        return ""
+    reader = folder.open(PROVENANCE)
+    try:
+        return str(digest_bytes(read_all(reader)))
+    finally:
+        reader.close()
+
+
+def step_key(spec: Specification, report: Mapping[str, Any], settings: Settings) -> str:
+    """The digest of what a step does and of the fingerprints of what it does it to.
+
+    Locations of inputs and outputs are not in it: it is the same wherever they lie.
+    """
+    said = {name: value for name, value in spec.arguments.items() if name not in _MANNER}
+    of: list[Any] = [report.get(f"{side}_fingerprint") for side in _MODELS]
+    for term in said.pop("deltas", ()):
+        if "delta" in term:
+            with open_delta(term["delta"], settings=settings) as delta:
+                of.append([str(delta.manifest.fingerprint), term["scale"]])
+        else:
+            of.append(term)
+    for name in (*_MODELS, "output", "location"):
+        said.pop(name, None)
+    content = {"run": spec.run, "options": said, "of": of}
+    return str(digest_bytes(json.dumps(content, sort_keys=True).encode()))
+
+
+def _without_checks(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of an apply without those that say what must hold before it runs."""
+    for name in ("key", "require_signature", "old_base"):
+        arguments.pop(name, None)
+    return arguments

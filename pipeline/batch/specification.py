@@ -1,0 +1,129 @@
+"""A step as a call of an operation: plain values, which any process can be given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.batch.config import Defaults
+from pipeline.batch.references import MARK
+from pipeline.batch.steps import AnyStep, Apply, Combine, Compute, Term, Verify, given
+from pipeline.storage.locations import Scheme, parse_output_model
+
+_SHARED = ("store", "device", "hub_cache", "tier", "sign_key")
+_HUB = ("push_to_hub", "private", "revision")
+
+
+@dataclass(frozen=True, slots=True)
+class Specification:
+    """What a step does: the operation `run`, called with `arguments`, which are JSON values.
+
+    A pure function of them: it reads and writes locations, and nothing else.
+    """
+
+    id: str
+    run: str
+    arguments: Mapping[str, Any]
+
+    def perform(self, **context: Any) -> dict[str, Any]:
+        """Do it; returns the operation's report. context: what depends on who does it, as progress."""
+        return asdict(self._operation()(**self._call(), **context))
+
+    @property
+    def terms(self) -> list[tuple[Any, float]]:
+        """The deltas with their scales, as the operations take them."""
+        return [_as_term(each) for each in self.arguments.get("deltas", ())]
+
+    def _call(self) -> dict[str, Any]:
+        """The operation's arguments."""
+        deltas = {"deltas": self.terms} if "deltas" in self.arguments else {}
+        return {**self.arguments, **deltas}
+
+    def _operation(self) -> Callable[..., Any]:
+        # Imported here, so that a config can be read and checked without what computes.
+        match self.run:
+            case "compute":
+                from pipeline.operations.compute import compute
+
+                return compute
+            case "apply":
+                from pipeline.operations.apply import apply
+
+                return apply
+            case "combine":
+                from pipeline.operations.combine import combine
+
+                return combine
+        from pipeline.operations.verify import verify
+
+        return verify
+
+
+def specify(step: AnyStep, steps: Mapping[str, AnyStep], options: Defaults) -> Specification:
+    """The call of `step`; `steps` are those that it may refer to."""
+
+    def locate(text: str) -> str:
+        return output_of(steps[text.removeprefix(MARK)]) if text.startswith(MARK) else text
+
+    shared = {name: getattr(options, name) for name in _SHARED}
+    arguments: dict[str, Any] = {name: value for name, value in shared.items() if value is not None}
+    if not isinstance(step, Verify):
+        arguments["overwrite"] = options.overwrite if step.overwrite is None else step.overwrite
+        arguments |= given(step, "sign_key", "tier")
+    if isinstance(step, Compute | Apply):
+        arguments |= given(step, *_HUB)
+        if dtype := step.dtype or options.dtype:
+            arguments["dtype"] = dtype
+    match step:
+        case Compute():
+            arguments |= {"base": locate(step.base), "post": locate(step.post)}
+            arguments |= {"output": step.output, "codec": step.codec}
+        case Apply():
+            deltas = [_locate_term(term, step.scale, locate) for term in step.deltas]
+            arguments |= {"base": locate(step.base), "deltas": deltas, "output": step.output}
+            arguments |= given(step, "shard_size", "key", "require_signature")
+            if step.old_base is not None:
+                arguments["old_base"] = locate(step.old_base)
+        case Combine():
+            deltas = [_locate_term(term, 1.0, locate) for term in step.deltas]
+            arguments |= {"deltas": deltas, "output": step.output, "codec": step.codec}
+            _leave_out(arguments, "device", "hub_cache")
+        case Verify():
+            arguments["location"] = locate(step.target)
+            arguments |= given(step, "key", "require_signature")
+            arguments |= {side: locate(text) for side, text in given(step, "base", "post").items()}
+            _leave_out(arguments, "device", "tier", "sign_key")
+    return Specification(step.id, step.run, arguments)
+
+
+def output_of(step: AnyStep) -> str:
+    """Where a step's output is read from."""
+    assert step.output is not None, "only steps that write are referred to"
+    if step.makes == "model":
+        location = parse_output_model(step.output)
+        if location.scheme is Scheme.LOCAL and not location.path.startswith(("/", "./", "../")):
+            return f"./{location.path}"  # else read as an id of the Hub
+    return step.output
+
+
+def _locate_term(term: Any, scale: float, locate: Callable[[str], str]) -> dict[str, Any]:
+    factor = scale if term.scale is None else term.scale
+    if isinstance(term, Term):
+        return {"delta": locate(term.delta), "scale": factor}
+    return {"base": locate(term.base), "post": locate(term.post), "scale": factor}
+
+
+def _as_term(term: Mapping[str, Any]) -> tuple[Any, float]:
+    """A term as the operations take it."""
+    if "delta" in term:
+        return term["delta"], term["scale"]
+    from pipeline.operations.arguments import Difference
+
+    return Difference(term["base"], term["post"]), term["scale"]
+
+
+def _leave_out(arguments: dict[str, Any], *names: str) -> None:
+    """Take out what an operation has no option for."""
+    for name in names:
+        arguments.pop(name, None)
