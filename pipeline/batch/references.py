@@ -174,8 +174,8 @@ class _Found:
             if is_fused(step) and not item.fuses:
                 return f"{name!r} writes no delta: give it an output"
             makes = _makes(step)
-            output = step.get("output")
-            if item.kind is None and makes == "delta" and not str(output).endswith(SAFETENSORS):
+            output = str(step.get("output")).partition("?")[0]
+            if item.kind is None and makes == "delta" and not output.endswith(SAFETENSORS):
                 return f"{name!r} writes a delta that no name ending tells of: call it *{SAFETENSORS}"
         if makes is not None and item.kind not in (None, makes):
             verb = "is" if name in self.names else "makes"
