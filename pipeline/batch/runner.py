@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from pipeline.batch.config import Config, parse_config, read_file
 from pipeline.batch.crew import Crew, stoppable
-from pipeline.batch.engines import Engine, LocalEngine
+from pipeline.batch.engines import Engine, engine_of
 from pipeline.batch.plan import Planner
 from pipeline.batch.record import Record
 from pipeline.batch.report import BatchReport, ReportFile, StepResult, default_place
 from pipeline.batch.specification import specify
 from pipeline.batch.step import StepRunner
-from pipeline.engine.schedule import Limits
 from pipeline.errors import PipelineError, UsageError
 from pipeline.operations.setup import DEFAULT_MEMORY
 from pipeline.progress import Progressing, silent
@@ -36,7 +35,8 @@ def run_batch(
     force: bool = False,
     jobs: int = 1,
     keep_going: bool = True,
-    engine: Engine | None = None,
+    engine: Engine | str = "local",
+    ray_address: str | None = None,
     store: str | None = None,
     device: str | None = None,
     memory: str | int | None = None,
@@ -51,7 +51,8 @@ def run_batch(
     stops those that need it; the others go on, unless `keep_going` is off. So look at the report's `ok`.
     only: the id of the one step to run; what it needs must be there already. dry_run: plan each step
     from headers, write nothing, not even the report. jobs: how many steps may run at once; memory and
-    workers are for all of them together. engine: where they run, in this process unless said otherwise.
+    workers are for all of them together. engine: where they run: "local", this process; "ray", the nodes
+    of the cluster at `ray_address`, each task with all of memory and workers; or one of your own.
     store, device, memory, workers, overwrite: in place of the config's defaults. on_step: called with
     the result of each step as it ends.
     Raises ConfigError for a config with problems, UsageError for options that mean nothing, and other
@@ -71,22 +72,25 @@ def run_batch(
         file.check()
     known, stop = file.known(), threading.Event()
     specs = {name: specify(step, steps, options) for name, step in steps.items()}
-    if dry_run:
-        run_step = Planner(steps, specs, known, settings, alone=only is not None).plan
-    else:
-        # Each running step has its part of the memory; at computing they take turns.
-        limits = Limits.of(parse_bytes(options.memory or DEFAULT_MEMORY) // jobs, options.workers)
-        watched = stoppable(progress, stop)
-        run_step = StepRunner(known, settings, engine or LocalEngine(), limits, watched, force).run
     record = Record(source, data, order, known, None if dry_run else file)
     needs = {name: [need for need in graph.needs[name] if need in order] for name in order}
-    crew = Crew(order, needs, specs, run_step, record, stop, on_step, keep_going)
-    try:
-        crew.run(1 if dry_run else jobs)
-    except BaseException:
-        with suppress(PipelineError):  # the first error is the one to tell of
-            record.save()
-        raise
+    with ExitStack() as stack:
+        if dry_run:
+            run_step = Planner(steps, specs, known, settings, alone=only is not None).plan
+        else:
+            performing = stack.enter_context(engine_of(engine, ray_address))
+            limits = performing.limits(
+                parse_bytes(options.memory or DEFAULT_MEMORY), options.workers, jobs
+            )
+            watched = stoppable(progress, stop)
+            run_step = StepRunner(known, settings, performing, limits, watched, force).run
+        crew = Crew(order, needs, specs, run_step, record, stop, on_step, keep_going)
+        try:
+            crew.run(1 if dry_run else jobs)
+        except BaseException:
+            with suppress(PipelineError):  # the first error is the one to tell of
+                record.save()
+            raise
     return record.report()
 
 

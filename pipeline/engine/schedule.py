@@ -61,12 +61,15 @@ def schedule(
     scratch_bytes: int,
     tail: OrderedTail | None = None,
     left_bytes: int = 0,
+    exactly: bool = False,
 ) -> Schedule:
     """The most workers and the largest blocks, up to `block_bytes`, that fit into the limits.
 
-    A tail takes its share of the memory first; the others are explained at `walk`.
+    A tail takes its share of the memory first; the others are explained at `walk`. exactly: whether
+    blocks have `block_bytes`, and only their number is what fits.
     Raises UsageError if not even one worker with the smallest block fits.
     """
+    smallest = block_bytes if exactly else SMALLEST_BLOCK_BYTES
     share = tail.take_share(limits.memory_bytes) if tail else 0
     memory = limits.memory_bytes - share
     wanted = max(limits.workers, REMOTE_WORKERS) if remote else limits.workers
@@ -75,12 +78,12 @@ def schedule(
         buffer_bytes, elements = plan.largest_block(size)
         each = buffer_bytes + scratch_bytes + elements * left_bytes
         workers = max(0, min(wanted, memory // each)) if each else wanted
-        if workers >= min(wanted, limits.workers) or (workers and size <= SMALLEST_BLOCK_BYTES):
+        if workers >= min(wanted, limits.workers) or (workers and size <= smallest):
             return Schedule(workers, size, buffer_bytes, share + workers * each)
-        if size <= SMALLEST_BLOCK_BYTES:
+        if size <= smallest:
             least = tail.least_memory(each) if tail else each
             raise UsageError(
                 f"{format_bytes(limits.memory_bytes)} of memory is less than one slice takes",
                 hint=f"give --memory {math.ceil(least / MIB)}MiB or more",
             )
-        size = max(SMALLEST_BLOCK_BYTES, size // 2)
+        size = max(smallest, size // 2)

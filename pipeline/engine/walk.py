@@ -9,8 +9,10 @@ with round trips gets more workers than there are cores, and a semaphore keeps c
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -26,6 +28,30 @@ from pipeline.tensors.dtypes import Bytes
 from pipeline.units import MIB
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some blocks of a plan that is cut into blocks of `block_bytes`, by their numbers."""
+
+    block_bytes: int
+    numbers: Container[int]
+
+
+class Walker(Protocol):
+    """Does a work, as `walk` does, here or elsewhere."""
+
+    def __call__(
+        self,
+        work: Work,
+        limits: Limits,
+        progress: Progressing,
+        *,
+        writers: Sequence[Writer] = (),
+        tail: OrderedTail | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        """See `walk`."""
+
+
 def walk(
     work: Work,
     limits: Limits,
@@ -34,15 +60,19 @@ def walk(
     writers: Sequence[Writer] = (),
     tail: OrderedTail | None = None,
     journal: Journal | None = None,
+    part: Part | None = None,
 ) -> None:
     """Do everything that `work` says, and return when all of it is written.
 
     writers: the plan's outputs, by number. tail: takes what kernels return.
     journal: says what an earlier run has done already, and learns what this one does.
+    part: which blocks alone to do, if not all; then there is no journal.
     The first error stops the other workers and is raised; nothing is committed here.
     """
-    timetable = _timetable(work, limits, writers, tail)
+    timetable = timetable_of(work, limits, writers=writers, tail=tail, part=part)
     blocks = work.plan.blocks(timetable.block_bytes)
+    if part is not None:
+        blocks = (block for block in blocks if block.number in part.numbers)
     with progress(work.title, work.plan.moved_bytes) as advance:
         if journal is not None:
             advance(journal.begin(timetable.block_bytes, writers, tail))
@@ -84,22 +114,30 @@ def _work_together(
         future.result()
 
 
-def _timetable(
-    work: Work, limits: Limits, writers: Sequence[Writer], tail: OrderedTail | None
+def timetable_of(
+    work: Work,
+    limits: Limits,
+    *,
+    writers: Sequence[Writer] = (),
+    tail: OrderedTail | None = None,
+    part: Part | None = None,
 ) -> Schedule:
-    """The schedule of a walk between these readers and writers."""
+    """The schedule of `walk` with the same arguments. Raises UsageError if nothing fits the limits."""
     outputs = [*writers, *([tail.writer] if tail else [])]
     from_afar = any(reader.is_remote for reader in work.readers)
     block_bytes = max((writer.block_bytes for writer in outputs), default=MIB)
+    if from_afar:
+        block_bytes = max(block_bytes, REMOTE_BLOCK_BYTES)
     return schedule(
         work.plan,
         limits,
         remote=from_afar or any(writer.is_remote for writer in outputs),
-        block_bytes=max(block_bytes, REMOTE_BLOCK_BYTES) if from_afar else block_bytes,
+        block_bytes=part.block_bytes if part else block_bytes,
         # A worker may be writing a piece of the tail.
         scratch_bytes=work.scratch_bytes + (tail.writer.block_bytes if tail else 0),
         tail=tail,
         left_bytes=work.left_bytes,
+        exactly=part is not None,
     )
 
 

@@ -1,0 +1,128 @@
+"""One large step on several nodes: they stage blocks of the same blobs, committed once, here."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipeline.batch.errands import Answer, Errand, Piece
+from pipeline.engine.journal import Journal
+from pipeline.engine.parts import Share, Stretch, stretches, take_up
+from pipeline.engine.schedule import Limits
+from pipeline.engine.tail import OrderedTail
+from pipeline.engine.walk import Part, timetable_of, walk
+from pipeline.engine.work import Work
+from pipeline.errors import PipelineError
+from pipeline.progress import Progressing, silent
+from pipeline.storage.base import Resumable, Writer
+from pipeline.units import GIB
+
+PIECE_BYTES = 4 * GIB  # to read and write: long beside opening the inputs, short beside the whole
+MOST_PIECES = 256
+
+
+class Nodes(Protocol):
+    """Those who run errands."""
+
+    def run(self, errands: Sequence[Errand], watch: Callable[[], None]) -> Generator[tuple[int, Answer]]:
+        """The answers with the errands' numbers, as they come; `watch` is called now and then.
+
+        Once the iterator is closed, nothing that is still under way is wanted.
+        """
+
+
+class NotSplit(Exception):
+    """The outputs are such that one process must write them."""
+
+
+@dataclass
+class SplitWalker:
+    """A `Walker` of the step of `errand`, with `nodes` to do the work. piece_bytes: to move in each.
+
+    limits: of one node. What this process does itself is the little that a folder's writers hold back.
+    """
+
+    errand: Errand
+    nodes: Nodes
+    limits: Limits
+    piece_bytes: int = PIECE_BYTES
+    _ended: list[PipelineError] = field(default_factory=list, init=False)  # how walks before this did
+
+    def __call__(
+        self,
+        work: Work,
+        limits: Limits,
+        progress: Progressing,
+        *,
+        writers: Sequence[Writer] = (),
+        tail: OrderedTail | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        """See `Walker`. Raises NotSplit before anything is done."""
+        outputs = [*writers, *([tail.writer] if tail else [])]
+        if not all(isinstance(output, Resumable) and output.is_remote for output in outputs):
+            raise NotSplit
+        try:
+            self._walk(work, progress, writers, tail, journal)
+        except PipelineError as error:
+            self._ended.append(error)
+            raise
+        except KeyboardInterrupt:
+            if journal is not None:
+                journal.keep()
+            raise
+
+    def _walk(
+        self,
+        work: Work,
+        progress: Progressing,
+        writers: Sequence[Writer],
+        tail: OrderedTail | None,
+        journal: Journal | None,
+    ) -> None:
+        size = timetable_of(work, self.limits, writers=writers, tail=tail).block_bytes
+        blocks = [
+            (block.number, block.writer, block.offset, block.nbytes) for block in work.plan.blocks(size)
+        ]
+        held_back: list[int] = []
+        with progress(work.title, work.plan.moved_bytes) as advance:
+            if journal is not None:
+                advance(journal.begin(size, writers, tail))
+            wanted = self._stretches(work, size, journal)
+            for stretch, share in self._shares(work, wanted, size, advance):
+                mine = blocks[stretch.first : stretch.stop]
+                missing = take_up(share, stretch, work, writers=writers, tail=tail, blocks=mine)
+                held_back += missing
+                if journal is not None:
+                    for number in set(range(stretch.first, stretch.stop)).difference(missing):
+                        journal.note(number)
+            if held_back:
+                part = Part(size, frozenset(held_back))
+                walk(work, self.limits, silent, writers=writers, part=part)
+
+    def _stretches(self, work: Work, block_bytes: int, journal: Journal | None) -> list[Stretch]:
+        """The stretches that are still to walk."""
+        piece_bytes = max(self.piece_bytes, work.plan.moved_bytes // MOST_PIECES)
+        is_done = journal.is_done if journal is not None else lambda number: False
+        return list(stretches(work.plan, block_bytes, piece_bytes, is_done))
+
+    def _shares(
+        self, work: Work, wanted: Sequence[Stretch], block_bytes: int, advance: Callable[[int], None]
+    ) -> Iterator[tuple[Stretch, Share]]:
+        """What the nodes make of these stretches, in order."""
+        key, before = work.key(), tuple(self._ended)
+        errands = [self.errand.of_piece(Piece(stretch, block_bytes, key, before)) for stretch in wanted]
+        waiting: dict[int, Share] = {}
+        order = deque(range(len(wanted)))
+        with closing(self.nodes.run(errands, lambda: advance(0))) as answers:
+            for number, answer in answers:
+                share = answer.check().share
+                assert share is not None
+                waiting[number] = share
+                advance(wanted[number].moved_bytes)
+                while order and order[0] in waiting:
+                    number = order.popleft()
+                    yield wanted[number], waiting.pop(number)
