@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.checkpoints.checkpoint import open_checkpoint
     from pipeline.deltas.delta import open_delta
     from pipeline.operations.apply import apply
+    from pipeline.operations.arguments import Difference
     from pipeline.operations.combine import combine
     from pipeline.operations.compute import compute
     from pipeline.operations.convert import convert
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pipeline.tensors.state_dicts import apply_delta, calculate_delta, combine_deltas
 
 _PLACES = {
+    "Difference": "pipeline.operations.arguments",
     "apply": "pipeline.operations.apply",
     "apply_delta": "pipeline.tensors.state_dicts",
     "calculate_delta": "pipeline.tensors.state_dicts",
@@ -55,6 +57,7 @@ _PLACES = {
 }
 
 __all__ = [
+    "Difference",
     "__version__",
     "apply",
     "apply_delta",

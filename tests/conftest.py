@@ -9,15 +9,29 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from forks import ROOT, Forks
+from models import cast, random_state, write_model
 from servers.azurite import Azurite
 from servers.hub import HubServer
-
-ROOT = Path(__file__).resolve().parent.parent
 
 # Of the credentials, stores and Hubs of whoever runs the tests.
 OURS = ("AZURE_", "PIPELINE_", "HF_", "HUGGING_FACE_", "ACTIONS_ID_TOKEN_", "IDENTITY_", "MSI_")
 
+# Two hundred processes are started: none is to compile the modules that another one compiled.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Tests run side by side, on small models: each is quickest on one thread, its processes too.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Type checking, which takes longest, begins first: else one worker waits for it in the end."""
+    items.sort(key=lambda item: item.path.name != "test_lint.py")
 
 
 @pytest.fixture(autouse=True)
@@ -43,21 +57,46 @@ def hub() -> Iterator[HubServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Processes that need not be started from nothing; one folder was computed and applied already."""
+    folder = tmp_path_factory.mktemp("forks")
+    base = str(write_model(folder / "base", cast(random_state(1))))
+    delta, out = str(folder / "delta"), str(folder / "out")
+    warm_up = [
+        ["compute", "--base", base, "--post", base, "--output", delta],
+        ["apply", "--base", base, "--delta", delta, "--output", out],
+    ]
+    with Forks(folder, warm_up) as program:
+        yield program
+
+
 @pytest.fixture
-def cli(tmp_path: Path) -> Cli:
+def cli(forks: Forks, tmp_path: Path) -> Cli:
     """Run the command line in a process of its own, in `tmp_path`: `cli("compute", ..., env={})`."""
 
     def run(
-        *arguments: str | Path, env: dict[str, str] | None = None, timeout: float = 120
+        *arguments: str | Path, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
+        words = [str(argument) for argument in arguments]
+        done = forks.run(*words, cwd=tmp_path, env={**os.environ, **(env or {})}, cap_s=120)
+        assert done.code is not None, f"{words} did not end: {done.errors}"
+        return subprocess.CompletedProcess(words, done.code, done.output, done.errors)
+
+    return run
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Cli:
+    """The same as `cli`, by a Python that is started for it, as a shell would."""
+
+    def run(
+        *arguments: str | Path, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
+        env = {**os.environ, **(env or {})}
         return subprocess.run(
-            [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)],
-            cwd=tmp_path,
-            env={**os.environ, **(env or {})},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
+            command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False
         )
 
     return run

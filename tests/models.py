@@ -40,6 +40,14 @@ def near(state: State, seed: int, *, scale: float = 1e-3, vocab: int | None = No
     return changed
 
 
+def layered_state(layers: int, nbytes: int, seed: int) -> State:
+    """Tensors of that many bytes each in bfloat16, quick to make: noise that is repeated and moved."""
+    noise = torch.randn(1 << 19, generator=torch.Generator().manual_seed(seed)) * 0.02
+    rows = noise.to(torch.bfloat16).reshape(512, -1)
+    times = nbytes // (2 * rows.numel())
+    return {f"layers.{n}.w": torch.cat([rows + n * 1e-3] * times) for n in range(layers)}
+
+
 def cast(state: State, dtype: torch.dtype = torch.bfloat16) -> State:
     """All tensors in `dtype`."""
     return {name: tensor.to(dtype) for name, tensor in state.items()}

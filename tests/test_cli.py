@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Cli
+from conftest import Cli
+from forks import ROOT
 from keys import make_pair
 from models import cast, near, random_state, read_model, same_bits, write_model
 
@@ -36,24 +37,45 @@ COMMANDS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)
-def test_help_is_quick_because_it_imports_nothing_heavy(command: list[str]) -> None:
-    code = (
-        "import sys, cli\n"
-        f"sys.argv = ['cli.py', *{command!r}, '--help']\n"
-        "try:\n    cli.main()\n"
-        "finally:\n    print(sorted(set(sys.modules) & set(sys.stdin.read().split())))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, input=" ".join(HEAVY), capture_output=True, text=True
-    )
-    assert "Usage: cli.py" in done.stdout
-    assert done.stdout.strip().endswith("[]")
+# Asks for the help of each command, in a fork of a process that has imported the command line and no
+# more; prints what it says, and which of the heavy packages it then has.
+HELPED = """
+import io, json, os, sys, cli
+commands, heavy = json.loads(sys.argv[1])
+for command in commands:
+    if not os.fork():
+        sys.argv, shown, sys.stdout = ["cli.py", *command.split(), "--help"], sys.stdout, io.StringIO()
+        try:
+            cli.main()
+        finally:
+            imported = sorted(set(sys.modules) & set(heavy))
+            print(json.dumps([command, sys.stdout.getvalue(), imported]), file=shown, flush=True)
+            os._exit(0)
+    os.wait()
+"""
 
 
-def test_compute_then_apply_gives_post_back(cli: Cli, family: Path) -> None:
-    assert cli(*COMPUTE).returncode == 0
-    done = cli(*APPLY)
+@pytest.fixture(scope="module")
+def helped() -> dict[str, tuple[str, list[str]]]:
+    """What each command says when it is asked for help, and what it imports; "" is none of them."""
+    asked = json.dumps([["", *COMMANDS], HEAVY])
+    command = [sys.executable, "-c", HELPED, asked]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return {name: (text, heavy) for name, text, heavy in map(json.loads, done.stdout.splitlines())}
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_is_quick_because_it_imports_nothing_heavy(
+    helped: dict[str, tuple[str, list[str]]], command: str
+) -> None:
+    text, heavy = helped[command]
+    assert f"Usage: cli.py {command}".strip() in text
+    assert heavy == []
+
+
+def test_compute_then_apply_gives_post_back(script: Cli, family: Path) -> None:
+    assert script(*COMPUTE).returncode == 0
+    done = script(*APPLY)
     assert done.returncode == 0
     assert "same base, restored and verified bit for bit" in done.stdout
     wanted, found = read_model(family / "post"), read_model(family / "out")
@@ -79,9 +101,11 @@ def test_a_dry_run_writes_nothing(cli: Cli, family: Path, command: tuple[str, ..
     assert sorted(family.rglob("*")) == before
 
 
-def test_an_error_is_one_line_on_standard_error_with_the_next_step(cli: Cli, family: Path) -> None:
+def test_an_error_is_one_line_on_standard_error_with_the_next_step(
+    cli: Cli, script: Cli, family: Path
+) -> None:
     cli(*COMPUTE)
-    done = cli(*COMPUTE)
+    done = script(*COMPUTE)
     assert done.returncode == 3 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert "--overwrite" in done.stderr
@@ -115,7 +139,9 @@ def test_the_traceback_is_shown_only_with_debug_wherever_it_stands(cli: Cli, fam
         (("compute", "--base", "az://models/x", "--post", "./post", "--output", "d"), 5),
     ],
 )
-def test_exit_codes(cli: Cli, family: Path, arguments: tuple[str, ...], code: int) -> None:
+def test_an_exit_code_says_what_kind_of_failure_it_was(
+    cli: Cli, family: Path, arguments: tuple[str, ...], code: int
+) -> None:
     done = cli(*arguments)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr

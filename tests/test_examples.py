@@ -9,8 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from azure.storage.blob import ContainerClient
-from conftest import ROOT
+from forks import ROOT
 from models import formula, read_model, same_bits
 from servers.azurite import Azurite
 from servers.hub import HubServer
@@ -112,6 +113,7 @@ def test_the_quickstart_config_transfers_by_the_formula(tmp_path: Path) -> None:
         assert same_bits(tensor, formula(new[name], (1.0, post[name], base[name]))), name
 
 
+@pytest.mark.slow
 def test_the_transferred_model_loads_and_follows_instructions(tmp_path: Path) -> None:
     model = tmp_path / "moved"
     delta = tmp_path / "delta.safetensors"

@@ -18,7 +18,9 @@ from pipeline.checkpoints.checkpoint import open_checkpoint
 from pipeline.deltas.delta import open_delta
 from pipeline.errors import OutputExists
 from pipeline.operations.freshness import Freshness
+from pipeline.operations.outputs.provenance import PROVENANCE
 from pipeline.settings import Settings
+from pipeline.storage.errors import exists
 from pipeline.storage.locations import parse_delta, parse_output_model
 from pipeline.storage.opening import open_parent
 
@@ -100,6 +102,11 @@ class Planner:
                 open_checkpoint(item.text, settings=self.settings, headers_only=True).close()
             elif item.kind == "delta":
                 open_delta(item.text, settings=self.settings).close()
+        if step.makes == "model" and not self.specs[step.id].arguments.get("overwrite"):
+            target = parse_output_model(str(step.output))
+            store, name = open_parent(target, self.settings)
+            if store.has_folder(name) and store.stat(f"{name}/{PROVENANCE}") is None:
+                raise exists(str(target))  # it can't become up to date
 
 
 def _reason(outlook: Freshness) -> str | None:

@@ -143,7 +143,7 @@ class RayEngine:
             raise PipelineError(
                 f"the cluster has lost the task {RETRIES + 1} times: {type(error).__name__}",
                 where=errand.spec.id,
-                hint="see that nodes stay up and have the memory, and run it again: it goes on from here",
+                hint="see that nodes stay up and have the memory, and run it again: it goes on",
             ) from error
         return answer
 

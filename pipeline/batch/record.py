@@ -43,6 +43,7 @@ class Record:
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self._clock = time.monotonic()
         self._lock = threading.Lock()
+        self._last: BatchReport | None = None
 
     def add(self, result: StepResult) -> None:
         """Take the result of a step. Raises PipelineError if the report can't be written."""
@@ -50,14 +51,20 @@ class Record:
             self.results[result.id] = result
         self.save()
 
-    def save(self) -> None:
-        """Write the report as it stands."""
-        if self._file is not None:
-            with self._lock:
-                self._file.write(self.report())
+    def save(self) -> BatchReport:
+        """Write the report as it stands, unless it is a dry run's; returns it."""
+        with self._lock:
+            self._last = self._report()
+            if self._file is not None:
+                self._file.write(self._last)
+            return self._last
 
-    def report(self) -> BatchReport:
-        """The report as it stands."""
+    @property
+    def last(self) -> BatchReport:
+        """The report as it was written last."""
+        return self._last or self.save()
+
+    def _report(self) -> BatchReport:
         steps = [self.results[name] for name in self._order if name in self.results]
         return BatchReport(
             config=self._config,

@@ -91,7 +91,7 @@ def run_batch(
             with suppress(PipelineError):  # the first error is the one to tell of
                 record.save()
             raise
-    return record.report()
+    return record.last
 
 
 def _read(config: str | Path | Config) -> tuple[str | None, bytes, Config]:

@@ -15,7 +15,7 @@ from pipeline.batch.outlook import check_key, examine, identities, identity_of, 
 from pipeline.batch.report import Status, StepResult
 from pipeline.batch.specification import Specification
 from pipeline.engine.schedule import Limits
-from pipeline.errors import NotACheckpoint, NotFound, PipelineError
+from pipeline.errors import NotACheckpoint, NotFound, OutputExists, PipelineError
 from pipeline.operations.fingerprint import fingerprint
 from pipeline.operations.freshness import Freshness
 from pipeline.progress import Progressing
@@ -25,6 +25,8 @@ from pipeline.tensors.fingerprint import Digest
 INTERRUPTED = 130
 A_BUG = 1
 _SIDES = ("base", "post")
+OTHERS_S = 120.0  # that another run which publishes the same is given to end
+LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,12 @@ class StepRunner:
                 found = {"fingerprint": outlook.fingerprint} if outlook.fingerprint else None
                 return StepResult(spec.id, spec.run, "fresh", since(clock), result=found)
             before = identities(spec, self.settings)
-            result = self.engine.perform(spec, limits=self.limits, progress=self.progress)
+            try:
+                result = self.engine.perform(spec, limits=self.limits, progress=self.progress)
+            except OutputExists:
+                if self._was_overtaken(spec):
+                    return StepResult(spec.id, spec.run, "fresh", since(clock))
+                raise
             self._learn(spec, before, result)
             key = step_key(spec, result, self.settings)
         except Exception as error:
@@ -73,6 +80,15 @@ class StepRunner:
                 )
                 self.known.learn(identity, read)
         return examine(spec, self.known)
+
+    def _was_overtaken(self, spec: Specification) -> bool:
+        """Whether another run has written just what this one would, or does so before long."""
+        deadline = time.monotonic() + OTHERS_S
+        while True:
+            found = self._examine(spec)
+            if found.state == "fresh" or not found.is_underway or time.monotonic() > deadline:
+                return found.state == "fresh"
+            time.sleep(LOOK_S)
 
     def _learn(self, spec: Specification, before: dict[str, Digest], result: dict[str, Any]) -> None:
         """Note what the operation has found out about what it read, and what it wrote."""

@@ -39,14 +39,10 @@ class Ancestor:
 
 
 @dataclass(frozen=True, slots=True)
-class TensorRecord:
-    """One tensor of a delta.
+class TensorForm:
+    """What one tensor of a delta is, as headers say it.
 
     stored, base, post: dtypes; base_shape may have fewer rows than shape (a vocabulary that grew).
-    changed: elements that differ between base and post; in a combination, that are not zero. Digests are
-    those of whole tensors; a combination has none of a post, and of a base only if all had the same.
-    base_shape: of a combination, that of its largest base.
-    delta_l2, base_l2, delta_max: norms, None where not finite or not known; see `tensors.norms`.
     """
 
     name: str
@@ -55,15 +51,6 @@ class TensorRecord:
     stored: DType
     base: DType
     post: DType
-    changed: int
-    remainders: int
-    exceptions: int
-    base_digest: Digest | None
-    post_digest: Digest | None
-    stored_digest: Digest
-    delta_l2: float | None
-    base_l2: float | None
-    delta_max: float | None
 
     @property
     def carried(self) -> bool:
@@ -74,6 +61,27 @@ class TensorRecord:
     def width(self) -> DType:
         """The format of the arithmetic that made the tensor."""
         return compute_dtype(self.base, self.post)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRecord(TensorForm):
+    """One tensor of a delta, and what was found out when it was made.
+
+    changed: elements that differ between base and post; in a combination, that are not zero. Digests are
+    those of whole tensors; a combination has none of a post, and of a base only if all had the same.
+    base_shape: of a combination, that of its largest base.
+    delta_l2, base_l2, delta_max: norms, None where not finite or not known; see `tensors.norms`.
+    """
+
+    changed: int
+    remainders: int
+    exceptions: int
+    base_digest: Digest | None
+    post_digest: Digest | None
+    stored_digest: Digest
+    delta_l2: float | None
+    base_l2: float | None
+    delta_max: float | None
 
 
 @dataclass(frozen=True, slots=True)

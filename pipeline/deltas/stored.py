@@ -28,3 +28,8 @@ class StoredTensor:
     def count(self) -> int:
         """Number of elements."""
         return math.prod(self.record.shape)
+
+    @property
+    def changed(self) -> bool:
+        """Whether post differs from base anywhere."""
+        return bool(self.record.changed)

@@ -1,39 +1,38 @@
 """apply: new post = new base + the sum of scale * delta, streamed into a complete model folder.
 
-Two cases are told apart, and the report says which one it was. *Same base*: one delta at scale 1 onto
-the very base it was made on. Then post comes back bit for bit, and every chunk of the result is checked
-against post's digest on the way. *Another base*: the formula in float32 (or float64), rounded once.
+A delta may be stored, or a difference of two checkpoints that is made on the way and never written; the
+result is the same. Two cases are told apart, and the report says which one it was. *Same base*: one
+delta at scale 1 onto the very base it was made on. Then post comes back bit for bit, and every chunk of
+the result is checked against post's digest on the way. *Another base*: the formula in float32 (or
+float64), rounded once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Self, Unpack
 
 from pipeline.checkpoints.alignment import check_vocabulary
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.output import SHARD_BYTES
-from pipeline.deltas.delta import Delta, open_delta
-from pipeline.deltas.format import BASE
 from pipeline.deltas.signing import Verifier
 from pipeline.engine.work import Work
-from pipeline.operations.arguments import Scaled, scaled
+from pipeline.operations.addends.addend import Addend
+from pipeline.operations.addends.opening import open_addend
+from pipeline.operations.arguments import Difference, ScaledAddend, scaled
 from pipeline.operations.fit import SumPlan, fit, plan_sum
 from pipeline.operations.kernels.add import AddKernel, Found, NotTheSameBase
 from pipeline.operations.outputs.model import Beside, write_model
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.outputs.release import Release, other_files
 from pipeline.operations.outputs.report import ANOTHER_BASE, SAME_BASE, ApplyReport
-from pipeline.operations.outputs.signatures import find_signature, load_verifier
+from pipeline.operations.outputs.signatures import load_verifier
 from pipeline.operations.push import HubPush
 from pipeline.operations.same_base import looks_like_same_base
 from pipeline.operations.setup import Setup, Transferring
-from pipeline.operations.verify_delta import check_form
-from pipeline.settings import Settings
-from pipeline.storage.locations import parse_delta
-from pipeline.storage.opening import open_parent
+from pipeline.storage.base import Reader
 from pipeline.tensors.arithmetic import sum_bytes
 from pipeline.tensors.dtypes import F64, DType, parse_dtype, torch_name
 from pipeline.units import parse_bytes
@@ -41,7 +40,7 @@ from pipeline.units import parse_bytes
 
 def apply(
     base: str,
-    deltas: Sequence[str | Scaled],
+    deltas: Sequence[str | Difference | ScaledAddend],
     output: str,
     *,
     scale: float = 1.0,
@@ -55,10 +54,11 @@ def apply(
     """Write base + the sum of scale * delta as the model folder `output`.
 
     base: location of the checkpoint that receives the post-training. deltas: locations, or pairs of
-    location and scale; `scale` counts where none is given. dtype: format of the result's float tensors,
-    "auto" being the new base's (post's, where its very base was given). old_base: the base that the
-    first delta was made on, to say how far the new one is from it. key: public key or certificate (PEM)
-    by which every delta must be signed. options: see `Transferring`.
+    location and scale; `scale` counts where none is given. A `Difference` may stand for a location.
+    dtype: format of the result's float tensors, "auto" being the new base's (post's, where its very base
+    was given). old_base: the base that the first delta was made on, to say how far the new one is from
+    it. key: public key or certificate (PEM) by which every delta must be signed. options: see
+    `Transferring`.
     Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`, unless it was
     the push that failed: then the folder stays there.
     """
@@ -69,38 +69,26 @@ def apply(
     place = Place.for_model(output, setup).refuse_taken(is_model=True)
     hub = HubPush.wanted(setup)
     with ExitStack() as stack:
-        run = _Run.open(stack, base, old_base, wanted, form, setup)
-        if verifier is not None:
-            _check_signatures(run.deltas, wanted, setup.settings, verifier)
+        run = _Run.open(stack, base, old_base, wanted, verifier, form, setup)
         report = run.apply(place, shard_bytes)
     return replace(report, pushed=hub.model(output).pushed) if hub else report
 
 
-def _check_vocabularies(base: Checkpoint, deltas: Sequence[Delta]) -> None:
+def _check_vocabularies(base: Checkpoint, addends: Sequence[Addend]) -> None:
     """All tokenizers must agree, for rows are aligned by position."""
     ours = base.read_tokenizer()
-    for delta in deltas:
-        where = f"{base.location} and {delta.location}"
-        check_vocabulary(ours, delta.read_tokenizer(), where=where)
-
-
-def _check_signatures(
-    deltas: Sequence[Delta], wanted: Sequence[Scaled], settings: Settings, verifier: Verifier
-) -> None:
-    """Each delta must be signed by the verifier's key."""
-    for delta, (text, _) in zip(deltas, wanted, strict=True):
-        store, name = open_parent(parse_delta(text), settings)
-        signature = find_signature(store, name)
-        verifier.verify(signature, delta.manifest_digest, where=delta.location)
+    for addend in addends:
+        where = f"{base.location} and {addend.location}"
+        check_vocabulary(ours, addend.read_tokenizer(), where=where)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """One sum, its inputs opened. old: the base that the first delta was made on, if it is wanted."""
+    """One sum, its inputs opened. old: the base that the first addend was made on, if it is wanted."""
 
     base: Checkpoint
     old: Checkpoint | None
-    deltas: Sequence[Delta]
+    addends: Sequence[Addend]
     scales: Sequence[float]
     dtype: DType | None
 
@@ -110,25 +98,26 @@ class _Run:
         stack: ExitStack,
         base: str,
         old_base: str | None,
-        deltas: Sequence[Scaled],
+        wanted: Sequence[ScaledAddend],
+        verifier: Verifier | None,
         dtype: DType | None,
         setup: Setup,
     ) -> Self:
         """Open everything that is read, for as long as `stack` lasts."""
         settings = setup.settings
         model = stack.enter_context(open_checkpoint(base, settings=settings, headers_only=setup.dry_run))
-        opened = [stack.enter_context(open_delta(name, settings=settings)) for name, _ in deltas]
+        opened = [open_addend(stack, what, setup, verifier) for what, _ in wanted]
         old = None
         if old_base is not None:
             old = stack.enter_context(open_checkpoint(old_base, settings=settings))
-            check_form(opened[0], old, BASE)
-        return cls(model, old, opened, [scale for _, scale in deltas], dtype)
+            opened[0].check_base(old)
+        return cls(model, old, opened, [scale for _, scale in wanted], dtype)
 
     def apply(self, place: Place, shard_bytes: int) -> ApplyReport:
         """Write the sum, or on a dry run say what would be written."""
-        _check_vocabularies(self.base, self.deltas)
+        _check_vocabularies(self.base, self.addends)
         same_base = list(self.scales) == [1.0] and looks_like_same_base(
-            self.base, self.deltas[0], self.dtype
+            self.base, self.addends[0], self.dtype
         )
         if place.setup.dry_run:
             return self._report(place, self._plan(shard_bytes, same_base=same_base), same_base=same_base)
@@ -139,30 +128,39 @@ class _Run:
 
     def _plan(self, shard_bytes: int, *, same_base: bool) -> SumPlan:
         """The layout of the result. Raises Mismatch."""
-        fitted = fit(self.base, self.deltas, dtype=self.dtype, as_post=same_base)
-        return plan_sum(self.base, self.old, self.deltas, fitted, shard_bytes=shard_bytes)
+        fitted = fit(self.base, self.addends, dtype=self.dtype, as_post=same_base)
+        return plan_sum(self.base, self.old, self.addends, fitted, shard_bytes=shard_bytes)
 
     def _report(self, place: Place, layout: SumPlan, *, same_base: bool) -> ApplyReport:
         """What is known before the run."""
+        size = sum(shard.nbytes for shard in layout.shards)
         return ApplyReport(
             output=place.location,
             base=self.base.location,
-            deltas=[(d.location, s) for d, s in zip(self.deltas, self.scales, strict=True)],
+            deltas=[(a.location, s) for a, s in zip(self.addends, self.scales, strict=True)],
             dry_run=place.setup.dry_run,
             case=SAME_BASE if same_base else ANOTHER_BASE,
             tensors=len(layout.tensors),
             elements=sum(item.result.count for item in layout.tensors),
             read_bytes=layout.plan.read_bytes,
-            written_bytes=sum(shard.nbytes for shard in layout.shards),
+            written_bytes=size,
             files=[shard.name for shard in layout.shards],
+            **asdict(place.estimate(layout.plan, self._readers, size)),
         )
+
+    @property
+    def _readers(self) -> list[Reader]:
+        old = self.old.readers if self.old else ()
+        return [*self.base.readers, *old, *(r for a in self.addends for r in a.readers)]
 
     def _write(self, place: Place, shard_bytes: int, *, same_base: bool) -> ApplyReport:
         """Write the whole folder and publish it. Raises NotTheSameBase if it is not."""
         layout = self._plan(shard_bytes, same_base=same_base)
-        report = self._report(place, layout, same_base=same_base)
+        report = replace(self._report(place, layout, same_base=same_base), carried=layout.carried())
         found = Found.empty(layout.plan.rows)
-        release = Release(self.base, self.deltas, self.scales, layout, same_base, torch_name(self.dtype))
+        release = Release(
+            self.base, self.addends, self.scales, layout, same_base, torch_name(self.dtype)
+        )
 
         def finish() -> Beside:
             nonlocal report
@@ -180,24 +178,26 @@ class _Run:
 
     def _work(self, place: Place, layout: SumPlan, found: Found, same_base: bool) -> Work:
         arithmetic = place.setup.resources.arithmetic
-        old_readers = self.old.readers if self.old else ()
         return Work(
             title=f"apply {place.location}",
             plan=layout.plan,
-            readers=[*self.base.readers, *old_readers, *(delta.reader for delta in self.deltas)],
+            readers=self._readers,
             make_kernel=lambda: AddKernel(
                 layout.tensors,
-                self.deltas,
+                self.addends,
                 self.scales,
                 found,
                 arithmetic(),
-                [delta.decoder() for delta in self.deltas],
+                [addend.decoder(arithmetic) for addend in self.addends],
                 same_base,
             ),
-            findings=[found.base, found.result, found.nonfinite, found.distance],
+            findings=[
+                *(found.base, found.result, found.nonfinite, found.distance),
+                *(table for addend in self.addends for table in addend.findings),
+            ],
             options=[self.scales, same_base],
             scratch_bytes=sum_bytes(_dtypes(layout))
-            + sum(delta.decoding_bytes for delta in self.deltas),
+            + sum(addend.scratch_bytes for addend in self.addends),
         )
 
 
@@ -205,5 +205,6 @@ def _dtypes(layout: SumPlan) -> Iterator[DType]:
     """The formats that take part in the arithmetic."""
     for item in layout.tensors:
         yield from (item.base.dtype, item.result.dtype)
-        yield from (stored.record.stored for stored in item.stored)
-        yield from (stored.record.width for stored in item.stored if stored.record.width == F64)
+        records = [tensor.record for tensor in item.added]
+        yield from (record.stored for record in records)
+        yield from (record.width for record in records if record.width == F64)

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, Unpack
 
-from pipeline.checkpoints.alignment import Pair, check_vocabulary, pair_up
+from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.header import Tensor
-from pipeline.deltas.format import CARRIED, DEFAULT_CODEC, Codec, is_reserved, parse_codec
+from pipeline.deltas.format import CARRIED, DEFAULT_CODEC, Codec, parse_codec
 from pipeline.deltas.layout import DeltaLayout
 from pipeline.deltas.manifest import Identity, Manifest, TensorRecord
+from pipeline.deltas.pairing import pair_for_delta
 from pipeline.engine.plan import Plan
 from pipeline.engine.work import Work
-from pipeline.errors import NotACheckpoint
 from pipeline.operations.kernels.findings import Findings
 from pipeline.operations.kernels.subtract import SubtractKernel, describe_difference
 from pipeline.operations.outputs.delta import DeltaOutput
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.push import HubPush
 from pipeline.operations.setup import Setup, Transferring
+from pipeline.storage.base import Reader
 from pipeline.tensors.arithmetic import subtract_bytes
 from pipeline.tensors.dtypes import DType, parse_dtype
 from pipeline.tensors.fingerprint import digest_bytes, fold_checkpoint
@@ -31,7 +32,8 @@ from pipeline.tensors.norms import SCRATCH_BYTES
 class ComputeReport:
     """What compute did, or with `dry_run` would do.
 
-    written_bytes: the file's size; on a dry run that of its values, unpacked. fingerprint: the delta's.
+    written_bytes: the file's size; on a dry run that of its values, unpacked. download_bytes,
+    upload_bytes, memory_bytes: as planned, see `Estimate`. fingerprint: the delta's.
     pushed: the URL of the commit on the Hub.
     """
 
@@ -51,6 +53,9 @@ class ComputeReport:
     exceptions: int | None = None
     carried: Sequence[str] = ()
     pushed: str | None = None
+    download_bytes: int = 0
+    upload_bytes: int = 0
+    memory_bytes: int = 0
 
 
 def compute(
@@ -80,7 +85,7 @@ def compute(
         open_checkpoint(base, settings=setup.settings, headers_only=setup.dry_run) as base_model,
         open_checkpoint(post, settings=setup.settings, headers_only=setup.dry_run) as post_model,
     ):
-        run = Subtraction.prepare(base_model, post_model, storage, form)
+        run = Computation.prepare(base_model, post_model, storage, form)
         report = run.report(place)
         if setup.dry_run:
             return report
@@ -90,7 +95,7 @@ def compute(
 
 
 @dataclass(frozen=True)
-class Subtraction:
+class Computation:
     """One difference, its checkpoints opened. pairs: in the order of the layout's tensors."""
 
     base: Checkpoint
@@ -102,15 +107,7 @@ class Subtraction:
     @classmethod
     def prepare(cls, base: Checkpoint, post: Checkpoint, storage: DType | None, codec: Codec) -> Self:
         """What is to be done. Raises Mismatch, and NotACheckpoint for names that deltas keep."""
-        pairs = pair_up(base, post)
-        where = f"{base.location} and {post.location}"
-        check_vocabulary(base.read_tokenizer(), post.read_tokenizer(), where=where)
-        if reserved := [pair.name for pair in pairs if is_reserved(pair.name)]:
-            raise NotACheckpoint(
-                f"a tensor can't be called {reserved[0]!r}: safetensors and deltas keep such names "
-                "for themselves",
-                where=post.location,
-            )
+        pairs = pair_for_delta(base, post)
         stored = {tensor.name: (tensor, pair) for tensor, pair in _stored(pairs, storage)}
         layout = DeltaLayout.plan(
             [tensor for tensor, _ in stored.values()], list(post.companions), codec
@@ -131,7 +128,12 @@ class Subtraction:
             elements=sum(pair.post.entry.count for pair in self.pairs),
             read_bytes=self.plan.read_bytes,
             written_bytes=self.layout.value_bytes,
+            **asdict(place.estimate(self.plan, self._readers, self.layout.value_bytes)),
         )
+
+    @property
+    def _readers(self) -> list[Reader]:
+        return [*self.post.readers, *self.base.readers]
 
     def write(self, place: Place) -> tuple[Manifest, int]:
         """Write the delta; returns its manifest and its size in bytes."""
@@ -143,7 +145,7 @@ class Subtraction:
         work = Work(
             title=f"compute {place.location}",
             plan=self.plan,
-            readers=[*self.post.readers, *self.base.readers],
+            readers=self._readers,
             make_kernel=lambda: SubtractKernel(
                 self.pairs, stored, found, arithmetic(), output.encoder()
             ),

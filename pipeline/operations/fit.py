@@ -1,19 +1,19 @@
-"""Whether deltas fit a new base, tensor by tensor, and the plan of the sum if they do."""
+"""Whether addends fit a new base, tensor by tensor, and the plan of the sum if they do."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from pipeline.checkpoints.alignment import is_grown, name_problems, show
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.header import Entry, Tensor
 from pipeline.checkpoints.output import Shard, plan_shards
-from pipeline.deltas.delta import Delta
-from pipeline.deltas.stored import StoredTensor
 from pipeline.engine.plan import Input, Job, Plan, Ragged
 from pipeline.errors import Mismatch
+from pipeline.operations.addends.addend import AddedTensor, Addend
 from pipeline.tensors.dtypes import DType
 
 Shape = tuple[int, ...]
@@ -21,10 +21,10 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """One tensor of the result: the new base's entry, each delta's tensor, and the result's form."""
+    """One tensor of the result: the new base's entry, each addend's tensor, and the result's form."""
 
     base: Entry
-    stored: tuple[StoredTensor, ...]
+    added: tuple[AddedTensor, ...]
     result: Tensor
 
 
@@ -36,38 +36,49 @@ class SumPlan:
     tensors: Sequence[Fitted]
     plan: Plan
 
+    def carried(self) -> tuple[str, ...]:
+        """The tensors that are taken whole from a post, for they are not float and differ from its base.
+
+        To find that out, those of differences are read.
+        """
+        return tuple(
+            item.result.name
+            for item in self.tensors
+            if any(tensor.record.carried and tensor.changed for tensor in item.added)
+        )
+
 
 def fit(
-    base: Checkpoint, deltas: Sequence[Delta], *, dtype: DType | None, as_post: bool
+    base: Checkpoint, addends: Sequence[Addend], *, dtype: DType | None, as_post: bool
 ) -> list[Fitted]:
-    """Each tensor of `base` with those of `deltas`, in the order of base's files.
+    """Each tensor of `base` with those of `addends`, in the order of base's files.
 
     dtype: the result's float format, None being the new base's own, or post's if `as_post`.
     Raises Mismatch with every tensor that is missing somewhere or has another shape.
     """
     problems: list[str] = []
-    for delta in deltas:
-        problems += name_problems(base.tensors, delta.tensors, "the new base", delta.location)
+    for addend in addends:
+        problems += name_problems(base.tensors, addend.tensors, "the new base", addend.location)
     fitted = []
-    vocab, vocabs = base.vocab_size, [delta.vocab_size for delta in deltas]
+    vocab, vocabs = base.vocab_size, [addend.vocab_size for addend in addends]
     for name, source in base.tensors.items():
         entry = source.entry
-        stored = tuple(delta.tensors[name] for delta in deltas if name in delta.tensors)
+        added = tuple(addend.tensors[name] for addend in addends if name in addend.tensors)
         problems += [
-            _describe(entry, tensor, delta)
-            for tensor, delta, post_vocab in zip(stored, deltas, vocabs, strict=False)
+            _describe(entry, tensor, addend)
+            for tensor, addend, post_vocab in zip(added, addends, vocabs, strict=False)
             if not _fits(entry, vocab, tensor, post_vocab)
         ]
-        if len(stored) == len(deltas):
-            form = _result_dtype(entry, stored, dtype, as_post=as_post)
-            shape = max([entry.shape, *(t.record.shape for t in stored)], key=math.prod)
+        if len(added) == len(addends):
+            form = _result_dtype(entry, added, dtype, as_post=as_post)
+            shape = max([entry.shape, *(t.record.shape for t in added)], key=math.prod)
             if form != entry.dtype and not entry.dtype.is_float and entry.shape != shape:
                 problems.append(f"{name} is {entry.dtype} in the new base, but {form} rows are added")
-            fitted.append(Fitted(entry, stored, Tensor(name, form, shape)))
+            fitted.append(Fitted(entry, added, Tensor(name, form, shape)))
     if problems:
         raise Mismatch(
             problems,
-            where=f"{base.location} and {', '.join(delta.location for delta in deltas)}",
+            where=f"{base.location} and {', '.join(addend.location for addend in addends)}",
             hint="a delta fits only bases of the architecture it was made on: compare them "
             "with `cli.py inspect`",
         )
@@ -75,16 +86,18 @@ def fit(
 
 
 def _result_dtype(
-    entry: Entry, stored: Sequence[StoredTensor], dtype: DType | None, *, as_post: bool
+    entry: Entry, added: Sequence[AddedTensor], dtype: DType | None, *, as_post: bool
 ) -> DType:
-    """The format of one result: carried tensors keep the base's unless a delta changed them."""
+    """The format of one result: carried tensors keep the base's unless an addend changed them."""
     if entry.dtype.is_float:
-        return dtype or (stored[0].record.post if as_post else entry.dtype)
-    changed = [tensor.record.post for tensor in stored if tensor.record.changed]
+        return dtype or (added[0].record.post if as_post else entry.dtype)
+    if all(tensor.record.post == entry.dtype for tensor in added):
+        return entry.dtype  # whatever has changed: to know that, it may have to be read
+    changed = [tensor.record.post for tensor in added if tensor.changed]
     return changed[-1] if changed else entry.dtype
 
 
-def _fits(entry: Entry, vocab: int | None, tensor: StoredTensor, post_vocab: int | None) -> bool:
+def _fits(entry: Entry, vocab: int | None, tensor: AddedTensor, post_vocab: int | None) -> bool:
     shape = tensor.record.shape
     if entry.dtype.is_float != tensor.record.post.is_float:
         return False
@@ -95,29 +108,31 @@ def _fits(entry: Entry, vocab: int | None, tensor: StoredTensor, post_vocab: int
     return has_old_rows and is_grown(entry.shape, vocab, shape, post_vocab)
 
 
-def _describe(entry: Entry, tensor: StoredTensor, delta: Delta) -> str:
+def _describe(entry: Entry, tensor: AddedTensor, addend: Addend) -> str:
     ours = f"{show(entry.shape)} {entry.dtype}"
     shapes = dict.fromkeys((show(tensor.record.base_shape), show(tensor.record.shape)))
     theirs = f"{' → '.join(shapes)} {tensor.record.post}"
-    return f"{entry.name} is {ours} in the new base, {theirs} in {delta.location}"
+    return f"{entry.name} is {ours} in the new base, {theirs} in {addend.location}"
 
 
 def plan_sum(
     base: Checkpoint,
     old: Checkpoint | None,
-    deltas: Sequence[Delta],
+    addends: Sequence[Addend],
     fitted: Sequence[Fitted],
     *,
     shard_bytes: int,
 ) -> SumPlan:
     """The result's layout: a job per tensor, in the order of the shards' bytes.
 
-    Inputs of a job are the new base's tensor and the old one's, if there is one, then for each delta its
-    stored values and corrections.
+    Inputs of a job are the new base's tensor and the old one's, if there is one, then for each addend
+    the two that its decoder takes.
     """
     by_name = {item.result.name: item for item in fitted}
     shards = plan_shards([item.result for item in fitted], shard_bytes)
-    first = len(base.readers) + (len(old.readers) if old else 0)
+    old_readers = old.readers if old else ()
+    own = len(base.readers) + len(old_readers)
+    firsts = list(accumulate((len(addend.readers) for addend in addends), initial=own))
     ordered: list[Fitted] = []
     jobs: list[Job] = []
     for number, shard in enumerate(shards):
@@ -125,8 +140,8 @@ def plan_sum(
             item = by_name[tensor.name]
             before = old.input(tensor.name, len(base.readers)) if old else None
             inputs: list[Input | Ragged | None] = [base.input(tensor.name), before]
-            for index, (delta, stored) in enumerate(zip(deltas, item.stored, strict=True)):
-                inputs += delta.inputs(stored, first + index)
+            for addend, first in zip(addends, firsts, strict=False):
+                inputs += addend.inputs(tensor.name, first)
             ordered.append(item)
             jobs.append(Job(number, offset, tensor.dtype.itemsize, tensor.count, tuple(inputs)))
     return SumPlan(shards, ordered, Plan(jobs))

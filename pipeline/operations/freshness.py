@@ -9,17 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Literal, Unpack
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Unpack
 
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.files import read_all
 from pipeline.checkpoints.output import CONFIG, SHARD_BYTES, as_json
 from pipeline.deltas.delta import Delta, open_delta
 from pipeline.deltas.format import CARRIED, DEFAULT_CODEC, parse_codec
+from pipeline.deltas.signing import SUFFIX
 from pipeline.errors import PipelineError
-from pipeline.operations.arguments import Scaled, scaled
-from pipeline.operations.compute import Subtraction
+from pipeline.operations.addends.addend import Addend
+from pipeline.operations.addends.opening import open_addend
+from pipeline.operations.addends.stored import StoredAddend
+from pipeline.operations.addends.subtraction import Subtraction
+from pipeline.operations.arguments import Scaled, ScaledAddend, scaled
+from pipeline.operations.compute import Computation
 from pipeline.operations.fit import fit, plan_sum
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.outputs.provenance import PROVENANCE, Provenance
@@ -33,6 +38,8 @@ from pipeline.tensors.fingerprint import Digest, digest_bytes
 from pipeline.units import parse_bytes
 
 State = Literal["missing", "stale", "unknown", "fresh"]
+# What is wrong if they differ, a checkpoint, and the fingerprint that the result says it had.
+_Made = tuple[str, Checkpoint, Digest | None]
 FingerprintOf = Callable[[Checkpoint], Digest | None]
 
 
@@ -41,13 +48,15 @@ class Freshness:
     """How an output stands to what a run would write.
 
     reason: why it is stale, in words that go on from "it". fingerprint: of what lies there, if it is
-    fresh. unread: the locations of inputs whose fingerprints nobody knows.
+    fresh. unread: the locations of inputs whose fingerprints nobody knows. is_underway: whether somebody
+    is publishing there, or was when he was stopped.
     """
 
     state: State
     reason: str = ""
     fingerprint: str | None = None
     unread: Sequence[str] = ()
+    is_underway: bool = False
 
 
 def compute_freshness(
@@ -70,7 +79,7 @@ def compute_freshness(
             stack.enter_context(open_checkpoint(each, settings=setup.settings, headers_only=True))
             for each in (base, post)
         )
-        run = Subtraction.prepare(old, new, parse_dtype(dtype), parse_codec(codec))
+        run = Computation.prepare(old, new, parse_dtype(dtype), parse_codec(codec))
         try:
             delta = stack.enter_context(open_delta(output, settings=setup.settings))
         except PipelineError:
@@ -122,7 +131,7 @@ def combine_freshness(
 
 def apply_freshness(
     base: str,
-    deltas: Sequence[str | Scaled],
+    deltas: Sequence[str | ScaledAddend],
     output: str,
     *,
     fingerprint_of: FingerprintOf,
@@ -137,40 +146,65 @@ def apply_freshness(
     if not place.store.has_folder(place.name):
         return Freshness("missing")
     folder = place.store.folder(place.name)
+    if folder.published() is None:
+        return Freshness("stale", "is being published, or was", is_underway=True)
     said = _provenance(folder)
     if said is None:
         return Freshness("stale", f"is no model that says what it is made of ({PROVENANCE})")
     with ExitStack() as stack:
         model = stack.enter_context(open_checkpoint(base, settings=setup.settings, headers_only=True))
         wanted, form = scaled(deltas, scale), parse_dtype(dtype)
-        opened = [stack.enter_context(open_delta(name, settings=setup.settings)) for name, _ in wanted]
+        looking = replace(setup, dry_run=True)  # no weights are fetched
+        addends = [open_addend(stack, what, looking, None) for what, _ in wanted]
         problems = _missing_files(folder, said)
-        if setup.signer is not None and folder.stat(PROVENANCE + ".sig") is None:
+        if setup.signer is not None and folder.stat(PROVENANCE + SUFFIX) is None:
             problems.append("is not signed")
-        made_of = [(each.get("fingerprint"), each.get("scale")) for each in said.origin["deltas"]]
-        if made_of != [
-            (str(delta.manifest.fingerprint), factor)
-            for delta, (_, factor) in zip(opened, wanted, strict=True)
-        ]:
-            problems.append("is of other deltas or scales")
+        scales = [factor for _, factor in wanted]
         same_base = said.origin.get("case") == SAME_BASE
-        fitted = fit(model, opened, dtype=form, as_post=same_base)
-        layout = plan_sum(model, None, opened, fitted, shard_bytes=parse_bytes(shard_size))
+        fitted = fit(model, addends, dtype=form, as_post=same_base)
+        layout = plan_sum(model, None, addends, fitted, shard_bytes=parse_bytes(shard_size))
         if said.shards != {shard.name: digest_bytes(shard.header) for shard in layout.shards}:
             problems.append("has other tensors, formats or shards")
-        release = Release(
-            model, opened, [factor for _, factor in wanted], layout, same_base, torch_name(form)
-        )
-        expected = {**opened[0].manifest.files, CONFIG: digest_bytes(as_json(release.config))}
-        if any(said.files.get(name) != digest for name, digest in expected.items()):
+        release = Release(model, addends, scales, layout, same_base, torch_name(form))
+        expected = {**release.companions(), CONFIG: as_json(release.config)}
+        if any(said.files.get(name) != digest for name, digest in _digests(expected).items()):
             problems.append("has another tokenizer or config")
+        entries = said.origin["deltas"]
+        if [entry.get("scale") for entry in entries] != scales:
+            return Freshness("stale", "is of other deltas or scales")
         old = Digest.parse(said.origin["base"]["fingerprint"])
-        return _verdict(problems, [("is of another base", model, old)], fingerprint_of, said.fingerprint)
+        made_of: list[_Made] = [("is of another base", model, old)]
+        for addend, entry in zip(addends, entries, strict=True):
+            found = _made_of(addend, entry)
+            if found is None:
+                problems.append("is of other deltas or scales")
+            else:
+                made_of += found
+        return _verdict(problems, made_of, fingerprint_of, said.fingerprint)
+
+
+def _made_of(addend: Addend, entry: Mapping[str, Any]) -> list[_Made] | None:
+    """What of an addend must be read to know whether it is the `entry` of a provenance; None if not."""
+    match addend:
+        case StoredAddend(delta):
+            same = entry.get("fingerprint") == str(delta.manifest.fingerprint)
+            return [] if same else None
+        case Subtraction(base, post) if "fingerprint" not in entry:
+            sides = (("base", base), ("post", post))
+            return [
+                (f"is of another {side} of a difference", model, _fingerprint_in(entry.get(side)))
+                for side, model in sides
+            ]
+    return None
+
+
+def _fingerprint_in(identity: Mapping[str, Any] | None) -> Digest | None:
+    return Digest.parse(identity["fingerprint"]) if identity else None
 
 
 def _verdict(
     problems: Sequence[str],
-    inputs: Iterable[tuple[str, Checkpoint, Digest | None]],
+    inputs: Iterable[_Made],
     fingerprint_of: FingerprintOf,
     fingerprint: Digest,
 ) -> Freshness:
@@ -206,7 +240,7 @@ def _digests(files: Mapping[str, bytes]) -> dict[str, Digest]:
 def _provenance(folder: Store) -> Provenance | None:
     """What a folder says of itself; None if it says nothing, or nothing that can be believed."""
     try:
-        if folder.published() is None or folder.stat(PROVENANCE) is None:
+        if folder.stat(PROVENANCE) is None:
             return None
         reader = folder.open(PROVENANCE)
         try:

@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 
 import torch
 
 from pipeline import open_delta
 from tests.chaos.profiles import Profile
-from tests.chaos.worker import CAP_S, Done, Worker
+from tests.forks import CAP_S, SMALL_AND_QUICK, Done, Forks
 from tests.models import cast, near, random_state, write_model
 from tests.servers.azurite import Azurite
 from tests.servers.fault_proxy import Chances, FaultProxy
@@ -60,7 +59,7 @@ class Outcome:
 
 
 class Chaos:
-    """Servers, models in them, and a worker; from `with` until its end.
+    """Servers, models in them, and what commands run in; from `with` until its end.
 
     cap_s: the time that a command is given. references: what undisturbed runs wrote, as it is wanted.
     """
@@ -69,6 +68,7 @@ class Chaos:
         self._folder, self._seed = folder, seed
         self.cap_s = CAP_S
         self.references: dict[str, Files] = {}
+        self._made: set[str] = set()
         self._stack = ExitStack()
 
     def __enter__(self) -> Chaos:
@@ -97,14 +97,9 @@ class Chaos:
         for target in TARGETS:
             words = self._apply_words(str(self._folder / target), delta)
             warm_up.append([*words, "--output", str(local / target)])
-        self._worker = stack.enter_context(Worker(work, env, warm_up))
+        self._forks = stack.enter_context(Forks(work, warm_up, env, values=SMALL_AND_QUICK, hub=True))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def _make_models(self, hub: HubServer) -> None:
@@ -118,27 +113,32 @@ class Chaos:
             for path in folder.iterdir():
                 self._container.upload_blob(f"models/{name}/{path.name}", path.read_bytes())
 
-    def _reference(self, source: str, target: str | None = None) -> Files:
-        """What an undisturbed run writes, which is what the warm-up wrote between folders."""
-        place = f"{REFERENCE}-{source}"
-        delta, out = f"az://{CONTAINER}/{place}/delta", f"{place}/out-{target}"
-        local, key = self._folder / "local", f"{source} {target}"
-        if key not in self.references and target is None:
-            done = self._succeed(self._compute_words(source, delta))
-            with open_delta(str(local / "delta.safetensors")) as expected:
+    def _delta(self, source: str) -> str:
+        """Where the delta of an undisturbed run lies: the warm-up made the same between folders."""
+        delta = f"{REFERENCE}-{source}/delta"
+        if delta not in self._made:
+            done = self._succeed(self._compute_words(source, f"az://{CONTAINER}/{delta}"))
+            with open_delta(f"{self._folder}/local/delta.safetensors") as expected:
                 assert _fingerprint(done.output) == str(expected.manifest.fingerprint)
-            self.references[key] = self._found(f"{place}/delta")
+            self._made.add(delta)
+        return delta
+
+    def _reference(self, source: str, target: str | None = None) -> Files:
+        """What an undisturbed run writes: its delta, or what it makes of that and a target."""
+        delta, key = self._delta(source), f"{source} {target}"
+        if key not in self.references and target is None:
+            self.references[key] = self._found(delta)
         elif key not in self.references and target is not None:
-            self._reference(source)  # makes the delta
-            words = self._apply_words(self._model("azure", target), delta)
+            out = f"{REFERENCE}-{source}/out-{target}"
+            words = self._apply_words(self._model("azure", target), f"az://{CONTAINER}/{delta}")
             done = self._succeed([*words, "--output", f"az://{CONTAINER}/{out}"])
-            expected_report = (local / target / "paramdelta.json").read_text()
+            expected_report = (self._folder / "local" / target / "paramdelta.json").read_text()
             assert _fingerprint(done.output) == _fingerprint(expected_report)
             self.references[key] = self._found(out)
         return self.references[key]
 
     def _succeed(self, words: list[str]) -> Done:
-        done = self._worker.run(*words)
+        done = self._forks.run(*words)
         assert done.code == 0, done.errors
         return done
 
@@ -194,7 +194,7 @@ class Chaos:
         found = self._found(place)
         if found != before and self._looks_published(place, found):
             outcome.wrong.append(f"{what}: failed, and has published {sorted(found)}")
-        again = self._worker.run(*words)
+        again = self._forks.run(*words)
         if again.code == 0:
             self._compare(outcome, f"{what} again", place, right)
         elif again.code == 3 and _but_for_card(found) == _but_for_card(self._as_named(right, place)):
@@ -205,7 +205,7 @@ class Chaos:
     def _disturbed(self, outcome: Outcome, words: list[str]) -> Done:
         for proxy, chances in self._chances:
             proxy.chances = chances
-        done = self._worker.run(*words, cap_s=self.cap_s)
+        done = self._forks.run(*words, cap_s=self.cap_s)
         for proxy, _ in self._chances:
             outcome.requests += len(proxy.log)
             outcome.faults.update(hit.fault for hit in proxy.log if hit.fault)

@@ -28,6 +28,7 @@ def numbers() -> Iterator[int]:
     return count(1000)
 
 
+@pytest.mark.slow
 def test_a_spoiled_wire_leaves_exact_bytes_or_one_clear_error(chaos: Chaos) -> None:
     outcomes = [chaos.run(number, WIRE) for number in range(RUNS)]
     again = f"python -m tests.chaos --seed {SEED} --only"
@@ -60,7 +61,9 @@ def test_a_refusal_is_a_clear_failure_and_the_next_run_succeeds(denied: Outcome)
     assert [error.partition(":")[0] for error in denied.errors] == ["compute", "apply"]
 
 
-def test_other_bytes_are_wrong(chaos: Chaos, numbers: Iterator[int], monkeypatch) -> None:
+def test_a_run_that_leaves_other_bytes_is_called_wrong(
+    chaos: Chaos, numbers: Iterator[int], monkeypatch
+) -> None:
     for source in ("azure", "hub"):
         monkeypatch.setitem(chaos.references, f"{source} None", {"": b"what another run wrote"})
     outcome = chaos.run(next(numbers), WIRE, 0.0)
@@ -68,7 +71,9 @@ def test_other_bytes_are_wrong(chaos: Chaos, numbers: Iterator[int], monkeypatch
     assert "other bytes" in outcome.wrong[0]
 
 
-def test_a_command_that_does_not_end_hangs(chaos: Chaos, numbers: Iterator[int], monkeypatch) -> None:
+def test_a_command_that_does_not_end_is_called_hung(
+    chaos: Chaos, numbers: Iterator[int], monkeypatch
+) -> None:
     monkeypatch.setattr(chaos, "cap_s", 1.0)
     outcome = chaos.run(next(numbers), Profile((Fault("delay", seconds=20),), 1.0, 0.0))
     assert (outcome.result, outcome.hung) == ("hung", ["compute"])

@@ -211,5 +211,5 @@ def test_a_hostile_header_is_refused_where_the_library_refuses_it(header, size):
 
 @settings(max_examples=200)
 @given(st.binary(max_size=200))
-def test_noise_is_refused(data):
+def test_noise_is_no_header(data):
     refused(data)

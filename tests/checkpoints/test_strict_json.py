@@ -73,7 +73,7 @@ def test_a_limit_counts_all_marks(monkeypatch):
 @pytest.mark.parametrize(
     "wrap", [lambda value: [value], lambda value: {"a": value}], ids=["list", "dict"]
 )
-def test_depth_is_counted(wrap):
+def test_json_that_is_nested_too_deep_is_refused(wrap):
     value = 1
     for depth in range(MAX_DEPTH + 3):
         assert is_deep(value) == (depth > MAX_DEPTH)

@@ -63,7 +63,7 @@ def test_a_fine_tune_takes_at_most_one_hundredth_more_than_its_entropy(make):
     ],
     ids=["nothing", "zeros", "wide zeros", "a constant", "two values"],
 )
-def test_small_payloads_byte_by_byte(values, payload):
+def test_small_payloads_are_the_bytes_of_the_specification(values, payload):
     assert encode(values) == payload
     assert decode_ours(payload, values).tobytes() == values.tobytes()
 

@@ -49,7 +49,7 @@ def victims():
 
 
 @pytest.mark.parametrize("vectors", [False, True])
-def test_twenty_thousand_damaged_payloads(vectors):
+def test_damaged_payloads_are_refused_or_stay_within_bounds(vectors):
     random = np.random.default_rng(5)
     codec = ChunkCodec(vectors=vectors)
     cases = [(values, encode(values)) for values in victims()]
@@ -76,7 +76,7 @@ def test_twenty_thousand_damaged_payloads(vectors):
 
 
 @pytest.mark.parametrize("vectors", [False, True])
-def test_damage_in_a_large_chunk(vectors):
+def test_damage_in_a_large_chunk_is_refused_or_stays_within_bounds(vectors):
     """Where the vector loops run, and words run out under them."""
     random = np.random.default_rng(6)
     codec = ChunkCodec(vectors=vectors)

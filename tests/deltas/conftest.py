@@ -1,16 +1,19 @@
-"""A delta with something in each of its parts, made once."""
+"""A delta with something in each of its parts, made once; keys, and what they signed."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from keys import MAKERS, Pair, make_pair
 from models import State, cast, near, random_state, write_model
 
-from pipeline import apply, compute
+from pipeline import apply, compute, verify
 from pipeline.deltas.format import CODECS, Codec
 from pipeline.operations.apply import ApplyReport
 
@@ -75,3 +78,45 @@ def plain(forms: dict[Codec, Made]) -> Made:
 def packed(forms: dict[Codec, Made]) -> Made:
     """The delta in the form that is the default."""
     return forms["rans"]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
+    """A pair of each kind, and another of Ed25519."""
+    folder = tmp_path_factory.mktemp("keys")
+    found = {kind: make_pair(folder, kind) for kind in MAKERS}
+    return {**found, "other": make_pair(folder, "ed25519", name="other")}
+
+
+@pytest.fixture
+def pair(pairs: dict[str, Pair]) -> Pair:
+    return pairs["ed25519"]
+
+
+@pytest.fixture(scope="module")
+def signed_once(
+    forms: dict[str, Made], pairs: dict[str, Pair], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A signed delta."""
+    path = tmp_path_factory.mktemp("signed") / "d.safetensors"
+    made = forms["rans"]
+    compute(str(made.base), str(made.post), str(path), sign_key=pairs["ed25519"].private)
+    return path
+
+
+@pytest.fixture
+def signed(signed_once: Path, tmp_path: Path) -> Path:
+    """A copy of the signed delta, with its signature beside it."""
+    for path in (signed_once, beside(signed_once)):
+        shutil.copy(path, tmp_path)
+    return tmp_path / signed_once.name
+
+
+def beside(path: Path) -> Path:
+    """Where its signature lies."""
+    return path.with_name(f"{path.name}.sig")
+
+
+def checked(path: Path, pair: Pair, **options: Any) -> str | None:
+    """Whose signature is found to be good, with that key."""
+    return verify(str(path), key=pair.public, workers=1, **options).signed_by

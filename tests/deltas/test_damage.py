@@ -1,7 +1,8 @@
-"""Damage anywhere in a delta is found before anything is published."""
+"""Damage anywhere in a delta is found before anything is published. FLIPS=1000 tries more places."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ REGIONS = {
     "none": ["model.embed_tokens.weight", "model.norm.weight", "carried.steps", "corrections"],
     "rans": ["packed"],
 }
-FLIPS = 300  # 1,000 of each form have been tried, with the same result
+FLIPS = int(os.environ.get("FLIPS", "100"))  # 1,000 of each form have been tried, with the same result
 SHARED_REGIONS = ["index", "digests", "file.tokenizer.json", "file.generation_config.json", "manifest"]
 
 

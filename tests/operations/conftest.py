@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from azure.storage.blob import ContainerClient
+from keys import make_pair
 from models import State, cast, near, random_state, read_model, write_model
 from servers.azurite import Azurite
+
+from pipeline import apply, compute, list_store
+from pipeline.operations.storing.listing import Listed
+
+Snapshot = Callable[[Path], dict[str, bytes]]
+DELTA = "deltas/d.safetensors"  # in a `shelf`
 
 
 @pytest.fixture(autouse=True)
@@ -91,18 +99,6 @@ def cloud(azurite: Azurite, monkeypatch: pytest.MonkeyPatch) -> Cloud:
 
 
 @pytest.fixture
-def few_threads() -> Iterator[None]:
-    """Small models are slower on many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-Snapshot = Callable[[Path], dict[str, bytes]]
-
-
-@pytest.fixture
 def snapshot() -> Snapshot:
     """The bytes of every file below a folder, hidden ones too."""
 
@@ -111,3 +107,45 @@ def snapshot() -> Snapshot:
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
     return take
+
+
+@pytest.fixture
+def shelf(family: Family, tmp_path: Path) -> str:
+    """A store with a signed delta, a signed model and a file that is neither."""
+    pair = make_pair(tmp_path, "ed25519")
+    store = str(tmp_path / "shelf")
+    compute(family.base, family.post, DELTA, store=store, sign_key=pair.private)
+    apply(
+        family.new_base,
+        [DELTA],
+        f"{store}/models/m",
+        store=store,
+        shard_size=4096,
+        sign_key=pair.private,
+    )
+    Path(store, "notes.txt").write_text("notes")
+    return store
+
+
+@pytest.fixture
+def key(shelf: str, tmp_path: Path) -> str:
+    return str(tmp_path / "ed25519-public.pem")
+
+
+@pytest.fixture
+def large(family: Family) -> str:
+    """A model of 3 MiB, to be copied in more than a block, and by the service itself."""
+    generator = torch.Generator().manual_seed(1)
+    return family.add("large", {"w": torch.randn(3 << 19, generator=generator).to(torch.bfloat16)})
+
+
+def listed(store: str, place: str | None = None) -> dict[str, Listed]:
+    """What is in a store, by name."""
+    return {item.name: item for item in list_store(place, store=store).items}
+
+
+def delta_of(family: Family, post: str = "post", **options: Any) -> str:
+    """The delta of the family's base and that post, made now."""
+    path = str(family.folder / f"{post}.safetensors")
+    compute(family.base, str(family.folder / post), path, overwrite=True, **options)
+    return path

@@ -208,7 +208,7 @@ def test_a_base_that_lacks_rows_of_any_of_the_bases_does_not_fit_the_sum(family:
     apply(str(family.folder / "wide-base"), [combined], str(family.folder / "out"))
 
 
-def test_tokenizers_must_agree(family: Family) -> None:
+def test_tokenizers_of_the_deltas_must_agree(family: Family) -> None:
     for name, tokens in (("post", '{"a": 0, "b": 1}'), ("post-2", '{"b": 0, "a": 1}')):
         family.add(name, family.state("post"))
         (family.folder / name / "tokenizer.json").write_text(f'{{"model": {{"vocab": {tokens}}}}}')
@@ -314,7 +314,9 @@ def test_damage_is_found_and_nothing_is_published(
     assert snapshot(family.folder) == before
 
 
-def test_nonsense_is_refused(family: Family, deltas: tuple[str, str], snapshot: Snapshot) -> None:
+def test_combinations_that_mean_nothing_are_refused(
+    family: Family, deltas: tuple[str, str], snapshot: Snapshot
+) -> None:
     out, before = str(family.folder / "sum"), snapshot(family.folder)
     for parts, options, kind in (
         ([], {}, UsageError),

@@ -231,7 +231,7 @@ def test_the_same_inputs_give_the_same_bytes(family: Family, workers: int, codec
     assert once.read_bytes() == again.read_bytes()
 
 
-def test_nonsense_is_refused(family: Family) -> None:
+def test_options_that_mean_nothing_are_refused(family: Family) -> None:
     delta, out = delta_of(family), str(family.folder / "out")
     for arguments in ({"scale": float("nan")}, {"memory": "1KiB"}, {"workers": 0}, {"dtype": "int8"}):
         with pytest.raises(UsageError):

@@ -144,7 +144,9 @@ def test_what_is_there_is_replaced_only_on_demand(forms: dict[str, Path], tmp_pa
     assert path.read_bytes() == forms["none"].read_bytes()
 
 
-def test_nonsense_is_refused(family: Family, forms: dict[str, Path], tmp_path: Path) -> None:
+def test_conversions_that_mean_nothing_are_refused(
+    family: Family, forms: dict[str, Path], tmp_path: Path
+) -> None:
     for delta, codec, kind in (
         (str(forms["rans"]), "zip", UsageError),
         (f"{family.base}/model.safetensors", "none", UsageError),

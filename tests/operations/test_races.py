@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chaos.worker import Done, Worker
+from forks import SMALL_AND_QUICK, Done, Forks
 from models import cast, near, random_state, write_model
 from operations.conftest import Cloud, Snapshot
 from servers.azurite import Azurite
@@ -31,14 +31,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def racers(models: Path, azurite: Azurite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+def racers(models: Path, azurite: Azurite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     env = {"AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string}
     place = tmp_path_factory.mktemp("racers")
     warm_up = [
         [*words_of(models, 0, what), "--output", str(place / what)] for what in ("compute", "apply")
     ]
-    with Worker(place, env, warm_up) as worker:
-        yield worker
+    with Forks(place, warm_up, env, values=SMALL_AND_QUICK) as forks:
+        yield forks
 
 
 def words_of(models: Path, number: int, what: str) -> list[str]:
@@ -72,14 +72,14 @@ def left(cloud: Cloud) -> Files:
     return {name.removeprefix("out").removeprefix("/"): cloud.read(name) for name in cloud.names()}
 
 
-def race(racers: Worker, models: Path, cloud: Cloud, what: str, *more: str) -> list[Done]:
+def race(racers: Forks, models: Path, cloud: Cloud, what: str, *more: str) -> list[Done]:
     output = ["--output", f"{cloud.location}/out", *more]
     return racers.race([[*words_of(models, number, what), *output] for number in range(RACERS)])
 
 
 @pytest.mark.parametrize("what", ["compute", "apply"])
 def test_of_eight_that_want_a_free_name_one_gets_it_and_the_others_say_so(
-    what: str, racers: Worker, models: Path, cloud: Cloud, contents: dict[str, list[Files]]
+    what: str, racers: Forks, models: Path, cloud: Cloud, contents: dict[str, list[Files]]
 ) -> None:
     done = race(racers, models, cloud, what)
     codes = [each.code for each in done]
@@ -95,7 +95,7 @@ def test_of_eight_that_want_a_free_name_one_gets_it_and_the_others_say_so(
 
 @pytest.mark.parametrize("what", ["compute", "apply"])
 def test_of_eight_that_overwrite_the_content_is_one_of_theirs_that_say_they_won(
-    what: str, racers: Worker, models: Path, cloud: Cloud, contents: dict[str, list[Files]]
+    what: str, racers: Forks, models: Path, cloud: Cloud, contents: dict[str, list[Files]]
 ) -> None:
     for name in ("out",) if what == "compute" else ("out/old.safetensors", "out/config.json"):
         cloud.client.upload_blob(name, b"old")

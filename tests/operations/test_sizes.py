@@ -33,8 +33,7 @@ def pair(folder: Path, base: State, seed: int = 2) -> tuple[str, str, State]:
     return str(folder / "base"), str(folder / "post"), post
 
 
-@pytest.mark.slow
-def test_five_thousand_small_tensors(tmp_path: Path) -> None:
+def test_five_thousand_small_tensors_are_restored_in_seconds(tmp_path: Path) -> None:
     """As a mixture of experts has them; seconds, not the minutes of work that grows by squares."""
     generator = torch.Generator().manual_seed(1)
     rows = torch.randn(5_000, 32, generator=generator).to(torch.bfloat16)
@@ -52,7 +51,7 @@ def test_five_thousand_small_tensors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dtype", "count"), [(torch.bfloat16, 17_000_011), (torch.float32, 13_000_011)], ids=str
 )
-def test_one_tensor_larger_than_the_least_memory_that_works(
+def test_a_tensor_larger_than_the_memory_passes_through_it(
     tmp_path: Path, dtype: torch.dtype, count: int
 ) -> None:
     block = torch.randn(1_000_003, generator=torch.Generator().manual_seed(1)).to(dtype)
@@ -81,7 +80,7 @@ def test_one_tensor_larger_than_the_least_memory_that_works(
 
 
 @pytest.mark.parametrize("count", [0, 1, 2**19 - 1, 2**19, 2**19 + 1, 2**20])
-def test_tensors_that_end_at_or_beside_a_chunks_end(tmp_path: Path, count: int) -> None:
+def test_tensors_that_end_at_or_beside_a_chunks_end_are_restored(tmp_path: Path, count: int) -> None:
     generator = torch.Generator().manual_seed(count)
     state = {"a": torch.randn(3, generator=generator), "w": torch.randn(count, generator=generator)}
     base, post, expected = pair(tmp_path, cast({**state, "z": torch.ones(1)}))
@@ -92,7 +91,7 @@ def test_tensors_that_end_at_or_beside_a_chunks_end(tmp_path: Path, count: int) 
     assert all(same_bits(found[name], expected[name]) for name in expected)
 
 
-def test_a_vocabulary_that_grows_in_the_middle_of_a_chunk(tmp_path: Path) -> None:
+def test_a_vocabulary_may_grow_in_the_middle_of_a_chunk(tmp_path: Path) -> None:
     base = cast(random_state(1, vocab=9_000, width=64))
     post = cast(near(random_state(1, vocab=9_000, width=64), 2, vocab=17_001))
     other = cast(near(random_state(1, vocab=9_000, width=64), 3, vocab=20_000))
@@ -168,7 +167,7 @@ def test_the_number_of_open_files_does_not_grow_with_the_model(family: Family) -
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_more_shards_than_a_process_may_open_files(family: Family) -> None:
+def test_there_may_be_more_shards_than_a_process_may_open_files(family: Family) -> None:
     """1,024 open files are the usual limit; large models at small shard sizes come near it."""
     state = {f"w{n:03d}": torch.full((64,), n, dtype=torch.bfloat16) for n in range(200)}
     base = family.add("many", state)

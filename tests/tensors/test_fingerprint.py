@@ -55,7 +55,7 @@ def test_a_digest_of_parts_is_that_of_the_whole(parts):
 
 
 @given(st.binary(min_size=1, max_size=40).map(lambda data: data * 4), st.data())
-def test_any_bit_counts(data, draw):
+def test_any_bit_changes_the_fingerprint(data, draw):
     bit = draw.draw(st.integers(0, 8 * len(data) - 1))
     flipped = bytearray(data)
     flipped[bit // 8] ^= 1 << bit % 8
@@ -69,7 +69,7 @@ def test_the_bits_of_minus_zero_and_of_nans_count():
     assert len(found) == len(patterns)
 
 
-def test_dtype_and_shape_count():
+def test_dtype_and_shape_change_the_fingerprint():
     data = bytes(24)
     found = {
         fingerprint(data, dtype, shape)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.deltas.manifest import Identity, Manifest
+from pipeline.operations.addends.addend import Origin
 from pipeline.operations.outputs.report import ApplyReport
 from pipeline.version import TOOL
 
@@ -26,8 +27,13 @@ _CITATION = """\
 """
 
 
-def model_card(report: ApplyReport, config: Mapping[str, Any] | None) -> str:
-    """The README.md of a result. Locations are shown as code, so that no name becomes markup."""
+def model_card(
+    report: ApplyReport, config: Mapping[str, Any] | None, origins: Sequence[tuple[Origin, float]]
+) -> str:
+    """The README.md of a result. Locations are shown as code, so that no name becomes markup.
+
+    origins: where its deltas come from, with their scales.
+    """
     terms = " + ".join(f"{scale:g} · ∆{number}" for number, (_, scale) in enumerate(report.deltas, 1))
     lines = [
         "---",
@@ -46,11 +52,12 @@ def model_card(report: ApplyReport, config: Mapping[str, Any] | None) -> str:
         "| part | location |",
         "|---|---|",
         f"| base | {_code(report.base)} |",
-        *(f"| ∆{n} | {_code(name)} |" for n, (name, _) in enumerate(report.deltas, 1)),
+        *(row for n, (origin, _) in enumerate(origins, 1) for row in _rows(n, origin)),
         "",
         f"- case: {report.case}",
         f"- fingerprint of the result: `{report.fingerprint}`",
         f"- fingerprint of the base: `{report.base_fingerprint}`",
+        *(line for n, (origin, _) in enumerate(origins, 1) for line in _fingerprints(n, origin)),
         f"- values that are NaN or infinite: {report.nonfinite}",
         f"- made by: {TOOL}",
         "",
@@ -65,6 +72,29 @@ def model_card(report: ApplyReport, config: Mapping[str, Any] | None) -> str:
         lines += ["Configs differ; the base's value counts:", ""]
         lines += [f"- {_code(line)}" for line in report.config_differences] + [""]
     return "\n".join(lines) + "\n## Method\n\n" + _CITATION
+
+
+def _rows(number: int, origin: Origin) -> Iterator[str]:
+    """The lines that say where an addend lies; for a difference made on the way, where its models do."""
+    if origin.location is not None:
+        yield f"| ∆{number} | {_code(origin.location)} |"
+        return
+    for part, who in _models(origin):
+        revision = f" at {_code(who.revision)}" if who.revision else ""
+        yield f"| {part} of ∆{number} | {_code(who.location)}{revision} |"
+
+
+def _fingerprints(number: int, origin: Origin) -> Iterator[str]:
+    """The lines that tell the models of a difference apart from later ones in the same places."""
+    if origin.location is None:
+        for part, who in _models(origin):
+            yield f"- fingerprint of the {part} of ∆{number}: `{who.fingerprint}`"
+
+
+def _models(origin: Origin) -> list[tuple[str, Identity]]:
+    """What an addend was made of, as far as it is known."""
+    parts = (("post", origin.post), ("base", origin.base))
+    return [(part, who) for part, who in parts if who is not None]
 
 
 def delta_card(name: str, manifest: Manifest, *, repo: str) -> str:

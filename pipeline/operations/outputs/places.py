@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from pipeline.deltas.signing import SUFFIX
+from pipeline.engine.estimate import Estimate
 from pipeline.engine.journal import Journal
+from pipeline.engine.plan import Plan
 from pipeline.engine.work import Work
 from pipeline.operations.setup import Setup
-from pipeline.storage.base import FolderWriter, Store, Writer
+from pipeline.storage.base import FolderWriter, Reader, Store, Writer
 from pipeline.storage.errors import exists
-from pipeline.storage.locations import Location, parse_delta, parse_output_model
+from pipeline.storage.locations import Location, Scheme, parse_delta, parse_output_model, parse_store
 from pipeline.storage.opening import open_parent
 
 
 @dataclass(frozen=True)
 class Place:
-    """A name in a store. location: as people may see it."""
+    """A name in a store. location: as people may see it. is_remote: whether a network is between."""
 
     location: str
     store: Store
     name: str
     setup: Setup
+    is_remote: bool
 
     @classmethod
     def for_delta(cls, output: str, setup: Setup) -> Self:
@@ -52,7 +56,13 @@ class Place:
     @classmethod
     def _at(cls, target: Location, setup: Setup) -> Self:
         store, name = open_parent(target, setup.settings)
-        return cls(str(target), store, name, setup)
+        kind = target if target.scheme is not Scheme.STORE else parse_store(setup.settings.store)
+        return cls(str(target), store, name, setup, kind.scheme is Scheme.AZURE)
+
+    def estimate(self, plan: Plan, readers: Sequence[Reader], written_bytes: int) -> Estimate:
+        """What a run that writes here will move and take."""
+        limits = self.setup.resources.limits
+        return Estimate.of(plan, readers, limits, written_bytes=written_bytes, to_remote=self.is_remote)
 
     def create(self, size_bytes: int) -> Writer:
         """Start a file of about that size."""

@@ -14,9 +14,9 @@ from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.files import SAFETENSORS_INDEX
 from pipeline.checkpoints.output import CONFIG, as_json, build_index
 from pipeline.checkpoints.policy import config_differences, transfer_config, vocab_size
-from pipeline.deltas.delta import Delta
 from pipeline.deltas.manifest import Identity
 from pipeline.deltas.signing import SUFFIX, Signer
+from pipeline.operations.addends.addend import Addend, Origin
 from pipeline.operations.fit import SumPlan
 from pipeline.operations.outputs.card import CARD, model_card
 from pipeline.operations.outputs.provenance import PROVENANCE, Provenance
@@ -39,29 +39,31 @@ class Release:
     """A finished sum: what went in and how it is laid out."""
 
     base: Checkpoint
-    deltas: Sequence[Delta]
+    addends: Sequence[Addend]
     scales: Sequence[float]
     layout: SumPlan
     same_base: bool
     dtype: str | None  # by torch's name, if one was asked for
 
     @cached_property
+    def origins(self) -> list[tuple[Origin, float]]:
+        """Where each addend comes from, with its scale. Not before the walk is done."""
+        return [(a.origin, scale) for a, scale in zip(self.addends, self.scales, strict=True)]
+
+    @cached_property
     def config(self) -> Mapping[str, Any] | None:
         """The result's config: post's own if post was restored, else by the transfer policy."""
-        post = self.deltas[0].manifest.post_config
+        post = self.addends[0].config
         if self.same_base and post is not None:
             return post
-        sizes = [vocab_size(self.base.config), *(delta.vocab_size for delta in self.deltas)]
+        sizes = [vocab_size(self.base.config), *(addend.vocab_size for addend in self.addends)]
         known = [size for size in sizes if size is not None]
         size = max(known, default=None)
         return transfer_config(self.base.config, post, vocab_size=size, dtype=self.dtype)
 
     def companions(self) -> dict[str, bytes]:
-        """Tokenizer, chat template and generation config: the first delta's, else the new base's."""
-        first = self.deltas[0]
-        if first.companions:
-            return first.read_companions()
-        return self.base.read_companions()
+        """Tokenizer, chat template and generation config: the first addend's, else the new base's."""
+        return self.addends[0].read_companions() or self.base.read_companions()
 
     def fingerprints(self, base: NDArray[np.uint8], result: NDArray[np.uint8]) -> Fingerprints:
         """The fingerprints of new base and result, from their chunks' digests."""
@@ -81,17 +83,11 @@ class Release:
 
     def summary(self, found: Fingerprints, nonfinite: int) -> dict[str, Any]:
         """What the report learns from the walk."""
-        post = self.deltas[0].manifest.post_config
         return {
             "fingerprint": str(fold_checkpoint(found.result)),
             "base_fingerprint": str(fold_checkpoint(found.base)),
             "nonfinite": nonfinite,
-            "carried": tuple(
-                item.result.name
-                for item in self.layout.tensors
-                if any(s.record.carried and s.record.changed for s in item.stored)
-            ),
-            "config_differences": tuple(config_differences(self.base.config, post)),
+            "config_differences": tuple(config_differences(self.base.config, self.addends[0].config)),
         }
 
 
@@ -103,7 +99,7 @@ def other_files(
     index = build_index(release.layout.shards)
     if index is not None:
         files[SAFETENSORS_INDEX] = index
-    files[CARD] = model_card(report, release.config).encode()
+    files[CARD] = model_card(report, release.config, release.origins).encode()
     if release.config is not None:
         files[CONFIG] = as_json(release.config)
     provenance = Provenance(
@@ -135,6 +131,7 @@ def _origin(release: Release, report: ApplyReport) -> dict[str, Any]:
     content = asdict(report)
     for key in (
         "output", "dry_run", "deltas", "files", "read_bytes", "written_bytes", "fingerprint",
+        "download_bytes", "upload_bytes", "memory_bytes",
         "base_fingerprint", "pushed",
     ):  # fmt: skip
         del content[key]
@@ -143,14 +140,13 @@ def _origin(release: Release, report: ApplyReport) -> dict[str, Any]:
         "revision": release.base.revision,
         "fingerprint": report.base_fingerprint,
     }
-    content["deltas"] = [
-        {
-            "location": delta.location,
-            "scale": scale,
-            "fingerprint": str(delta.manifest.fingerprint),
-            "base": identity(delta.manifest.base),
-            "post": identity(delta.manifest.post),
-        }
-        for delta, scale in zip(release.deltas, release.scales, strict=True)
-    ]
+    content["deltas"] = [_described(origin, scale) for origin, scale in release.origins]
     return content
+
+
+def _described(origin: Origin, scale: float) -> dict[str, Any]:
+    """An addend, for JSON. A difference that was made on the way has no location."""
+    stored = {} if origin.location is None else {"location": origin.location}
+    digest = {} if origin.fingerprint is None else {"fingerprint": str(origin.fingerprint)}
+    sides = {"base": identity(origin.base), "post": identity(origin.post)}
+    return {**stored, "scale": scale, **digest, **sides}

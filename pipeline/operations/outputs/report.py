@@ -16,7 +16,8 @@ class ApplyReport:
     case: `SAME_BASE` or `ANOTHER_BASE`. nonfinite: elements of the result that are NaN or infinite.
     base_distance: |new base - old base| / |old base|, if the old base was given.
     carried: tensors taken whole from post because they are not float and differ from its base. pushed:
-    the URL of the commit on the Hub.
+    the URL of the commit on the Hub. download_bytes, upload_bytes, memory_bytes: as planned, see
+    `Estimate`.
     """
 
     output: str
@@ -36,3 +37,6 @@ class ApplyReport:
     carried: Sequence[str] = ()
     config_differences: Sequence[str] = ()
     pushed: str | None = None
+    download_bytes: int = 0
+    upload_bytes: int = 0
+    memory_bytes: int = 0

@@ -1,0 +1,220 @@
+"""A difference that is made on the way: post and base are read, and no delta is written.
+
+Its chunks come from the very subtraction that compute does, with all that rounding lost, so that a sum
+has the same bits as with the stored delta, and post comes back on its own base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.checkpoints.alignment import Pair
+from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.deltas.corrections import NO_CORRECTIONS
+from pipeline.deltas.format import BASE, POST
+from pipeline.deltas.manifest import Identity, TensorForm
+from pipeline.deltas.pairing import pair_for_delta
+from pipeline.engine.plan import Input
+from pipeline.engine.work import Tables
+from pipeline.errors import OtherCheckpoint
+from pipeline.operations.addends.addend import (
+    Decoder,
+    MakeArithmetic,
+    Origin,
+    first_digest,
+    read_chunk,
+)
+from pipeline.storage.base import Reader
+from pipeline.tensors.arithmetic import (
+    CHUNK_ELEMENTS,
+    Arithmetic,
+    Corrections,
+    Operand,
+    subtract_bytes,
+)
+from pipeline.tensors.dtypes import Bytes, DType
+from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_into, fold_checkpoint, fold_tensor
+
+
+@dataclass(frozen=True)
+class SubtractedTensor:
+    """One tensor of a difference; see `AddedTensor`. digests: (chunks, 2, 32) bytes, to be filled."""
+
+    record: TensorForm
+    digests: NDArray[np.uint8]
+    base: Checkpoint
+    post: Checkpoint
+
+    @cached_property
+    def changed(self) -> bool:
+        """Read from both, as far as they are the same, unless their forms tell."""
+        record = self.record
+        if (record.base, record.base_shape) != (record.post, record.shape):
+            return len(self.digests) > 0
+        return not all(
+            np.array_equal(
+                read_chunk(self.post, record.name, chunk), read_chunk(self.base, record.name, chunk)
+            )
+            for chunk in range(len(self.digests))
+        )
+
+
+@dataclass(frozen=True)
+class Subtraction:
+    """post - base, both opened; see `Addend`. headers_only: whether their weights may not be read.
+
+    table: a row for each chunk, of the digests of base and post.
+    """
+
+    base: Checkpoint
+    post: Checkpoint
+    tensors: Mapping[str, SubtractedTensor]
+    table: NDArray[np.uint8]
+    headers_only: bool
+
+    @classmethod
+    def of(cls, base: Checkpoint, post: Checkpoint, *, headers_only: bool) -> Self:
+        """The difference of two checkpoints. Raises what compute would raise for them."""
+        forms = [_form(pair) for pair in pair_for_delta(base, post)]
+        ends = np.cumsum([-(-post.tensors[form.name].entry.count // CHUNK_ELEMENTS) for form in forms])
+        table = np.zeros((int(ends[-1]), 2, DIGEST_BYTES), np.uint8)
+        tensors = {
+            form.name: SubtractedTensor(form, rows, base, post)
+            for form, rows in zip(forms, np.split(table, ends[:-1]), strict=True)
+        }
+        return cls(base, post, tensors, table, headers_only)
+
+    @property
+    def location(self) -> str:
+        """See `Addend`."""
+        return f"{self.post.location} - {self.base.location}"
+
+    @property
+    def readers(self) -> Sequence[Reader]:
+        """Those of post, then those of base."""
+        return [*self.post.readers, *self.base.readers]
+
+    @property
+    def config(self) -> Mapping[str, Any] | None:
+        """See `Addend`."""
+        return self.post.config
+
+    @property
+    def vocab_size(self) -> int | None:
+        """See `Addend`."""
+        return self.post.vocab_size
+
+    @property
+    def findings(self) -> Tables:
+        """See `Addend`."""
+        return [self.table]
+
+    @property
+    def scratch_bytes(self) -> int:
+        """The subtraction's own, and the values that it makes."""
+        dtypes = self._floats
+        widest = max((dtype.itemsize for dtype in dtypes), default=0)
+        return CHUNK_ELEMENTS * widest + subtract_bytes(dtypes)
+
+    @property
+    def _floats(self) -> set[DType]:
+        records = [tensor.record for tensor in self.tensors.values()]
+        return {dtype for each in records for dtype in (each.base, each.post) if dtype.is_float}
+
+    @property
+    def origin(self) -> Origin:
+        """See `Addend`."""
+        return Origin(None, None, self._identity(self.base, BASE), self._identity(self.post, POST))
+
+    def _identity(self, model: Checkpoint, side: int) -> Identity:
+        found = {}
+        for name, tensor in self.tensors.items():
+            entry = model.tensors[name].entry
+            chunks = -(-entry.count // CHUNK_ELEMENTS)
+            found[name] = fold_tensor(entry.dtype, entry.shape, tensor.digests[:chunks, side])
+        return Identity(model.location, model.revision, fold_checkpoint(found))
+
+    def inputs(self, name: str, first_reader: int) -> tuple[Input, Input]:
+        """Post's tensor and base's."""
+        behind = first_reader + len(self.post.readers)
+        return self.post.input(name, first_reader), self.base.input(name, behind)
+
+    def decoder(self, arithmetic: MakeArithmetic) -> Decoder:
+        """See `Addend`."""
+        return _Subtractor(self.tensors, arithmetic())
+
+    def is_on(self, base: Checkpoint, probes: Sequence[str]) -> bool:
+        """Told without reading where `base` is read from the same files as the difference's own base.
+
+        From headers only, any other is taken for another base.
+        """
+        if _versions(base) == _versions(self.base):
+            return True
+        return not self.headers_only and all(
+            np.array_equal(first_digest(base, name), first_digest(self.base, name)) for name in probes
+        )
+
+    def check_base(self, old: Checkpoint) -> None:
+        """See `Addend`."""
+        if _forms(old) != _forms(self.base):
+            raise OtherCheckpoint(
+                f"is not the base of {self.location}: it has other tensors",
+                where=old.location,
+                hint=f"give {self.base.location}, or leave out --old-base",
+            )
+
+    def read_tokenizer(self) -> bytes | None:
+        """See `Addend`."""
+        return self.post.read_tokenizer()
+
+    def read_companions(self) -> dict[str, bytes]:
+        """See `Addend`."""
+        return self.post.read_companions()
+
+
+class _Subtractor:
+    """The decoder of a difference: it subtracts, and digests what it reads."""
+
+    def __init__(self, tensors: Mapping[str, SubtractedTensor], arithmetic: Arithmetic) -> None:
+        self._tensors = tensors
+        self._arithmetic = arithmetic  # its own: what it returns must outlive other subtractions
+        self._buffer = np.empty(0, np.uint8)
+
+    def __call__(self, name: str, chunk: int, first: Bytes, second: Bytes) -> tuple[Bytes, Corrections]:
+        """See `Decoder`. The inputs are those of post and of base."""
+        tensor = self._tensors[name]
+        record, digests = tensor.record, tensor.digests[chunk]
+        digest_into(digests[POST], first.data)
+        if len(second):  # else rows that only post has
+            digest_into(digests[BASE], second.data)
+        if record.carried:
+            return first, NO_CORRECTIONS
+        if len(self._buffer) < len(first):
+            self._buffer = np.empty(0, np.uint8)  # not both at once
+            self._buffer = np.empty(len(first), np.uint8)
+        values = self._buffer[: len(first)]
+        _, corrections = self._arithmetic.subtract(
+            Operand(first, record.post), Operand(second, record.base), Operand(values, record.stored)
+        )
+        return values, corrections
+
+
+def _form(pair: Pair) -> TensorForm:
+    """What compute would store of a pair."""
+    post, base = pair.post.entry, pair.base.entry
+    return TensorForm(pair.name, post.shape, base.shape, post.dtype, base.dtype, post.dtype)
+
+
+def _versions(model: Checkpoint) -> list[tuple[str, str, int]]:
+    return [(reader.name, reader.version, reader.nbytes) for reader in model.readers]
+
+
+def _forms(model: Checkpoint) -> dict[str, tuple[DType, tuple[int, ...]]]:
+    entries = {name: source.entry for name, source in model.tensors.items()}
+    return {name: (entry.dtype, entry.shape) for name, entry in entries.items()}
