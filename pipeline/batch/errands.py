@@ -10,19 +10,17 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
+from pipeline.batch.faults import explain
 from pipeline.batch.specification import Specification
-from pipeline.batch.step import explain
-from pipeline.engine.journal import Journal
 from pipeline.engine.parts import Share, Stretch, walk_stretch
 from pipeline.engine.schedule import Limits
-from pipeline.engine.tail import OrderedTail
+from pipeline.engine.walk import Outputs
 from pipeline.engine.work import Work
 from pipeline.errors import PipelineError, StorageError
 from pipeline.progress import Progressing, silent
 from pipeline.redaction import redact, redacting
-from pipeline.storage.base import Writer
 from pipeline.tensors.fingerprint import Digest
 
 # Of whoever publishes, and nobody else's.
@@ -119,14 +117,7 @@ class _PieceWalker:
         self._before = list(piece.before)
 
     def __call__(
-        self,
-        work: Work,
-        limits: Limits,
-        progress: Progressing,
-        *,
-        writers: Sequence[Writer] = (),
-        tail: OrderedTail | None = None,
-        journal: Journal | None = None,
+        self, work: Work, limits: Limits, progress: Progressing, **outputs: Unpack[Outputs]
     ) -> None:
         """See `Walker`. Raises _Ended, which no operation handles."""
         if self._before:
@@ -140,7 +131,12 @@ class _PieceWalker:
                     hint="run it again; local paths must lead to the same files on every node",
                 )
             share = walk_stretch(
-                work, limits, piece.stretch, piece.block_bytes, writers=writers, tail=tail
+                work,
+                limits,
+                piece.stretch,
+                piece.block_bytes,
+                writers=outputs.get("writers", ()),
+                tail=outputs.get("tail"),
             )
         except PipelineError as error:
             raise _Ended(Answer(error=_without_secrets(error))) from error

@@ -8,8 +8,8 @@ left alone if what it would write is there.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pipeline.batch.config import Config, parse_config, read_file
@@ -78,20 +78,26 @@ def run_batch(
         if dry_run:
             run_step = Planner(steps, specs, known, settings, alone=only is not None).plan
         else:
-            performing = stack.enter_context(engine_of(engine, ray_address))
-            limits = performing.limits(
-                parse_bytes(options.memory or DEFAULT_MEMORY), options.workers, jobs
-            )
+            performer = stack.enter_context(engine_of(engine, ray_address))
+            memory_bytes = parse_bytes(options.memory or DEFAULT_MEMORY)
+            limits = performer.limits(memory_bytes, options.workers, jobs)
             watched = stoppable(progress, stop)
-            run_step = StepRunner(known, settings, performing, limits, watched, force).run
+            run_step = StepRunner(known, settings, performer, limits, watched, force).run
+        stack.enter_context(_saved(record))
         crew = Crew(order, needs, specs, run_step, record, stop, on_step, keep_going)
-        try:
-            crew.run(1 if dry_run else jobs)
-        except BaseException:
-            with suppress(PipelineError):  # the first error is the one to tell of
-                record.save()
-            raise
+        crew.run(1 if dry_run else jobs)
     return record.last
+
+
+@contextmanager
+def _saved(record: Record) -> Iterator[None]:
+    """Save what is known of the run, whatever ends it."""
+    try:
+        yield
+    except BaseException:
+        with suppress(PipelineError):  # the first error is the one to tell of
+            record.save()
+        raise
 
 
 def _read(config: str | Path | Config) -> tuple[str | None, bytes, Config]:

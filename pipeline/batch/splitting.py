@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Unpack
 
 from pipeline.batch.errands import Answer, Errand, Piece
 from pipeline.engine.journal import Journal
 from pipeline.engine.parts import Share, Stretch, stretches, take_up
 from pipeline.engine.schedule import Limits
 from pipeline.engine.tail import OrderedTail
-from pipeline.engine.walk import Part, timetable_of, walk
+from pipeline.engine.walk import Outputs, Part, timetable_of, walk
 from pipeline.engine.work import Work
 from pipeline.errors import PipelineError
 from pipeline.progress import Progressing, silent
@@ -52,18 +52,12 @@ class SplitWalker:
     _ended: list[PipelineError] = field(default_factory=list, init=False)  # how walks before this did
 
     def __call__(
-        self,
-        work: Work,
-        limits: Limits,
-        progress: Progressing,
-        *,
-        writers: Sequence[Writer] = (),
-        tail: OrderedTail | None = None,
-        journal: Journal | None = None,
+        self, work: Work, limits: Limits, progress: Progressing, **outputs: Unpack[Outputs]
     ) -> None:
         """See `Walker`. Raises NotSplit before anything is done."""
-        outputs = [*writers, *([tail.writer] if tail else [])]
-        if not all(isinstance(output, Resumable) and output.is_remote for output in outputs):
+        writers, tail = outputs.get("writers", ()), outputs.get("tail")
+        journal = outputs.get("journal")
+        if not all(map(_can_be_shared, [*writers, *([tail.writer] if tail else [])])):
             raise NotSplit
         try:
             self._walk(work, progress, writers, tail, journal)
@@ -126,3 +120,8 @@ class SplitWalker:
                 while order and order[0] in waiting:
                     number = order.popleft()
                     yield wanted[number], waiting.pop(number)
+
+
+def _can_be_shared(output: Writer) -> bool:
+    """Whether several processes can stage what it will publish."""
+    return isinstance(output, Resumable) and output.is_remote

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 import numpy as np
 
@@ -36,18 +36,19 @@ class Part:
     numbers: Container[int]
 
 
+class Outputs(TypedDict, total=False):
+    """Where a walk leaves what it makes, and what it notes of itself; see `walk`."""
+
+    writers: Sequence[Writer]
+    tail: OrderedTail | None
+    journal: Journal | None
+
+
 class Walker(Protocol):
     """Does a work, as `walk` does, here or elsewhere."""
 
     def __call__(
-        self,
-        work: Work,
-        limits: Limits,
-        progress: Progressing,
-        *,
-        writers: Sequence[Writer] = (),
-        tail: OrderedTail | None = None,
-        journal: Journal | None = None,
+        self, work: Work, limits: Limits, progress: Progressing, **outputs: Unpack[Outputs]
     ) -> None:
         """See `walk`."""
 
