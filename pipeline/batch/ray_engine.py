@@ -7,7 +7,9 @@ that dies is replaced by any other, which finds what was staged and does the res
 from __future__ import annotations
 
 import importlib
+import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -28,6 +30,7 @@ AUTO = "auto"
 RETRIES = 8  # of a task whose process or node has died
 PROCESS_BYTES = 300 * MIB  # that Python and its libraries take beside the buffers
 _LOOK_S = 0.5
+_CONNECT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -55,20 +58,18 @@ class RayEngine:
         if ray.is_initialized():  # by whoever calls us, who also ends it
             yield cls(ray, piece_bytes)
             return
+        address = address or os.environ.get("RAY_ADDRESS") or AUTO
+        _check(address)
         with _keeping_signals():
             try:
                 ray.init(
-                    address=address or AUTO,
+                    address=address,
                     log_to_driver=False,
                     logging_level="ERROR",
                     runtime_env={"py_modules": [str(Path(__file__).parents[1])]},
                 )
             except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-                raise Unreachable(
-                    f"there is no Ray cluster to be reached: {error}",
-                    where=address or AUTO,
-                    hint="start one with `ray start --head`, or say where: --ray-address HOST:PORT",
-                ) from error
+                raise _unreachable(address, error) from error
         try:
             yield cls(ray, piece_bytes)
         finally:
@@ -146,6 +147,29 @@ class RayEngine:
                 hint="see that nodes stay up and have the memory, and run it again: it goes on",
             ) from error
         return answer
+
+
+def _check(address: str) -> None:
+    """See whether anybody listens at HOST:PORT: Ray itself would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" in address:
+        raise UsageError(
+            f"{address} is an address of Ray Client",
+            hint="give HOST:PORT of the head, from a machine of the cluster: see docs/scaling.md",
+        )
+    if port.isdecimal():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+        except (OSError, OverflowError) as error:
+            raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str, error: Exception) -> Unreachable:
+    return Unreachable(
+        f"no Ray cluster is to be reached: {error}",
+        where=address,
+        hint="start one with `ray start --head`, or say where it is: --ray-address HOST:PORT",
+    )
 
 
 def _settled(spec: Specification) -> Specification:

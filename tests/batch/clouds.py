@@ -34,6 +34,12 @@ class Bucket:
         names = [blob.name for blob in self.client.list_blobs(prefix)]
         return {name[len(prefix) :]: self.client.download_blob(name).readall() for name in names}
 
+    def spoil(self, name: str) -> None:
+        """Change one bit in the middle of a blob."""
+        data = bytearray(self.client.download_blob(name).readall())
+        data[len(data) // 2] ^= 1
+        self.client.upload_blob(name, bytes(data), overwrite=True)
+
     def staged_bytes(self, prefix: str) -> int:
         """Bytes of blocks that were staged for such names and not committed."""
         found = self.client.list_blobs(prefix, include=["uncommittedblobs"])

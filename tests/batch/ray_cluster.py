@@ -5,7 +5,6 @@ Everything listens on 127.0.0.1, nothing is reported to anybody, and what it wri
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
@@ -36,6 +35,8 @@ class RayCluster:
     """Two nodes, of one task each at a time: the head, where the tests are connected, and another."""
 
     cluster: Any
+    folder: Path
+    credentials: Mapping[str, str]
     second: Any = field(default=None)
 
     @property
@@ -56,18 +57,21 @@ class RayCluster:
         self._add()
 
     def _add(self) -> Any:
-        return self.cluster.add_node(
-            node_ip_address="127.0.0.1",
-            include_dashboard=False,
-            num_cpus=1,
-            memory=GIB,
-            object_store_memory=80 * MIB,
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.credentials.items():
+                patch.setenv(name, value)
+            return self.cluster.add_node(
+                node_ip_address="127.0.0.1",
+                include_dashboard=False,
+                num_cpus=1,
+                memory=GIB,
+                object_store_memory=80 * MIB,
+            )
 
     def tasks(self) -> list[psutil.Process]:
         """The processes that are at work on a task now, of either node."""
         found = psutil.Process().children(recursive=True)
-        return [each for each in found if _title(each).startswith("ray::apply")]
+        return [each for each in found if _title(each).startswith(("ray::compute", "ray::apply"))]
 
     def tasks_of_second(self) -> list[psutil.Process]:
         """Those of the second node."""
@@ -90,11 +94,11 @@ def ray_cluster(credentials: Mapping[str, str]) -> Iterator[RayCluster]:
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: its sockets have long names in it
     Path(folder, "ray").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**_ENVIRONMENT, "RAY_TMPDIR": folder, **credentials}.items():
+        for name, value in {**_ENVIRONMENT, "RAY_TMPDIR": folder}.items():
             patch.setenv(name, value)
         from ray.cluster_utils import Cluster
 
-        made = RayCluster(Cluster())
+        made = RayCluster(Cluster(), Path(folder), credentials)
         try:
             made.start_head()
             made.start_second()
@@ -109,8 +113,3 @@ def _title(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
-
-
-def environment() -> dict[str, str]:
-    """The environment without credentials, for looking at."""
-    return {name: value for name, value in os.environ.items() if "AZURE" not in name}

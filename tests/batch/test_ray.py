@@ -8,18 +8,19 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from batch.clouds import Bucket, steps
 from batch.ray_cluster import ray_cluster, wait_for
 from servers.fault_proxy import FaultProxy
-from servers.faults import Fault
 
 from pipeline.batch.ray_engine import RayEngine
-from pipeline.batch.runner import run_batch
 from pipeline.engine.schedule import Limits
+from pipeline.errors import CorruptFile, UsageError
 from pipeline.progress import silent
-from pipeline.units import MIB
+from pipeline.units import GIB, MIB
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -78,3 +79,172 @@ def test_two_nodes_make_the_release_that_one_process_makes(name, bucket, engine,
     report = on_cluster(samples[name].at("cluster"), engine)
     assert report["fingerprint"]
     assert bucket.files(f"cluster/{name}") == bucket.files(f"whole/{name}")
+
+
+class Gate:
+    """Lets the nodes stage `free` blocks, and no more before it is opened."""
+
+    def __init__(self, wire, free=1):
+        self.reached, self._opened = threading.Event(), threading.Event()
+        self._free, self._lock = free, threading.Lock()
+        wire.rule = self._rule
+
+    def _rule(self, method, target):
+        if method == "PUT" and "comp=block&" in target:
+            with self._lock:
+                self._free -= 1
+            if self._free < 0:
+                self.reached.set()
+                self._opened.wait(120)
+
+    def open(self):
+        self._opened.set()
+
+
+@contextmanager
+def in_the_middle(wire, spec, engine):
+    """A run of `spec` that has staged some blocks, and goes on after the block."""
+    gate = Gate(wire)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(on_cluster, spec, engine)
+        try:
+            assert gate.reached.wait(120)
+            yield running
+            assert not running.done()
+        finally:
+            gate.open()
+        running.result()
+
+
+@pytest.mark.parametrize("name", ["packed", "model"])
+def test_a_worker_killed_in_the_middle_is_replaced(name, bucket, engine, large_family, nodes, wire):
+    samples = steps(large_family, bucket.location)
+    make([*samples[name].needs, name], samples)
+    with in_the_middle(wire, samples[name].at("cluster"), engine):
+        for victim in wait_for(nodes.tasks):
+            victim.kill()
+            victim.wait(10)
+    assert bucket.files(f"cluster/{name}") == bucket.files(f"whole/{name}")
+
+
+@pytest.mark.parametrize("name", ["packed", "model"])
+def test_a_node_lost_in_the_middle_is_not_needed(name, bucket, engine, large_family, nodes, wire):
+    samples = steps(large_family, bucket.location)
+    make([*samples[name].needs, name], samples)
+    with in_the_middle(wire, samples[name].at("cluster"), engine):
+        assert wait_for(nodes.tasks_of_second)
+        nodes.stop_second()
+    assert bucket.files(f"cluster/{name}") == bucket.files(f"whole/{name}")
+
+
+def test_an_interrupt_ends_the_tasks_and_the_next_run_goes_on(bucket, engine, large_family, nodes, wire):
+    spec = steps(large_family, bucket.location)["packed"]
+    locally(spec.at("whole"))
+
+    @contextmanager
+    def interrupted(title, total_bytes):
+        def advance(nbytes):
+            if nbytes:
+                raise KeyboardInterrupt
+
+        yield advance
+
+    limits = engine.limits(256 * MIB, None, 1)
+    with pytest.raises(KeyboardInterrupt):
+        engine.perform(spec.at("cluster"), limits=limits, progress=interrupted)
+    wait_for(lambda: not nodes.tasks())
+    staged = bucket.staged_bytes("cluster/")
+    assert staged
+    wire.clear()
+    on_cluster(spec.at("cluster"), engine)
+    assert bucket.files("cluster/") == bucket.files("whole/")
+
+
+def test_an_error_of_a_node_is_the_operations_own(bucket, engine, large_family):
+    samples = steps(large_family, bucket.location)
+    make(samples["model"].needs, samples)
+    bucket.spoil("whole/plain.delta")
+    with pytest.raises(CorruptFile, match=r"plain\.delta") as caught:
+        on_cluster(samples["model"].at("cluster"), engine)
+    assert caught.value.exit_code == 6
+    assert not bucket.files("cluster/")
+
+
+def test_what_is_not_split_runs_on_a_node(bucket, engine, large_family, tmp_path):
+    samples = steps(large_family, bucket.location)
+    make(["plain"], samples)
+    report = on_cluster(samples["model"].at("cluster", output="out/model"), engine)
+    assert report["files"]
+    locally(samples["model"].at("whole"))
+    found = {f"/{path.name}": path.read_bytes() for path in (tmp_path / "out/model").iterdir()}
+    assert found == bucket.files("whole/model")
+
+
+def test_a_signature_in_a_location_does_not_travel(bucket, engine, large_family, azurite):
+    spec = steps(large_family, bucket.location)["model"].at("cluster")
+    output = f"{azurite.url}/{bucket.client.container_name}/m?{azurite.sas_token()}"
+    with pytest.raises(UsageError, match="AZURE_STORAGE_SAS_TOKEN") as caught:
+        on_cluster(replace(spec, arguments={**spec.arguments, "output": output}), engine)
+    assert "sig=" not in str(caught.value)
+
+
+def test_what_no_node_has_is_refused_before_anything_waits_for_it(engine):
+    with pytest.raises(UsageError, match="no node"):
+        engine.limits(100 * GIB, None, 1)
+    with pytest.raises(UsageError, match="no node"):
+        engine.limits(MIB, 7, 1)
+
+
+def test_a_config_runs_on_the_cluster_by_the_command_line(bucket, nodes, large_family, cli, tmp_path):
+    (tmp_path / "release.json").write_text(
+        json.dumps(
+            {
+                "defaults": {"store": bucket.location, "memory": "256MiB"},
+                "steps": [
+                    {
+                        "id": "delta",
+                        "run": "compute",
+                        "base": str(large_family / "base"),
+                        "post": str(large_family / "post"),
+                        "output": "d.safetensors",
+                    },
+                    {
+                        "id": "model",
+                        "run": "apply",
+                        "base": str(large_family / "new-base"),
+                        "deltas": ["@delta"],
+                        "output": f"{bucket.location}/model",
+                    },
+                    {"id": "check", "run": "verify", "target": "@model"},
+                ],
+            }
+        )
+    )
+    words = ("batch", "release.json", "--engine", "ray", "--ray-address", nodes.address)
+    for status in ("done", "fresh"):
+        done = cli(*words, "--format", "json", "--jobs", 2)
+        assert done.returncode == 0, done.stderr
+        report = json.loads(done.stdout)
+        assert [step["status"] for step in report["steps"]] == [status] * 3
+    assert bucket.files("d.safetensors")
+    assert bucket.files("model/")
+
+
+def test_no_secret_is_in_what_ray_has_written(bucket, nodes, azurite):
+    """Last, so that all runs before it are looked at."""
+    written = [path for path in nodes.folder.rglob("*") if path.is_file()]
+    assert written
+    key = azurite.account_key.encode()
+    assert not [path for path in written if key in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("address", "code", "hint"),
+    [("127.0.0.1:1", 5, "ray start --head"), ("ray://127.0.0.1:1", 2, "docs/scaling.md")],
+)
+def test_without_a_cluster_the_command_says_what_to_do(address, code, hint, cli, tmp_path):
+    step = {"id": "v", "run": "verify", "target": "x"}
+    (tmp_path / "c.json").write_text(json.dumps({"steps": [step]}))
+    done = cli("batch", "c.json", "--engine", "ray", "--ray-address", address)
+    assert done.returncode == code
+    assert hint in done.stderr

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from batch.clouds import Bucket, steps
 
 from pipeline.batch.errands import Errand, run_errand
-from pipeline.batch.specification import Specification
-from pipeline.batch.splitting import NotSplit, SplitWalker
+from pipeline.batch.splitting import SplitWalker
 from pipeline.engine.schedule import Limits
-from pipeline.errors import CorruptFile, Mismatch, OutputExists, StorageError, Unreachable
-from pipeline.operations.compute import compute
 from pipeline.progress import silent
 from pipeline.units import MIB
 
