@@ -60,16 +60,20 @@ class Sample:
     store: str
     needs: tuple[str, ...] = field(default=())
 
+    @property
+    def suffix(self) -> str:
+        """Of its output's name."""
+        return "" if self.run == "apply" else ".safetensors"
+
     def at(self, where: str, **more: Any) -> Specification:
         """The step with its output in the folder `where`."""
-        suffix = "" if self.run == "apply" else ".delta"
-        output = f"{self.store}/{where}/{self.what}{suffix}"
+        output = f"{self.store}/{where}/{self.what}{self.suffix}"
         return Specification(self.what, self.run, {**self.arguments, "output": output, **more})
 
 
 def write_family(folder: Path) -> Path:
-    """Models of 20 MiB: base, post, another post, and a new base."""
-    base = random_state(0, vocab=2048, width=1024)
+    """Models of 12 MiB: base, post, another post, and a new base."""
+    base = random_state(0, vocab=2048, width=1024, layers=1)
     write_model(folder / "base", cast(base))
     write_model(folder / "post", cast(near(base, 1)))
     write_model(folder / "other", cast(near(base, 2)))
@@ -83,9 +87,9 @@ def steps(family: Path, store: str) -> dict[str, Sample]:
     new = str(family / "new-base")
 
     def delta(name: str, scale: float) -> dict[str, Any]:
-        return {"delta": f"{store}/whole/{name}.delta", "scale": scale}
+        return {"delta": f"{store}/whole/{name}.safetensors", "scale": scale}
 
-    shards = {"shard_size": 6 * MIB}
+    shards = {"shard_size": 5 * MIB}
     difference = {"base": base, "post": other, "scale": 0.5}
     samples = [
         Sample("packed", "compute", {"base": base, "post": post, "codec": "rans"}, store),

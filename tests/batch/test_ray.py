@@ -24,7 +24,7 @@ from pipeline.units import GIB, MIB
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-PIECE_BYTES = 12 * MIB
+PIECE_BYTES = 6 * MIB
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +163,8 @@ def test_an_interrupt_ends_the_tasks_and_the_next_run_goes_on(bucket, engine, la
 def test_an_error_of_a_node_is_the_operations_own(bucket, engine, large_family):
     samples = steps(large_family, bucket.location)
     make(samples["model"].needs, samples)
-    bucket.spoil("whole/plain.delta")
-    with pytest.raises(CorruptFile, match=r"plain\.delta") as caught:
+    bucket.spoil("whole/plain.safetensors")
+    with pytest.raises(CorruptFile, match=r"plain\.safetensors") as caught:
         on_cluster(samples["model"].at("cluster"), engine)
     assert caught.value.exit_code == 6
     assert not bucket.files("cluster/")
