@@ -1,4 +1,4 @@
-"""What the nodes of a cluster are asked to do, and what they answer: a step, or one stretch of it.
+"""What the nodes of a cluster are asked to do, and what they answer: a step, or one part of it.
 
 An errand is plain values. It carries no secret: a node has credentials of its own. Nor does anything
 that goes wrong leave the node but as an answer, for what a task raises is shown in logs and dashboards.
@@ -14,7 +14,8 @@ from typing import Any, Unpack
 
 from pipeline.batch.faults import explain
 from pipeline.batch.specification import Specification
-from pipeline.engine.parts import Share, Stretch, walk_stretch
+from pipeline.engine.parts import Share, walk_part
+from pipeline.engine.plan import Part
 from pipeline.engine.schedule import Limits
 from pipeline.engine.walk import Outputs
 from pipeline.engine.work import Work
@@ -29,13 +30,12 @@ _PUBLISHING = ("sign_key", "push_to_hub", "private", "revision", "key", "require
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One stretch of one walk of a step.
+    """One part of one walk of a step.
 
     key: of the work that is walked. before: how the walks before it ended, in the operation's course.
     """
 
-    stretch: Stretch
-    block_bytes: int
+    part: Part
     key: Digest
     before: Sequence[PipelineError]
 
@@ -130,14 +130,8 @@ class _PieceWalker:
                     where=work.title,
                     hint="run it again; local paths must lead to the same files on every node",
                 )
-            share = walk_stretch(
-                work,
-                limits,
-                piece.stretch,
-                piece.block_bytes,
-                writers=outputs.get("writers", ()),
-                tail=outputs.get("tail"),
-            )
+            writers, tail = outputs.get("writers", ()), outputs.get("tail")
+            share = walk_part(work, limits, piece.part, writers=writers, tail=tail)
         except PipelineError as error:
             raise _Ended(Answer(error=_without_secrets(error))) from error
         raise _Ended(Answer(share=share))

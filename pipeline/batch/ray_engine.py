@@ -125,7 +125,7 @@ class RayEngine:
                 self.ray.cancel(each, force=False)
 
     def _submit(self, errand: Errand) -> Any:
-        piece = f", from block {errand.piece.stretch.first}" if errand.piece else ""
+        piece = f", from block {errand.piece.part.first}" if errand.piece else ""
         task = self.ray.remote(run_errand).options(
             name=f"{errand.spec.run} {errand.spec.id}{piece}",
             num_cpus=errand.workers,

@@ -10,10 +10,10 @@ from typing import Protocol, Unpack
 
 from pipeline.batch.errands import Answer, Errand, Piece
 from pipeline.engine.journal import Journal
-from pipeline.engine.parts import Share, Stretch, stretches, take_up
+from pipeline.engine.parts import Place, Share, cut, part_of, take_up
 from pipeline.engine.schedule import Limits
 from pipeline.engine.tail import OrderedTail
-from pipeline.engine.walk import Outputs, Part, timetable_of, walk
+from pipeline.engine.walk import Outputs, timetable_of, walk
 from pipeline.engine.work import Work
 from pipeline.errors import PipelineError
 from pipeline.progress import Progressing, silent
@@ -78,37 +78,38 @@ class SplitWalker:
         journal: Journal | None,
     ) -> None:
         size = timetable_of(work, self.limits, writers=writers, tail=tail).block_bytes
-        blocks = [
-            (block.number, block.writer, block.offset, block.nbytes) for block in work.plan.blocks(size)
-        ]
-        held_back: list[int] = []
+        places = [Place.of(block) for block in work.plan.blocks(size)]
+        is_done = journal.is_done if journal is not None else lambda number: False
+        held_back: list[Place] = []
         with progress(work.title, work.plan.moved_bytes) as advance:
             if journal is not None:
                 advance(journal.begin(size, writers, tail))
-            wanted = self._stretches(work, size, journal)
-            for stretch, share in self._shares(work, wanted, size, advance):
-                mine = blocks[stretch.first : stretch.stop]
-                missing = take_up(share, stretch, work, writers=writers, tail=tail, blocks=mine)
+            wanted = list(cut(places, self._part_bytes(work), is_done))
+            for mine, share in self._shares(work, wanted, size, advance):
+                missing = take_up(share, mine, work, writers=writers, tail=tail)
                 held_back += missing
                 if journal is not None:
-                    for number in set(range(stretch.first, stretch.stop)).difference(missing):
-                        journal.note(number)
-            if held_back:
-                part = Part(size, frozenset(held_back))
-                walk(work, self.limits, silent, writers=writers, part=part)
+                    for place in mine:
+                        if place not in missing:
+                            journal.note(place.number)
+            for place in held_back:
+                walk(work, self.limits, silent, writers=writers, part=part_of([place], size))
 
-    def _stretches(self, work: Work, block_bytes: int, journal: Journal | None) -> list[Stretch]:
-        """The stretches that are still to walk."""
-        piece_bytes = max(self.piece_bytes, work.plan.moved_bytes // MOST_PIECES)
-        is_done = journal.is_done if journal is not None else lambda number: False
-        return list(stretches(work.plan, block_bytes, piece_bytes, is_done))
+    def _part_bytes(self, work: Work) -> int:
+        return max(self.piece_bytes, work.plan.moved_bytes // MOST_PIECES)
 
     def _shares(
-        self, work: Work, wanted: Sequence[Stretch], block_bytes: int, advance: Callable[[int], None]
-    ) -> Iterator[tuple[Stretch, Share]]:
-        """What the nodes make of these stretches, in order."""
+        self,
+        work: Work,
+        wanted: Sequence[Sequence[Place]],
+        block_bytes: int,
+        advance: Callable[[int], None],
+    ) -> Iterator[tuple[Sequence[Place], Share]]:
+        """What the nodes make of these blocks, in order."""
         key, before = work.key(), tuple(self._ended)
-        errands = [self.errand.of_piece(Piece(stretch, block_bytes, key, before)) for stretch in wanted]
+        errands = [
+            self.errand.of_piece(Piece(part_of(places, block_bytes), key, before)) for places in wanted
+        ]
         waiting: dict[int, Share] = {}
         order = deque(range(len(wanted)))
         with closing(self.nodes.run(errands, lambda: advance(0))) as answers:
@@ -116,7 +117,7 @@ class SplitWalker:
                 share = answer.check().share
                 assert share is not None
                 waiting[number] = share
-                advance(wanted[number].moved_bytes)
+                advance(sum(place.moved_bytes for place in wanted[number]))
                 while order and order[0] in waiting:
                     number = order.popleft()
                     yield wanted[number], waiting.pop(number)

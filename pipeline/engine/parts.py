@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.engine.plan import Block, Plan
+from pipeline.engine.plan import Block, Part
 from pipeline.engine.schedule import Limits
 from pipeline.engine.tail import OrderedTail, TailState
-from pipeline.engine.walk import Part, walk
+from pipeline.engine.walk import walk
 from pipeline.engine.work import Work
 from pipeline.progress import silent
 from pipeline.storage.base import Resumable, Staged, Writer
@@ -27,21 +27,29 @@ _ROOM_BYTES = 1 << 40  # more than one part leaves; times the number of blocks i
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """The neighbouring blocks first..stop of a plan, their rows, and the bytes that they move."""
+class Place:
+    """Where a block goes, and what it takes: see `Block`."""
 
-    first: int
-    stop: int
+    number: int
+    writer: int | None
+    offset: int
+    nbytes: int
+    moved_bytes: int
     first_row: int
     stop_row: int
-    moved_bytes: int
+
+    @classmethod
+    def of(cls, block: Block) -> Place:
+        """The place of `block`, without its slices: a large plan has many."""
+        rows = block.slices[0].row, block.slices[-1].row + 1
+        return cls(block.number, block.writer, block.offset, block.nbytes, block.moved_bytes, *rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What walking a stretch has come to.
+    """What walking a part has come to.
 
-    tables: the stretch's rows of each of the work's findings. staged: for each writer, its blocks.
+    tables: the part's rows of each of the work's findings. staged: for each writer, its blocks.
     grown: the tail's blocks in order, in a room of their own.
     """
 
@@ -50,58 +58,60 @@ class Share:
     grown: Sequence[Staged]
 
 
-def stretches(
-    plan: Plan, block_bytes: int, part_bytes: int, is_done: Callable[[int], bool]
-) -> Iterator[Stretch]:
-    """The plan in stretches of about `part_bytes` to move, without what is done at either end of them.
+def part_of(places: Sequence[Place], block_bytes: int) -> Part:
+    """The part of these neighbouring blocks."""
+    first, last = places[0], places[-1]
+    return Part(block_bytes, first.number, last.number + 1, first.first_row, last.stop_row)
+
+
+def cut(
+    places: Sequence[Place], part_bytes: int, is_done: Callable[[int], bool]
+) -> Iterator[Sequence[Place]]:
+    """Neighbouring blocks that move about `part_bytes` together, without what is done at either end.
 
     Where they part depends on plan and sizes alone: so a run that goes on stages the same blocks.
     """
-    group: list[Block] = []
+    group: list[Place] = []
     nbytes = 0
-    for block in plan.blocks(block_bytes):
-        if group and nbytes + block.moved_bytes > part_bytes:
-            yield from _stretch(group, is_done)
+    for place in places:
+        if group and nbytes + place.moved_bytes > part_bytes:
+            yield from _open(group, is_done)
             group, nbytes = [], 0
-        group.append(block)
-        nbytes += block.moved_bytes
-    yield from _stretch(group, is_done)
+        group.append(place)
+        nbytes += place.moved_bytes
+    yield from _open(group, is_done)
 
 
-def _stretch(group: Sequence[Block], is_done: Callable[[int], bool]) -> Iterator[Stretch]:
-    """The stretch of these neighbouring blocks, if there is anything to do."""
-    open_blocks = [block for block in group if not is_done(block.number)]
-    if open_blocks:
-        first, last = open_blocks[0], open_blocks[-1]
-        moved = sum(block.moved_bytes for block in open_blocks)
-        yield Stretch(first.number, last.number + 1, first.slices[0].row, last.slices[-1].row + 1, moved)
+def _open(group: Sequence[Place], is_done: Callable[[int], bool]) -> Iterator[Sequence[Place]]:
+    """These neighbours from the first that is not done to the last, if there is any."""
+    undone = [number for number, place in enumerate(group) if not is_done(place.number)]
+    if undone:
+        yield group[undone[0] : undone[-1] + 1]
 
 
-def walk_stretch(
+def walk_part(
     work: Work,
     limits: Limits,
-    stretch: Stretch,
-    block_bytes: int,
+    part: Part,
     *,
     writers: Sequence[Writer],
     tail: OrderedTail | None,
 ) -> Share:
-    """Walk one stretch of `work`, and return what somebody else needs who will publish the whole.
+    """Walk a part of `work`, and return what somebody else needs who will publish the whole.
 
     All outputs must be `Resumable`. `tail` itself is left as it is.
     """
     own = None
     if tail is not None:
-        room = _ROOM_BYTES * (1 + stretch.first)
+        room = _ROOM_BYTES * (1 + part.first)
         own = OrderedTail(tail.writer, room)
-        own.resume(TailState(stretch.first, room, b""))
-    part = Part(block_bytes, range(stretch.first, stretch.stop))
+        own.resume(TailState(part.first, room, b""))
     walk(work, limits, silent, writers=writers, tail=own, part=part)
     grown: list[Staged] = []
     if own is not None:
         own.flush()
         grown = [each for each in _staged(own.writer) if each.offset >= _ROOM_BYTES]
-    rows = slice(stretch.first_row, stretch.stop_row)
+    rows = slice(part.first_row, part.stop_row)
     return Share(
         [table[rows].tobytes() for table in work.findings],
         [[each for each in _staged(writer) if each.offset < _ROOM_BYTES] for writer in writers],
@@ -111,39 +121,36 @@ def walk_stretch(
 
 def take_up(
     share: Share,
-    stretch: Stretch,
+    places: Sequence[Place],
     work: Work,
     *,
     writers: Sequence[Writer],
     tail: OrderedTail | None,
-    blocks: Sequence[tuple[int, int | None, int, int]],
-) -> list[int]:
-    """Count what a stretch has come to as done here; with a tail, the stretches in order.
+) -> list[Place]:
+    """Count what walking the part of these blocks has come to as done here; with a tail, in order.
 
-    blocks: the stretch's, each with its number, writer, offset and bytes. Returns the numbers of those
-    that are still to do: a folder holds small ones back.
-    Whether what was staged lies there is seen at the commit, which names it.
+    Returns those that are still to do: a folder's writers hold small ones back. Whether what was staged
+    lies there is seen at the commit, which names it.
     """
-    rows = slice(stretch.first_row, stretch.stop_row)
+    rows = slice(places[0].first_row, places[-1].stop_row)
     for table, data in zip(work.findings, share.tables, strict=True):
-        found = np.frombuffer(data, table.dtype)
-        table[rows] = found.reshape(table[rows].shape)
-    found_at = [{each.offset: each for each in staged} for staged in share.staged]
+        table[rows] = np.frombuffer(data, table.dtype).reshape(table[rows].shape)
+    found = [{each.offset: each for each in staged} for staged in share.staged]
     missing = []
-    for number, writer, offset, nbytes in blocks:
-        if writer is not None and nbytes:
-            each = found_at[writer].get(offset)
-            if each is None or each.nbytes != nbytes:
-                missing.append(number)
+    for place in places:
+        if place.writer is not None and place.nbytes:
+            each = found[place.writer].get(place.offset)
+            if each is None or each.nbytes != place.nbytes:
+                missing.append(place)
             else:
-                _adopt(writers[writer], each)
+                _adopt(writers[place.writer], each)
     if tail is not None:
         tail.flush()  # what an earlier run had left for its next block
         end = tail.end
         for each in share.grown:
             _adopt(tail.writer, Staged(end, each.nbytes, each.mark))
             end += each.nbytes
-        tail.resume(TailState(stretch.stop, end, b""))
+        tail.resume(TailState(places[-1].number + 1, end, b""))
     return missing
 
 

@@ -9,15 +9,14 @@ with round trips gets more workers than there are cores, and a semaphore keeps c
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from typing import Protocol, TypedDict, Unpack
 
 import numpy as np
 
 from pipeline.engine.journal import Journal
-from pipeline.engine.plan import ALIGNMENT, Block, Span
+from pipeline.engine.plan import ALIGNMENT, Block, Part, Span
 from pipeline.engine.schedule import REMOTE_BLOCK_BYTES, Limits, Schedule, schedule
 from pipeline.engine.tail import OrderedTail
 from pipeline.engine.work import Work
@@ -26,14 +25,6 @@ from pipeline.progress import Progressing
 from pipeline.storage.base import Writer
 from pipeline.tensors.dtypes import Bytes
 from pipeline.units import MIB
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Some blocks of a plan that is cut into blocks of `block_bytes`, by their numbers."""
-
-    block_bytes: int
-    numbers: Container[int]
 
 
 class Outputs(TypedDict, total=False):
@@ -71,9 +62,7 @@ def walk(
     The first error stops the other workers and is raised; nothing is committed here.
     """
     timetable = timetable_of(work, limits, writers=writers, tail=tail, part=part)
-    blocks = work.plan.blocks(timetable.block_bytes)
-    if part is not None:
-        blocks = (block for block in blocks if block.number in part.numbers)
+    blocks = work.plan.blocks(timetable.block_bytes, part)
     with progress(work.title, work.plan.moved_bytes) as advance:
         if journal is not None:
             advance(journal.begin(timetable.block_bytes, writers, tail))
@@ -133,12 +122,12 @@ def timetable_of(
         work.plan,
         limits,
         remote=from_afar or any(writer.is_remote for writer in outputs),
-        block_bytes=part.block_bytes if part else block_bytes,
+        block_bytes=block_bytes,
         # A worker may be writing a piece of the tail.
         scratch_bytes=work.scratch_bytes + (tail.writer.block_bytes if tail else 0),
         tail=tail,
         left_bytes=work.left_bytes,
-        exactly=part is not None,
+        part=part,
     )
 
 
