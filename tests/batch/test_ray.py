@@ -82,34 +82,34 @@ def test_two_nodes_make_the_release_that_one_process_makes(name, bucket, engine,
 
 
 class Gate:
-    """Lets the nodes stage `free` blocks, and no more before it is opened."""
+    """Lets the nodes stage as many blocks as it is told, and no more before it is opened."""
 
-    def __init__(self, wire, free=1):
-        self.reached, self._opened = threading.Event(), threading.Event()
-        self._free, self._lock = free, threading.Lock()
+    def __init__(self, wire):
+        self._blocks = threading.Semaphore(0)
         wire.rule = self._rule
 
     def _rule(self, method, target):
         if method == "PUT" and "comp=block&" in target:
-            with self._lock:
-                self._free -= 1
-            if self._free < 0:
-                self.reached.set()
-                self._opened.wait(120)
+            self._blocks.acquire(timeout=120)
+
+    def let(self, blocks):
+        self._blocks.release(blocks)
 
     def open(self):
-        self._opened.set()
+        self.let(1000)
 
 
 @contextmanager
-def in_the_middle(wire, spec, engine):
-    """A run of `spec` that has staged some blocks, and goes on after the block."""
+def in_the_middle(spec, engine, nodes, wire, bucket):
+    """A run of `spec`: one block is staged, both nodes are at work. It ends after the block."""
     gate = Gate(wire)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(on_cluster, spec, engine)
         try:
-            assert gate.reached.wait(120)
-            yield running
+            wait_for(lambda: nodes.tasks_of_second() and len(nodes.tasks()) == 2)
+            gate.let(1)
+            wait_for(lambda: bucket.staged_bytes("cluster/"))
+            yield
             assert not running.done()
         finally:
             gate.open()
@@ -120,7 +120,7 @@ def in_the_middle(wire, spec, engine):
 def test_a_worker_killed_in_the_middle_is_replaced(name, bucket, engine, large_family, nodes, wire):
     samples = steps(large_family, bucket.location)
     make([*samples[name].needs, name], samples)
-    with in_the_middle(wire, samples[name].at("cluster"), engine):
+    with in_the_middle(samples[name].at("cluster"), engine, nodes, wire, bucket):
         for victim in wait_for(nodes.tasks):
             victim.kill()
             victim.wait(10)
@@ -131,7 +131,7 @@ def test_a_worker_killed_in_the_middle_is_replaced(name, bucket, engine, large_f
 def test_a_node_lost_in_the_middle_is_not_needed(name, bucket, engine, large_family, nodes, wire):
     samples = steps(large_family, bucket.location)
     make([*samples[name].needs, name], samples)
-    with in_the_middle(wire, samples[name].at("cluster"), engine):
+    with in_the_middle(samples[name].at("cluster"), engine, nodes, wire, bucket):
         assert wait_for(nodes.tasks_of_second)
         nodes.stop_second()
     assert bucket.files(f"cluster/{name}") == bucket.files(f"whole/{name}")
