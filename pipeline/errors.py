@@ -20,7 +20,8 @@ exits with the class's `exit_code`; anything that is not a `PipelineError` is a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pipeline.redaction import redact
 
@@ -32,6 +33,13 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
+def _again(kind: type[PipelineError], args: Sequence[Any], state: Mapping[str, Any]) -> PipelineError:
+    """An error as it was in another process."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class PipelineError(Exception):
@@ -48,6 +56,10 @@ class PipelineError(Exception):
         self.where = where
         self.hint = hint
         super().__init__(what)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it travels to another process: as itself, whatever its class's arguments are."""
+        return _again, (type(self), self.args, self.__dict__)
 
     def __str__(self) -> str:
         text = redact(f"{self.where}: {self.what}" if self.where else self.what)

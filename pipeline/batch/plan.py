@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipeline.batch.faults import explain
 from pipeline.batch.known import Known
 from pipeline.batch.outlook import examine
 from pipeline.batch.references import inputs_of, needs_of
 from pipeline.batch.report import StepResult
 from pipeline.batch.specification import Specification
 from pipeline.batch.stand_ins import StandIns
-from pipeline.batch.step import explain, since
+from pipeline.batch.step import since
 from pipeline.batch.steps import AnyStep
 from pipeline.checkpoints.checkpoint import open_checkpoint
 from pipeline.deltas.delta import open_delta

@@ -10,7 +10,7 @@ from typing import Self
 
 from pipeline.batch.config import Config, Defaults
 from pipeline.batch.crew import Crew, stoppable
-from pipeline.batch.engines import Engine, LocalEngine
+from pipeline.batch.engines import Engine
 from pipeline.batch.events import OnEvent, RunEnded, RunStarted
 from pipeline.batch.known import Known
 from pipeline.batch.plan import Planner
@@ -19,7 +19,6 @@ from pipeline.batch.report import BatchReport, ReportFile, StepResult, default_p
 from pipeline.batch.specification import Specification, specify
 from pipeline.batch.step import StepRunner
 from pipeline.batch.steps import AnyStep
-from pipeline.engine.schedule import Limits
 from pipeline.errors import PipelineError
 from pipeline.operations.setup import DEFAULT_MEMORY
 from pipeline.progress import Progressing
@@ -83,7 +82,7 @@ class Run:
 
     def perform(
         self,
-        engine: Engine | None,
+        engine: Engine,
         *,
         jobs: int,
         force: bool,
@@ -91,13 +90,12 @@ class Run:
         progress: Progressing,
     ) -> BatchReport:
         """Do what is to be done, `jobs` steps at once."""
-        # Each running step has its part of the memory; at computing they take turns.
-        memory = parse_bytes(self.options.memory or DEFAULT_MEMORY) // jobs
+        memory = parse_bytes(self.options.memory or DEFAULT_MEMORY)
         runner = StepRunner(
             self.known,
             self.settings,
-            engine or LocalEngine(),
-            Limits.of(memory, self.options.workers),
+            engine,
+            engine.limits(memory, self.options.workers, jobs),
             stoppable(progress, self.stop),
             force,
         )

@@ -30,7 +30,8 @@ def run_batch(
     force: bool = False,
     jobs: int = 1,
     keep_going: bool = True,
-    engine: Engine | None = None,
+    engine: Engine | str = "local",
+    ray_address: str | None = None,
     store: str | None = None,
     device: str | None = None,
     memory: str | int | None = None,
@@ -45,7 +46,8 @@ def run_batch(
     stops those that need it; the others go on, unless `keep_going` is off. So look at the report's `ok`.
     only: the id of the one step to run; what it needs must be there already. dry_run: plan each step
     from headers, write nothing, not even the report. jobs: how many steps may run at once; memory and
-    workers are for all of them together. engine: where they run, in this process unless said otherwise.
+    workers are for all of them together. engine: where they run: "local", this process; "ray", the nodes
+    of the cluster at `ray_address`, each task with all of memory and workers; or one of your own.
     store, device, memory, workers, overwrite: in place of the config's defaults. on_event: called, from
     this thread, with each `pipeline.batch.events.Event`.
     Raises ConfigError for a config with problems, UsageError for options that mean nothing, and other
@@ -69,4 +71,7 @@ def run_batch(
     run = Run.prepare(config, options, order, source=source, data=data, dry_run=dry_run, tell=on_event)
     if dry_run:
         return run.plan(alone=only is not None, keep_going=keep_going)
-    return run.perform(engine, jobs=jobs, force=force, keep_going=keep_going, progress=progress)
+    from pipeline.batch.engines import engine_of
+
+    with engine_of(engine, ray_address) as performer:
+        return run.perform(performer, jobs=jobs, force=force, keep_going=keep_going, progress=progress)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline.batch.engines import Engine
+from pipeline.batch.faults import A_BUG, explain
 from pipeline.batch.known import Known
 from pipeline.batch.outlook import check_key, examine, identities, identity_of, step_key
 from pipeline.batch.report import INTERRUPTED, Status, StepResult
@@ -22,7 +20,6 @@ from pipeline.progress import Progressing
 from pipeline.settings import Settings
 from pipeline.tensors.fingerprint import Digest
 
-A_BUG = 1
 _SIDES = ("base", "post")
 OTHERS_S = 120.0  # that another run which publishes the same is given to end
 LOOK_S = 1.0
@@ -126,12 +123,3 @@ def stopped(spec: Specification, error: BaseException, *, begun: bool) -> StepRe
 def since(clock: float) -> float:
     """Seconds since `clock`, a time of the monotonic clock."""
     return round(time.monotonic() - clock, 3)
-
-
-def explain(error: Exception) -> tuple[str, int]:
-    """What a report says of an error, and the exit code that goes with it."""
-    if isinstance(error, PipelineError):
-        return str(error), error.exit_code
-    frames: Sequence[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
-    at = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"a bug in this tool: {type(error).__name__}: {error}{at}", A_BUG

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Unpack
+from typing import TYPE_CHECKING, Annotated, Literal, Unpack
 
 from typer import Argument, Option
 
@@ -51,6 +51,14 @@ class Batch(Planned):
             "--keep-going/--fail-fast",
             help="After a failure, go on with steps that do not need it, or begin no more.",
         ),
+    ]
+    engine: Annotated[
+        Literal["local", "ray"],
+        Option("local", help="Where steps run: in this process, or on a Ray cluster."),
+    ]
+    ray_address: Annotated[
+        str | None,
+        Option(None, help="The cluster, HOST:PORT. [default: RAY_ADDRESS, else this machine's]"),
     ]
 
 

@@ -8,6 +8,7 @@ and writes is known from the plan, so blocks may be walked in any order, by any 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -141,6 +142,22 @@ class Block:
         return [span for part in self.slices for span in part.spans if span]
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Blocks first..stop of a plan that is cut into blocks of `block_bytes`, and their rows."""
+
+    block_bytes: int
+    first: int
+    stop: int
+    first_row: int
+    stop_row: int
+
+    @property
+    def rows(self) -> range:
+        """Of the plan's slices, those that are in it."""
+        return range(self.first_row, self.stop_row)
+
+
 @dataclass(frozen=True)
 class Plan:
     """All jobs of a run, in the order in which they are walked."""
@@ -180,37 +197,40 @@ class Plan:
         """Memory for the largest of `blocks(block_bytes)`, each range aligned."""
         return self.largest_block(block_bytes)[0]
 
-    def largest_block(self, block_bytes: int) -> tuple[int, int]:
+    def largest_block(self, block_bytes: int, part: Part | None = None) -> tuple[int, int]:
         """`largest_block_bytes`, and the most elements that any of the blocks writes."""
         nbytes = elements = 0
-        for block in self.blocks(block_bytes):
+        for block in self.blocks(block_bytes, part):
             room = block.read_bytes + block.nbytes
             nbytes = max(nbytes, room + ALIGNMENT * (len(block.spans) + 1))
             elements = max(elements, sum(part.count for part in block.slices))
         return nbytes, elements
 
-    def slices(self) -> Iterator[Slice]:
-        """Every slice, in order."""
-        row = 0
-        for number, job in enumerate(self.jobs):
-            for chunk in range(job.chunks):
+    def slices(self, rows: range | None = None) -> Iterator[Slice]:
+        """Every slice, in order, or those of `rows`."""
+        rows = range(self.rows) if rows is None else rows
+        for number in range(bisect_right(self.first_rows, rows.start) - 1, len(self.jobs)):
+            job, begin = self.jobs[number], self.first_rows[number]
+            if begin >= rows.stop:
+                return
+            for chunk in range(max(0, rows.start - begin), min(job.chunks, rows.stop - begin)):
                 start = chunk * CHUNK_ELEMENTS
                 stop = min(start + CHUNK_ELEMENTS, job.count)
                 spans = tuple(source.span(start, stop) if source else None for source in job.inputs)
                 yield Slice(
-                    number, chunk, row, start, stop - start, spans,
+                    number, chunk, begin + chunk, start, stop - start, spans,
                     job.offset + start * job.itemsize, (stop - start) * job.itemsize,
                 )  # fmt: skip
-                row += 1
 
-    def blocks(self, block_bytes: int) -> Iterator[Block]:
+    def blocks(self, block_bytes: int, only: Part | None = None) -> Iterator[Block]:
         """Slices grouped while their outputs are neighbours and together at most `block_bytes`.
 
         Where there is no output, what they read is. A slice larger than that is a block of its own.
+        only: the part whose blocks alone are wanted; it is cut as the whole is.
         """
         group: list[Slice] = []
-        number = nbytes = 0
-        for part in self.slices():
+        number, nbytes = only.first if only else 0, 0
+        for part in self.slices(only.rows if only else None):
             size = part.nbytes or part.read_bytes
             if group and not (self._follows(group[-1], part) and nbytes + size <= block_bytes):
                 yield self._block(number, group)

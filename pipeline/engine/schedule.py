@@ -7,7 +7,7 @@ import os
 import threading
 from dataclasses import dataclass, field
 
-from pipeline.engine.plan import Plan
+from pipeline.engine.plan import Part, Plan
 from pipeline.engine.tail import OrderedTail
 from pipeline.errors import UsageError
 from pipeline.storage.remote import REMOTE_WORKERS
@@ -61,26 +61,30 @@ def schedule(
     scratch_bytes: int,
     tail: OrderedTail | None = None,
     left_bytes: int = 0,
+    part: Part | None = None,
 ) -> Schedule:
     """The most workers and the largest blocks, up to `block_bytes`, that fit into the limits.
 
-    A tail takes its share of the memory first; the others are explained at `walk`.
+    A tail takes its share of the memory first; the others are explained at `walk`. Blocks of a `part`
+    are as large as it says: only their number is what fits.
     Raises UsageError if not even one worker with the smallest block fits.
     """
+    size, smallest = block_bytes, SMALLEST_BLOCK_BYTES
+    if part is not None:
+        size = smallest = part.block_bytes
     share = tail.take_share(limits.memory_bytes) if tail else 0
     memory = limits.memory_bytes - share
     wanted = max(limits.workers, REMOTE_WORKERS) if remote else limits.workers
-    size = block_bytes
     while True:
-        buffer_bytes, elements = plan.largest_block(size)
+        buffer_bytes, elements = plan.largest_block(size, part)
         each = buffer_bytes + scratch_bytes + elements * left_bytes
         workers = max(0, min(wanted, memory // each)) if each else wanted
-        if workers >= min(wanted, limits.workers) or (workers and size <= SMALLEST_BLOCK_BYTES):
+        if workers >= min(wanted, limits.workers) or (workers and size <= smallest):
             return Schedule(workers, size, buffer_bytes, share + workers * each)
-        if size <= SMALLEST_BLOCK_BYTES:
+        if size <= smallest:
             least = tail.least_memory(each) if tail else each
             raise UsageError(
                 f"{format_bytes(limits.memory_bytes)} of memory is less than one slice takes",
                 hint=f"give --memory {math.ceil(least / MIB)}MiB or more",
             )
-        size = max(SMALLEST_BLOCK_BYTES, size // 2)
+        size = max(smallest, size // 2)

@@ -11,11 +11,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Protocol, TypedDict, Unpack
 
 import numpy as np
 
 from pipeline.engine.journal import Journal
-from pipeline.engine.plan import ALIGNMENT, Block, Span
+from pipeline.engine.plan import ALIGNMENT, Block, Part, Span
 from pipeline.engine.schedule import REMOTE_BLOCK_BYTES, Limits, Schedule, schedule
 from pipeline.engine.tail import OrderedTail
 from pipeline.engine.work import Work
@@ -26,6 +27,23 @@ from pipeline.tensors.dtypes import Bytes
 from pipeline.units import MIB
 
 
+class Outputs(TypedDict, total=False):
+    """Where a walk leaves what it makes, and what it notes of itself; see `walk`."""
+
+    writers: Sequence[Writer]
+    tail: OrderedTail | None
+    journal: Journal | None
+
+
+class Walker(Protocol):
+    """Does a work, as `walk` does, here or elsewhere."""
+
+    def __call__(
+        self, work: Work, limits: Limits, progress: Progressing, **outputs: Unpack[Outputs]
+    ) -> None:
+        """See `walk`."""
+
+
 def walk(
     work: Work,
     limits: Limits,
@@ -34,15 +52,17 @@ def walk(
     writers: Sequence[Writer] = (),
     tail: OrderedTail | None = None,
     journal: Journal | None = None,
+    part: Part | None = None,
 ) -> None:
     """Do everything that `work` says, and return when all of it is written.
 
     writers: the plan's outputs, by number. tail: takes what kernels return.
     journal: says what an earlier run has done already, and learns what this one does.
+    part: which blocks alone to do, if not all; then there is no journal.
     The first error stops the other workers and is raised; nothing is committed here.
     """
-    timetable = _timetable(work, limits, writers, tail)
-    blocks = work.plan.blocks(timetable.block_bytes)
+    timetable = timetable_of(work, limits, writers=writers, tail=tail, part=part)
+    blocks = work.plan.blocks(timetable.block_bytes, part)
     with progress(work.title, work.plan.moved_bytes) as advance:
         if journal is not None:
             advance(journal.begin(timetable.block_bytes, writers, tail))
@@ -84,22 +104,30 @@ def _work_together(
         future.result()
 
 
-def _timetable(
-    work: Work, limits: Limits, writers: Sequence[Writer], tail: OrderedTail | None
+def timetable_of(
+    work: Work,
+    limits: Limits,
+    *,
+    writers: Sequence[Writer] = (),
+    tail: OrderedTail | None = None,
+    part: Part | None = None,
 ) -> Schedule:
-    """The schedule of a walk between these readers and writers."""
+    """The schedule of `walk` with the same arguments. Raises UsageError if nothing fits the limits."""
     outputs = [*writers, *([tail.writer] if tail else [])]
     from_afar = any(reader.is_remote for reader in work.readers)
     block_bytes = max((writer.block_bytes for writer in outputs), default=MIB)
+    if from_afar:
+        block_bytes = max(block_bytes, REMOTE_BLOCK_BYTES)
     return schedule(
         work.plan,
         limits,
         remote=from_afar or any(writer.is_remote for writer in outputs),
-        block_bytes=max(block_bytes, REMOTE_BLOCK_BYTES) if from_afar else block_bytes,
+        block_bytes=block_bytes,
         # A worker may be writing a piece of the tail.
         scratch_bytes=work.scratch_bytes + (tail.writer.block_bytes if tail else 0),
         tail=tail,
         left_bytes=work.left_bytes,
+        part=part,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Self, TypedDict
 
 from pipeline.deltas.signing import Signer
 from pipeline.engine.schedule import Limits
+from pipeline.engine.walk import Walker, walk
 from pipeline.errors import UsageError
 from pipeline.progress import Progressing, silent
 from pipeline.settings import Settings
@@ -48,7 +49,8 @@ class Writing(Running, total=False):
 
     overwrite: whether an output that is there already is replaced. dry_run: check everything from
     headers, write nothing. sign_key: private key (PEM) that signs the output. tier: access tier of
-    blobs. restart: whether to ignore what an interrupted run of the same left.
+    blobs. restart: whether to ignore what an interrupted run of the same left. walker: does the work in
+    place of this process.
     """
 
     overwrite: bool
@@ -56,6 +58,7 @@ class Writing(Running, total=False):
     sign_key: str | None
     tier: str | None
     restart: bool
+    walker: Walker
 
 
 class Transferring(Reading, Writing, total=False):
@@ -116,6 +119,7 @@ class Setup:
     dry_run: bool = False
     signer: Signer | None = None
     restart: bool = False
+    walker: Walker = walk
     push_to_hub: str | None = None
     private: bool = False
     revision: str | None = None

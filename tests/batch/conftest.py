@@ -1,6 +1,7 @@
 """Where configs are: a current directory of their own, empty or with a family of models in it."""
 
 import pytest
+from batch.clouds import write_family
 from models import cast, near, random_state, write_model
 
 
@@ -29,3 +30,9 @@ def family(folder, states):
     for name, state in states.items():
         write_model(folder / name, state)
     return folder
+
+
+@pytest.fixture(scope="session")
+def large_family(tmp_path_factory):
+    """Models large enough to be split; not to be changed."""
+    return write_family(tmp_path_factory.mktemp("large"))

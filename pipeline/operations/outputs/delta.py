@@ -11,7 +11,6 @@ from pipeline.deltas.companions import MAX_COMPANION_BYTES
 from pipeline.deltas.layout import DeltaLayout
 from pipeline.deltas.manifest import Manifest
 from pipeline.engine.plan import Plan
-from pipeline.engine.walk import walk
 from pipeline.engine.work import Work
 from pipeline.errors import NotACheckpoint
 from pipeline.operations.outputs.places import Place
@@ -69,7 +68,7 @@ class DeltaOutput:
         with place.create(layout.offsets[-1]) as writer:
             tail = layout.tail(writer)
             journal = place.journal(work)
-            walk(
+            setup.walker(
                 work, setup.resources.limits, setup.progress,
                 writers=layout.writers(writer), tail=tail, journal=journal,
             )  # fmt: skip

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.checkpoints.output import Shard, publishing_order
-from pipeline.engine.walk import walk
 from pipeline.engine.work import Work
 from pipeline.operations.outputs.places import Place
 from pipeline.tensors.fingerprint import digest_bytes
@@ -34,7 +33,7 @@ def write_model(
             writer.write(0, shard.header)
         journal = place.journal(work)
         setup = place.setup
-        walk(work, setup.resources.limits, setup.progress, writers=writers, journal=journal)
+        setup.walker(work, setup.resources.limits, setup.progress, writers=writers, journal=journal)
         beside = finish()
         for writer in writers:
             writer.label(beside.labels)
