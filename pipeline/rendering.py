@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.errors import printable
-from pipeline.redaction import redact
 from pipeline.units import format_bytes
 
 if TYPE_CHECKING:
+    from pipeline.batch.events import Event
     from pipeline.batch.report import BatchReport, StepResult
     from pipeline.operations.doctor.report import Health
     from pipeline.operations.inspect import Inspection
@@ -51,11 +51,19 @@ def show_step(step: StepResult) -> None:
         print(f"{'':10} {', '.join(shown)}", flush=True)
 
 
-def show_event(step: StepResult) -> None:
-    """Print a step of a batch, as it ends, as a line of JSON on standard error."""
-    content = dataclasses.asdict(step)
-    content["event"] = "step"
-    print(redact(json.dumps(content, ensure_ascii=False)), file=sys.stderr, flush=True)
+def show_step_end(event: Event) -> None:
+    """Print a line for an event of a batch, if a step ended by it."""
+    from pipeline.batch.events import StepEnded
+
+    if isinstance(event, StepEnded):
+        show_step(event.step)
+
+
+def show_event(event: Event) -> None:
+    """Print an event of a batch as a line of JSON on standard error."""
+    from pipeline.batch.events import as_line
+
+    print(as_line(event), file=sys.stderr, flush=True)
 
 
 def show_batch(report: BatchReport) -> None:

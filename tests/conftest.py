@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from clouds import Cloud
 from forks import ROOT, Forks
 from models import cast, random_state, write_model
 from servers.azurite import Azurite
@@ -100,3 +102,12 @@ def script(tmp_path: Path) -> Cli:
         )
 
     return run
+
+
+@pytest.fixture
+def cloud(azurite: Azurite, monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    """A fresh container, reached by the environment's connection string."""
+    client = azurite.create_container(f"test-{secrets.token_hex(8)}")
+    name = str(client.container_name)
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azurite.connection_string)
+    return Cloud(client, f"az://{name}", f"{azurite.url}/{name}?{azurite.sas_token()}")

@@ -44,7 +44,8 @@ from pipeline.batch.fields import (
     TierName,
 )
 from pipeline.batch.graph import Graph
-from pipeline.batch.problems import JsonPath, Problem, field_problems, in_order, load_json
+from pipeline.batch.problems import Problem, field_problems, in_order, load_json
+from pipeline.batch.raw import name_problems, problems_of_raw
 from pipeline.batch.references import MARK, Kind, Placed, is_fused, needs_of, reference_problems
 from pipeline.batch.steps import AnyStep, Apply, Compute, Difference, Model, Pair, Step, Term
 from pipeline.batch.variables import fill_in
@@ -60,7 +61,15 @@ class BetweenSteps(ValueError):
 
 
 class Defaults(Model):
-    """Options of all steps; one that is not given is the operation's own default."""
+    """Options of all steps; one that is not given is the operation's own default.
+
+    store: the folder or container where plain delta names lie. dtype: the format of weights and deltas;
+    auto is that of the models. device: what does the arithmetic; auto is the processor. memory: bound on
+    the buffers of all running steps together, as "2GiB". workers: threads that compute, for all running
+    steps together. hub_cache: whether weights from the Hub go through its cache on the disk; auto is
+    where there is room. tier: the access tier of blobs that are written. sign_key: a private key (PEM)
+    that signs every output. overwrite: whether outputs that are other than their steps' are replaced.
+    """
 
     store: StorePlace | None = None
     dtype: DTypeName | None = None
@@ -84,7 +93,10 @@ class Defaults(Model):
 class Config(Defaults):
     """A batch config as it is written. Options of steps may stand beside them or under `defaults`.
 
-    report: a location; None is `./reports/NAME.json`, after the config's file.
+    schema_url: where the JSON Schema is, for editors. models: names for models. deltas: names for
+    deltas. steps: what must exist, in any order. matrix: every delta onto every base. chain: versions of
+    a base model. model_pairs: the older form of compute steps. defaults: options of all steps. report: a
+    location; None is `./reports/NAME.json`, after the config's file.
     """
 
     schema_url: str | None = Field(default=None, alias="$schema")
@@ -115,27 +127,23 @@ class Config(Defaults):
         """What the names of models and deltas stand for."""
         return {**dict.fromkeys(self.models, "model"), **dict.fromkeys(self.deltas, "delta")}
 
-    def written(self) -> Iterator[tuple[JsonPath, AnyStep]]:
+    def written(self) -> Iterator[tuple[Placed, AnyStep]]:
         """All steps, those that short forms stand for among them, and where they come from."""
         for number, step in enumerate(self.steps):
-            yield ("steps", number), step
-        for number, matrix in enumerate(self.matrix):
-            yield from ((("matrix", number), each) for each in matrix.steps())
-        for number, chain in enumerate(self.chain):
-            yield from ((("chain", number), each) for each in chain.steps())
+            yield Placed(("steps", number), step.model_dump()), step
+        short = [(("matrix", number), matrix.steps()) for number, matrix in enumerate(self.matrix)]
+        chains = [(("chain", number), chain.steps()) for number, chain in enumerate(self.chain)]
+        for path, steps in (*short, *chains):
+            for each, places in steps:
+                yield Placed(path, each.model_dump(), places), each
         for number, pair in enumerate(pair_steps(self.model_pairs)):
-            yield ("model_pairs", number), pair
+            yield Placed(("model_pairs", number), pair.model_dump()), pair
 
     def problems(self) -> list[Problem]:
         """What is wrong between steps, or all of them together."""
-        placed = [Placed(path, step.model_dump()) for path, step in self.written()]
+        placed = [each for each, _ in self.written()]
         problems = reference_problems(placed, self.names)
-        for name in self.models.keys() & self.deltas.keys():
-            problems.append(Problem(("deltas", name), "is also the name of a model"))
-        for kind in ("models", "deltas"):
-            for name, text in getattr(self, kind).items():
-                if text.startswith(MARK):
-                    problems.append(Problem((kind, name), "is a reference, but should be a location"))
+        problems += name_problems(self.models, self.deltas)
         if not placed:
             problems.append(Problem(("steps",), "should not be empty"))
         return problems
@@ -213,7 +221,7 @@ def parse_config(data: bytes, *, where: str) -> Config:
     except ValidationError as error:
         fields = field_problems(error)
         between = [each for found in _between_steps(error) for each in found.problems]
-        between = between or _problems_of_raw(content)
+        between = between or problems_of_raw(content)
         # A place where something is wrong between steps often makes no sense alone either: said once.
         said = {problem.path for problem in (*between, *unknown)}
         problems += [problem for problem in fields if problem.path not in said] + between
@@ -227,21 +235,3 @@ def _between_steps(error: ValidationError) -> Iterator[BetweenSteps]:
         cause = item.get("ctx", {}).get("error")
         if isinstance(cause, BetweenSteps):
             yield cause
-
-
-def _problems_of_raw(content: Any) -> list[Problem]:
-    """What can be seen to be wrong between the steps of a config that has other mistakes too."""
-    if not isinstance(content, dict):
-        return []
-    root = "model_pairs" if "model_pairs" in content else "steps"
-    steps = content.get(root)
-    placed = [
-        Placed((root, number), step if isinstance(step, dict) else {})
-        for number, step in enumerate(steps if isinstance(steps, list) else ())
-    ]
-    names: dict[str, Kind] = {}
-    kinds: Mapping[str, Kind] = {"models": "model", "deltas": "delta"}
-    for key, kind in kinds.items():
-        named = content.get(key)
-        names |= dict.fromkeys(named if isinstance(named, dict) else (), kind)
-    return reference_problems(placed, names)

@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from pipeline.batch.events import OnEvent, StepEnded, StepStarted, unheard
 from pipeline.batch.record import Record
 from pipeline.batch.report import StepResult
 from pipeline.batch.specification import Specification
@@ -19,8 +20,8 @@ from pipeline.progress import Advance, Progressing
 class Crew:
     """A run of `order`, each step after those of `needs` that are in it.
 
-    run_step: does one. on_step: told of each result. keep_going: whether steps that need nothing of
-    a failed one are still begun. stop: set once nothing is to be begun or gone on with.
+    run_step: does one. tell: hears of each step's begin and end. keep_going: whether steps that need
+    nothing of a failed one are still begun. stop: set once nothing is to be begun or gone on with.
     """
 
     order: Sequence[str]
@@ -29,7 +30,7 @@ class Crew:
     run_step: Callable[[Specification], StepResult]
     record: Record
     stop: threading.Event
-    on_step: Callable[[StepResult], None] | None = None
+    tell: OnEvent = unheard
     keep_going: bool = True
     _unfinished: dict[str, str] = field(default_factory=dict, init=False)
     _begun: set[str] = field(default_factory=set, init=False)
@@ -47,6 +48,7 @@ class Crew:
                         waiting.remove(name)
                         if not self._skips(name):
                             self._begun.add(name)
+                            self.tell(StepStarted(name, self.specs[name].run))
                             running[pool.submit(self.run_step, self.specs[name])] = name
                     ended, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in ended:
@@ -87,15 +89,15 @@ class Crew:
         elif result.status == "skipped":
             self._unfinished[result.id] = "was skipped"
         self.record.add(result)
-        if self.on_step is not None:
-            self.on_step(result)
+        self.tell(StepEnded(result))
 
     def _note_stopped(self, error: BaseException) -> None:
         """Results for all that did not come to their end."""
         for name in self.order:
             if name not in self.record.results:
-                begun = name in self._begun
-                self.record.results[name] = stopped(self.specs[name], error, begun=begun)
+                result = stopped(self.specs[name], error, begun=name in self._begun)
+                self.record.results[name] = result
+                self.tell(StepEnded(result))
 
 
 def stoppable(progress: Progressing, stop: threading.Event) -> Progressing:

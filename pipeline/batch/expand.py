@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from pipeline.batch.fields import CodecName, DTypeName, Id, ModelIn, NotEmpty, Scale, Template
-from pipeline.batch.references import MARK
+from pipeline.batch.references import MARK, Places
 from pipeline.batch.steps import AnyTerm, Apply, Compute, Difference, Model, Pair, Term
 from pipeline.storage.locations import parse_delta
 
@@ -20,7 +20,9 @@ _LONGEST_STEM = 90  # leaves room for a number behind it
 class Matrix(Model):
     """Every delta onto every base: an apply step for each pair, ID.DELTA.BASE.
 
-    deltas, bases: by name, or written out. output: with {delta} and {base} where their names go.
+    id: how the steps' ids begin. deltas, bases: by name, or written out. output: new model folders, with
+    {delta} and {base} where their names go. scale: of deltas that have none of their own. dtype: the
+    format of the weights; auto is the base's.
     """
 
     id: Id
@@ -37,12 +39,13 @@ class Matrix(Model):
                 raise ValueError(f"the output should say {wanted}, for there are {len(items)}")
         return self
 
-    def steps(self) -> Iterator[Apply]:
-        """The steps, delta by delta."""
-        for term in self.deltas:
-            for base in self.bases:
+    def steps(self) -> Iterator[tuple[Apply, Places]]:
+        """The steps, delta by delta, and where in this their places are written."""
+        for row, term in enumerate(self.deltas):
+            for column, base in enumerate(self.bases):
+                places = {("base",): ("bases", column), ("deltas", 0): ("deltas", row)}
                 names = {"delta": _name_of_term(term), "base": name_of(base)}
-                yield Apply(
+                step = Apply(
                     id=f"{self.id}.{names['delta']}.{names['base']}",
                     base=base,
                     deltas=(term,),
@@ -50,10 +53,15 @@ class Matrix(Model):
                     scale=self.scale,
                     dtype=self.dtype,
                 )
+                yield step, places
 
 
 class Version(Model):
-    """One version of a base model. post: its own post-trained model, where there is one."""
+    """One version of a base model.
+
+    name: what {version} stands for. base: the model. post: its own post-trained model, where there is
+    one.
+    """
 
     name: Id
     base: ModelIn
@@ -64,8 +72,11 @@ class Chain(Model):
     """Base versions, the first of them post-trained: its delta goes onto each later one.
 
     Steps are ID.VERSION, which write `output`, and ID.delta.VERSION, which write `delta`; {version} is
-    filled in. rebase: where a later version has a post of its own, the delta is computed anew there, and
-    used from there on.
+    filled in. id: how the steps' ids begin. versions: in their order. output: new model folders. delta:
+    the deltas, names in the store or locations. rebase: where a later version has a post of its own, the
+    delta is computed anew there, and used from there on. scale: of the delta. dtype: the format of the
+    weights; auto is the base's. codec: rans packs deltas, losslessly; none leaves them to any reader of
+    safetensors.
     """
 
     id: Id
@@ -94,22 +105,24 @@ class Chain(Model):
             raise ValueError("the delta should say {version}, for there are several")
         return self
 
-    def steps(self) -> Iterator[Compute | Apply]:
-        """The steps, version by version."""
+    def steps(self) -> Iterator[tuple[Compute | Apply, Places]]:
+        """The steps, version by version, and where in this their places are written."""
         delta = ""
-        for version in self.versions:
+        for number, version in enumerate(self.versions):
+            places = version_places(number)
             names = {"version": version.name}
             if version.post is not None:
                 delta = f"{self.id}.delta.{version.name}"
-                yield Compute(
+                compute = Compute(
                     id=delta,
                     base=version.base,
                     post=version.post,
                     output=fill_template(self.delta, names),
                     codec=self.codec,
                 )
+                yield compute, {**places, ("output",): ("delta",)}
             else:
-                yield Apply(
+                apply = Apply(
                     id=f"{self.id}.{version.name}",
                     base=version.base,
                     deltas=(Term(delta=MARK + delta),),
@@ -117,6 +130,12 @@ class Chain(Model):
                     scale=self.scale,
                     dtype=self.dtype,
                 )
+                yield apply, places
+
+
+def version_places(number: int) -> Places:
+    """Where in a chain the models of one version's step are written."""
+    return {(key,): ("versions", number, key) for key in ("base", "post")}
 
 
 def pair_steps(pairs: Sequence[Pair]) -> Iterator[Compute]:

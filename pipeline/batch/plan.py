@@ -13,6 +13,7 @@ from pipeline.batch.outlook import examine
 from pipeline.batch.references import inputs_of, needs_of
 from pipeline.batch.report import StepResult
 from pipeline.batch.specification import Specification
+from pipeline.batch.stand_ins import StandIns
 from pipeline.batch.step import since
 from pipeline.batch.steps import AnyStep
 from pipeline.checkpoints.checkpoint import open_checkpoint
@@ -30,7 +31,7 @@ from pipeline.storage.opening import open_parent
 class Planner:
     """What steps are planned with, one after another, each after those it needs.
 
-    alone: whether what a step needs is taken to be there. changing: the steps that would write anew.
+    alone: whether what a step needs is taken to be there. planned: the steps that would write anew.
     """
 
     steps: Mapping[str, AnyStep]
@@ -38,7 +39,7 @@ class Planner:
     known: Known
     settings: Settings
     alone: bool
-    changing: set[str] = field(default_factory=set)
+    planned: dict[str, StepResult] = field(default_factory=dict)
 
     def plan(self, spec: Specification) -> StepResult:
         """What would be done with a step; failed if that can be seen not to work."""
@@ -49,7 +50,7 @@ class Planner:
             text, code = explain(error)
             return StepResult(spec.id, spec.run, "failed", since(clock), error=text, exit_code=code)
         if result.status == "planned":
-            self.changing.add(spec.id)
+            self.planned[spec.id] = result
         return replace(result, seconds=since(clock))
 
     def _plan(self, spec: Specification) -> StepResult:
@@ -57,7 +58,8 @@ class Planner:
         waits_for = () if self.alone else self._waits_for(needs_of(step.model_dump()))
         if waits_for:
             self._look_at(step)
-            return StepResult(spec.id, spec.run, "planned", waits_for=waits_for)
+            found = self._foresee(spec)
+            return StepResult(spec.id, spec.run, "planned", result=found, waits_for=waits_for)
         outlook = examine(spec, self.known)
         if outlook.state == "fresh":
             return StepResult(spec.id, spec.run, "fresh")
@@ -78,10 +80,18 @@ class Planner:
         arguments = {**spec.arguments, "overwrite": True}  # what is in the way was looked at
         return Specification(spec.id, spec.run, arguments).perform(dry_run=True)
 
+    def _foresee(self, spec: Specification) -> dict[str, Any] | None:
+        """What a step that waits for others will do, as far as can be seen."""
+        stand_ins = StandIns(self.specs, lambda name: name in self.planned)
+        stand_in = stand_ins.of(spec)
+        if stand_in is None:
+            return None
+        return stand_ins.corrected(spec, stand_in.perform(dry_run=True), self.planned)
+
     def _waits_for(self, needs: Sequence[str]) -> tuple[str, ...]:
         """Those of the steps `needs` whose outputs are not there yet, or will be others."""
         return tuple(
-            need for need in needs if need in self.changing or not self._is_there(self.steps[need])
+            need for need in needs if need in self.planned or not self._is_there(self.steps[need])
         )
 
     def _is_there(self, step: AnyStep) -> bool:

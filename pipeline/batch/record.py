@@ -35,7 +35,8 @@ class Record:
     ) -> None:
         """A run of the steps `order` of `config`, whose bytes are `data`. No file: a dry run."""
         self.results: dict[str, StepResult] = {}
-        self._config = config
+        self.config = config
+        self.dry_run = file is None
         self._digest = blake3(data).hexdigest()
         self._order = order
         self._known = known
@@ -67,16 +68,16 @@ class Record:
     def _report(self) -> BatchReport:
         steps = [self.results[name] for name in self._order if name in self.results]
         return BatchReport(
-            config=self._config,
+            config=self.config,
             config_digest=self._digest,
             started=self._started,
             seconds=round(time.monotonic() - self._clock, 3),
-            dry_run=self._file is None,
+            dry_run=self.dry_run,
             steps=steps,
             finished=len(steps) == len(self._order),
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB,
             versions=_versions(),
-            known=self._known.as_json() if self._file is not None else {},
+            known={} if self.dry_run else self._known.as_json(),
         )
 
 

@@ -7,7 +7,7 @@ not the right form is left out here, for the models of `pipeline.batch.config` r
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -18,19 +18,32 @@ from pipeline.errors import UsageError
 from pipeline.storage.locations import Scheme, parse_delta, parse_output_model, split_scale
 
 MARK = "@"
+SAFETENSORS = ".safetensors"  # how a delta is told from a model where both are looked at
 
 Kind = Literal["delta", "model"]
 
 MAKES: Mapping[str, Kind] = {"compute": "delta", "apply": "model", "combine": "delta"}
+Places = Mapping[JsonPath, JsonPath]
 _MODELS = ("base", "post", "old_base")  # where a step may name one
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A step as a mapping, and where in the config it comes from."""
+    """A step as a mapping, and where in the config it comes from.
+
+    at: where places of the step are written, from `path` on, if it is not written out itself.
+    """
 
     path: JsonPath
     step: Mapping[str, Any]
+    at: Places = field(default_factory=dict)
+
+    def locate(self, *place: str | int) -> JsonPath:
+        """Where in the config a place of the step is written."""
+        for length in range(len(place), 0, -1):
+            if (found := self.at.get(place[:length])) is not None:
+                return (*self.path, *found, *place[length:])
+        return (*self.path, *place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +92,18 @@ def needs_of(step: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(i.reference for i in inputs_of(step) if i.reference is not None))
 
 
-def reference_problems(steps: Sequence[Placed], names: Mapping[str, Kind]) -> list[Problem]:
+def reference_problems(
+    steps: Sequence[Placed], names: Mapping[str, Kind], unknown: Sequence[str] = ()
+) -> list[Problem]:
     """What is wrong between the steps. names: those that the config gives to models and deltas.
+
+    unknown: how ids of steps begin that there may be, too.
 
     Found are ids and outputs that two steps share, references to no step and no name, to the step itself
     or to what is something else, steps that need each other, deltas that nobody writes nor uses, and
     locations that another step writes but that do not say so.
     """
-    found = _Found.of(steps, names)
+    found = _Found.of(steps, names, unknown)
     return [*found.shared(), *found.inputs(), *found.unused(), *found.cycles()]
 
 
@@ -98,9 +115,10 @@ class _Found:
     names: Mapping[str, Kind]
     ids: Mapping[str, int]
     writers: Mapping[tuple[object, ...], int]
+    unknown: tuple[str, ...]
 
     @classmethod
-    def of(cls, steps: Sequence[Placed], names: Mapping[str, Kind]) -> _Found:
+    def of(cls, steps: Sequence[Placed], names: Mapping[str, Kind], unknown: Sequence[str]) -> _Found:
         ids: dict[str, int] = {}
         writers: dict[tuple[object, ...], int] = {}
         for number, placed in enumerate(steps):
@@ -108,36 +126,34 @@ class _Found:
                 ids.setdefault(name, number)
             if (place := _written_place(placed.step)) is not None:
                 writers.setdefault(place, number)
-        return cls(steps, names, ids, writers)
+        return cls(steps, names, ids, writers, tuple(unknown))
 
     def shared(self) -> Iterator[Problem]:
         """Ids and outputs that an earlier step has already."""
-        for number, (path, step) in self._placed():
-            name = step.get("id")
+        for number, placed in enumerate(self.steps):
+            name = placed.step.get("id")
             if isinstance(name, str) and name in self.names:
-                yield Problem((*path, "id"), f"is also the name of a {self.names[name]}")
+                yield Problem(placed.locate("id"), f"is also the name of a {self.names[name]}")
             elif isinstance(name, str) and self.ids[name] != number:
-                yield Problem((*path, "id"), f"is also {self._at(self.ids[name])}'s")
-            place = _written_place(step)
+                yield Problem(placed.locate("id"), f"is also {self._at(self.ids[name])}'s")
+            place = _written_place(placed.step)
             if place is not None and self.writers[place] != number:
-                yield Problem((*path, "output"), f"is also {self._at(self.writers[place])}'s")
+                yield Problem(placed.locate("output"), f"is also {self._at(self.writers[place])}'s")
 
     def inputs(self) -> Iterator[Problem]:
         """Inputs that can't be what they are said to be."""
-        for number, (path, step) in self._placed():
-            for item in inputs_of(step):
+        for number, placed in enumerate(self.steps):
+            for item in inputs_of(placed.step):
                 if text := self._input_problem(number, item):
-                    yield Problem((*path, *item.path), text)
+                    yield Problem(placed.locate(*item.path), text)
 
     def unused(self) -> Iterator[Problem]:
         """Deltas without an output that no step takes."""
         taken = {item.reference for placed in self.steps for item in inputs_of(placed.step)}
-        for _, (path, step) in self._placed():
-            if is_fused(step) and step.get("id") not in taken:
-                yield Problem((*path, "output"), "is missing, and no step takes the delta on the way")
-
-    def _placed(self) -> Iterator[tuple[int, tuple[JsonPath, Mapping[str, Any]]]]:
-        return enumerate((placed.path, placed.step) for placed in self.steps)
+        for placed in self.steps:
+            if is_fused(placed.step) and placed.step.get("id") not in taken:
+                text = "is missing, and no step takes the delta on the way"
+                yield Problem(placed.locate("output"), text)
 
     def _input_problem(self, number: int, item: Input) -> str | None:
         if item.reference is None:
@@ -146,6 +162,8 @@ class _Found:
         makes = self.names.get(name)
         if makes is None:
             target = self.ids.get(name)
+            if target is None and name.startswith(self.unknown):
+                return None
             if target is None:
                 return f"no step is called {name!r}{self._nearest(number, item)}"
             if target == number:
@@ -156,6 +174,9 @@ class _Found:
             if is_fused(step) and not item.fuses:
                 return f"{name!r} writes no delta: give it an output"
             makes = _makes(step)
+            output = str(step.get("output")).partition("?")[0]
+            if item.kind is None and makes == "delta" and not output.endswith(SAFETENSORS):
+                return f"{name!r} writes a delta that no name ending tells of: call it *{SAFETENSORS}"
         if makes is not None and item.kind not in (None, makes):
             verb = "is" if name in self.names else "makes"
             return f"{name!r} {verb} a {makes}, but a {item.kind} is wanted here"

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pipeline.batch.known import Known
 from pipeline.checkpoints.files import MAX_JSON_BYTES, read_all
-from pipeline.errors import PipelineError
+from pipeline.errors import AccessError, PipelineError, StepFailed
 from pipeline.redaction import redact
 from pipeline.settings import Settings
 from pipeline.storage.base import Store
@@ -23,6 +23,9 @@ from pipeline.storage.opening import open_parent
 from pipeline.version import TOOL
 
 Status = Literal["done", "fresh", "failed", "skipped", "planned"]
+INTERRUPTED = 130  # as a shell has it: 128 and the number of SIGINT
+_TRIES = 8  # at writing a report that others write, too
+_WAIT_S = 0.5  # at most, before the next
 _WELL: tuple[Status, ...] = ("done", "fresh", "planned")
 
 
@@ -30,11 +33,12 @@ _WELL: tuple[Status, ...] = ("done", "fresh", "planned")
 class StepResult:
     """How one step ended.
 
-    status: "fresh" if what it would write was there already. reason: why it had to run. error: why it
-    failed or was skipped. exit_code: what the step alone would have exited with. key: the digest of what
-    it does and what it does it to; the same key is the same result. result: the operation's report, on a
-    dry run of what it would do. waits_for: on a dry run, the needed steps whose outputs are not there
-    yet, so that there were no headers to plan from.
+    id: the step's. run: what it does. seconds: how long it took. status: "fresh" if what it would write
+    was there already. reason: why it had to run. error: why it failed or was skipped. exit_code: what
+    the step alone would have exited with. key: the digest of what it does and what it does it to; the
+    same key is the same result. result: the operation's report, on a dry run of what it would do.
+    waits_for: on a dry run, the needed steps whose outputs are not there yet, so that there were no
+    headers to plan from.
     """
 
     id: str
@@ -53,10 +57,12 @@ class StepResult:
 class BatchReport:
     """How a run ended.
 
-    config: the config's path, None if it was given as an object. config_digest: BLAKE3 of the file's
-    bytes, or of the object as JSON. started: UTC, ISO 8601. finished: whether all steps have ended.
-    peak_memory_bytes: of this process. versions: of what could matter. steps: in the order of the run.
-    known: fingerprints of checkpoints by identity, and the keys of checks that were passed.
+    ok: whether no step failed or was skipped. config: the config's path, None if it was given as an
+    object. config_digest: BLAKE3 of the file's bytes, or of the object as JSON. started: UTC, ISO 8601.
+    seconds: how long the run took. dry_run: whether it was only planned. finished: whether all steps
+    have ended. peak_memory_bytes: of this process. versions: of what could matter. steps: in the order
+    of the run. known: fingerprints of checkpoints by identity, and the keys of checks that were passed.
+    tool: who wrote it.
     """
 
     config: str | None
@@ -75,6 +81,20 @@ class BatchReport:
     def ok(self) -> bool:
         """Whether no step failed or was skipped."""
         return all(step.status in _WELL for step in self.steps)
+
+    @property
+    def exit_code(self) -> int:
+        """What a process exits with that did this: see `pipeline.errors`."""
+        if self.ok:
+            return 0
+        if any(step.exit_code == INTERRUPTED for step in self.steps):
+            return INTERRUPTED
+        failed = {step.exit_code for step in self.steps if step.status == "failed"}
+        return AccessError.exit_code if failed == {AccessError.exit_code} else StepFailed.exit_code
+
+    def count(self, *statuses: Status) -> int:
+        """How many steps ended in one of these ways."""
+        return sum(step.status in statuses for step in self.steps)
 
     def to_json(self) -> str:
         """The report as a JSON object, with `ok`. Errors of others are quoted in it: it is redacted."""
@@ -117,7 +137,11 @@ class ReportFile:
 
     def write(self, report: BatchReport) -> None:
         """Put `report` there, whole or not at all. Raises PipelineError."""
-        data = (report.to_json() + "\n").encode(errors="backslashreplace")
+        self.put(report.to_json() + "\n")
+
+    def put(self, text: str) -> None:
+        """Put `text` there, whole or not at all. Raises PipelineError."""
+        data = text.encode(errors="backslashreplace")
         with self.store.create(self.name, size_hint=len(data), overwrite=True) as writer:
             writer.write(0, data)
             writer.commit()

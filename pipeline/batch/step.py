@@ -10,7 +10,7 @@ from pipeline.batch.engines import Engine
 from pipeline.batch.faults import A_BUG, explain
 from pipeline.batch.known import Known
 from pipeline.batch.outlook import check_key, examine, identities, identity_of, step_key
-from pipeline.batch.report import Status, StepResult
+from pipeline.batch.report import INTERRUPTED, Status, StepResult
 from pipeline.batch.specification import Specification
 from pipeline.engine.schedule import Limits
 from pipeline.errors import NotACheckpoint, NotFound, OutputExists, PipelineError
@@ -20,7 +20,6 @@ from pipeline.progress import Progressing
 from pipeline.settings import Settings
 from pipeline.tensors.fingerprint import Digest
 
-INTERRUPTED = 130
 _SIDES = ("base", "post")
 OTHERS_S = 120.0  # that another run which publishes the same is given to end
 LOOK_S = 1.0

@@ -44,14 +44,21 @@ class Model(BaseModel):
 
 
 class Term(Model):
-    """One delta of a sum; without a scale of its own it takes the step's."""
+    """One delta of a sum.
+
+    delta: a location, "@NAME" or "@STEP". scale: what it is multiplied by; without it, the step's.
+    """
 
     delta: DeltaIn
     scale: Scale | None = None
 
 
 class Difference(Model):
-    """A difference of two models, taken on the way into a sum: no delta is written."""
+    """A difference of two models, taken on the way into a sum: no delta is written.
+
+    base: the model that was post-trained. post: what came of it. scale: what the difference is
+    multiplied by; without it, the step's.
+    """
 
     base: ModelIn
     post: ModelIn
@@ -89,7 +96,12 @@ Terms = Annotated[tuple[AnyTerm, ...], Field(strict=False), NotEmpty]
 
 
 class _Writes(Model):
-    """What steps that write have in common. output: see each."""
+    """What steps that write have in common. output: see each.
+
+    sign_key: a private key (PEM) that signs the output. tier: the access tier of blobs that are written;
+    None is the account's. overwrite: whether to replace an output that is another than this step's; None
+    is the default's.
+    """
 
     sign_key: FilePath | None = None
     tier: TierName | None = None
@@ -97,7 +109,11 @@ class _Writes(Model):
 
 
 class _Pushes(_Writes):
-    """What steps have in common whose output may go to the Hub, too."""
+    """What steps have in common whose output may go to the Hub, too.
+
+    push_to_hub: the repository there, org/name. private: whether a new repository is made private.
+    revision: the repository's branch; None is main.
+    """
 
     push_to_hub: Repo | None = None
     private: bool = False
@@ -105,7 +121,12 @@ class _Pushes(_Writes):
 
 
 class Pair(_Pushes):
-    """A base model and its post-trained version, and where their difference goes."""
+    """A base model and its post-trained version, and where their difference goes.
+
+    base: the model that was post-trained. post: what came of it. output: the delta, a name in the store
+    or a location. dtype: the format of its values; auto is post's. codec: rans packs it, losslessly;
+    none leaves it to any reader of safetensors.
+    """
 
     base: ModelIn
     post: ModelIn
@@ -115,7 +136,10 @@ class Pair(_Pushes):
 
 
 class Compute(Pair):
-    """A step that writes the delta post - base; without an output it is taken on the way into sums."""
+    """A step that writes the delta post - base; without an output it is taken on the way into sums.
+
+    id: what others call its output, by "@id". run: what the step does.
+    """
 
     id: Id
     run: Literal["compute"] = "compute"
@@ -123,7 +147,16 @@ class Compute(Pair):
 
 
 class Apply(_Pushes):
-    """A step that writes the model base + the sum of scale * delta."""
+    """A step that writes the model base + the sum of scale * delta.
+
+    id: what others call its output, by "@id". run: what the step does. base: the model that the deltas
+    are added to. deltas: each "DELTA", "DELTA=SCALE", or an object with a delta, or with the base and
+    post of a difference that is taken on the way. output: a new model folder. scale: of deltas that have
+    none of their own. dtype: the format of the weights; auto is base's. shard_size: of the files of
+    weights, as "5GiB". old_base: the base that the first delta was made of, to report how far the new
+    one is from it. key: a public key or certificate (PEM) that must have signed the deltas.
+    require_signature: whether deltas that are not signed are refused.
+    """
 
     id: Id
     run: Literal["apply"] = "apply"
@@ -140,7 +173,12 @@ class Apply(_Pushes):
 
 
 class Combine(_Writes):
-    """A step that writes the sum of scale * delta as one delta."""
+    """A step that writes the sum of scale * delta as one delta.
+
+    id: what others call its output, by "@id". run: what the step does. deltas: each "DELTA",
+    "DELTA=SCALE" or an object. output: the delta, a name in the store or a location. codec: rans packs
+    it, losslessly; none leaves it to any reader of safetensors.
+    """
 
     id: Id
     run: Literal["combine"] = "combine"
@@ -151,7 +189,12 @@ class Combine(_Writes):
 
 
 class Verify(Model):
-    """A step that checks a delta or a model, and fails if it is not whole, or not whose it should be."""
+    """A step that checks a delta or a model, and fails if it is not whole, or not whose it should be.
+
+    id: its name. run: what the step does. target: the delta, or a model that apply wrote. base: the
+    model that a delta must be made of. post: the model that a delta must give back. key: a public key or
+    certificate (PEM) that must have signed it. require_signature: whether it must be signed.
+    """
 
     id: Id
     run: Literal["verify"] = "verify"

@@ -14,7 +14,6 @@ from pipeline.checkpoints.files import (
     PICKLES,
     SAFETENSORS,
     TOKENIZER,
-    Folder,
     Weights,
     find_companions,
     find_weights,
@@ -27,7 +26,7 @@ from pipeline.checkpoints.quantisation import refuse_quantised
 from pipeline.engine.plan import Input
 from pipeline.errors import CorruptFile, NotACheckpoint
 from pipeline.settings import Settings
-from pipeline.storage.base import Reader
+from pipeline.storage.base import Files, Reader
 from pipeline.storage.locations import Location, Scheme, parse_model
 from pipeline.storage.opening import open_folder, open_parent
 from pipeline.tensors.fingerprint import Digest, digest_bytes
@@ -124,7 +123,7 @@ def open_checkpoint(
     return _open_folder(folder, find_weights(folder), str(where))
 
 
-def open_files(where: Location, settings: Settings) -> Folder:
+def open_files(where: Location, settings: Settings) -> Files:
     """The folder or the repository at `where`, as one run published it. Raises NotACheckpoint."""
     if where.scheme is Scheme.HUB:
         return _open_repo(where, settings)
@@ -155,7 +154,7 @@ def _open_hub(where: Location, settings: Settings, *, headers_only: bool) -> Che
     return replace(_open_folder(repo, weights, f"hf://{where.path}"), revision=repo.commit)
 
 
-def _open_folder(folder: Folder, weights: Weights, location: str) -> Checkpoint:
+def _open_folder(folder: Files, weights: Weights, location: str) -> Checkpoint:
     config = read_json(folder, "config.json") if folder.stat("config.json") else None
     if config is not None and not isinstance(config, dict):
         raise CorruptFile("is not a JSON object", where=f"{folder.url}/config.json")

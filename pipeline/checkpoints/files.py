@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline.errors import CorruptFile, NotACheckpoint, NotFound
-from pipeline.storage.base import BlobInfo, Reader
+from pipeline.storage.base import Files, Reader
 from pipeline.storage.names import safe_name
 from pipeline.units import MIB, format_bytes
 
@@ -31,23 +31,6 @@ COMPANION_FOLDERS = ("additional_chat_templates/",)
 MAX_NAME_BYTES = 255  # of a file in a folder, on all systems that we know
 
 
-class Folder(Protocol):
-    """What a checkpoint needs of the place where it lies."""
-
-    @property
-    def url(self) -> str:
-        """The place, as people should see it."""
-
-    def stat(self, name: str) -> BlobInfo | None:
-        """The file called `name`, or None."""
-
-    def list(self, prefix: str = "") -> Iterator[BlobInfo]:
-        """All files whose name begins with `prefix`."""
-
-    def open(self, name: str) -> Reader:
-        """Open a file for reading."""
-
-
 @dataclass(frozen=True, slots=True)
 class Weights:
     """The files of a folder that hold weights, and where each tensor is, if an index says so."""
@@ -57,7 +40,7 @@ class Weights:
     index: str | None = None
 
 
-def find_weights(folder: Folder) -> Weights:
+def find_weights(folder: Files) -> Weights:
     """Find the weights of a model folder: safetensors before pickles, a single file before an index.
 
     Raises NotACheckpoint.
@@ -90,7 +73,7 @@ def find_weights(folder: Folder) -> Weights:
     )
 
 
-def _read_index(folder: Folder, name: str) -> dict[str, str]:
+def _read_index(folder: Files, name: str) -> dict[str, str]:
     """The weight map of an index: which file has which tensor."""
     fields = read_json(folder, name)
     placed = fields.get("weight_map") if isinstance(fields, dict) else None
@@ -106,7 +89,7 @@ def _read_index(folder: Folder, name: str) -> dict[str, str]:
     return placed
 
 
-def read_json(folder: Folder, name: str) -> Any:
+def read_json(folder: Files, name: str) -> Any:
     """The content of a JSON file of `folder`. Raises CorruptFile."""
     reader = folder.open(name)
     try:
@@ -133,7 +116,7 @@ def is_companion(name: str) -> bool:
     return name in COMPANIONS or (is_template and len(file.encode()) <= MAX_NAME_BYTES)
 
 
-def find_companions(folder: Folder) -> list[str]:
+def find_companions(folder: Files) -> list[str]:
     """The companions that `folder` has, by name."""
     extra = [blob.name for place in COMPANION_FOLDERS for blob in folder.list(place)]
     return [name for name in COMPANIONS if folder.stat(name)] + [n for n in extra if is_companion(n)]

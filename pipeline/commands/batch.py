@@ -14,12 +14,26 @@ from typer import Argument, Option
 from pipeline.commands.command import Format, command
 from pipeline.commands.endings import judge_steps
 from pipeline.commands.options import Planned
+from pipeline.commands.results import Results
 from pipeline.errors import UsageError
-from pipeline.progress import bars
-from pipeline.rendering import show_batch, show_event, show_step
+from pipeline.progress import Progressing, bars, silent
+from pipeline.rendering import show_batch, show_event, show_step_end
 
 if TYPE_CHECKING:
+    from pipeline.batch.events import Event
     from pipeline.batch.report import BatchReport
+
+Junit = Annotated[
+    str | None, Option("--junit", help="Write the results as JUnit XML, too: a file or a location.")
+]
+Summary = Annotated[
+    str | None,
+    Option(
+        "--summary",
+        help="Write the plan or the results as Markdown, too. In GitHub Actions they are added to the "
+        "job's summary in any case.",
+    ),
+]
 
 
 class Batch(Planned):
@@ -53,19 +67,40 @@ def batch(
     form: Format,
     config: Annotated[str | None, Argument(help="The JSON config.", show_default=False)] = None,
     config_option: Annotated[str | None, Option("--config", help="The same as an option.")] = None,
+    junit: Junit = None,
+    summary: Summary = None,
     **options: Unpack[Batch],
 ) -> BatchReport:
     """Make what a JSON config says must exist: the difference to what exists, and no more.
 
     Steps compute, apply, combine and verify; they refer to each other's results by id. With --format
-    json every step's end is a line on standard error, and the report is on standard output.
+    json every event is a line on standard error, and the report is on standard output.
+
+    Exit codes: 0 done, 2 usage or config, 3 a step failed, 5 steps failed for credentials or network
+    alone, 130 interrupted.
     """
     path = _the_one(config, config_option)
     from pipeline import run_batch as run
 
-    on_step = show_event if form == "json" else show_step
-    with _ending_as_interrupted(), bars() as progress:
-        return run(path, **options, progress=progress, on_step=on_step)
+    results = Results.wanted(junit=junit, summary=summary)
+    show = show_event if form == "json" else show_step_end
+
+    def tell(event: Event) -> None:
+        show(event)
+        results.hear(event)
+
+    with results.of_problems(), _ending_as_interrupted(), _progress(form) as progress:
+        return run(path, **options, progress=progress, on_event=tell)
+
+
+@contextmanager
+def _progress(form: Format) -> Iterator[Progressing]:
+    """Bars for people; lines of JSON are not mixed with them."""
+    if form == "json":
+        yield silent
+        return
+    with bars() as shown:
+        yield shown
 
 
 def _the_one(config: str | None, config_option: str | None) -> str:

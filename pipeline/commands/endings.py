@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from pipeline.errors import PipelineError, StepFailed
+from pipeline.errors import AccessError, PipelineError, StepFailed
 
 if TYPE_CHECKING:
     from pipeline.batch.report import BatchReport
@@ -46,10 +46,11 @@ def _end(text: str, code: int, *, debug: bool) -> NoReturn:
 
 
 def judge_steps(report: BatchReport) -> None:
-    """Raises StepFailed if not all steps of a batch are done."""
+    """Raises StepFailed if not all steps of a batch are done; AccessError if nothing else was wrong."""
     if not report.ok:
         failed = ", ".join(step.id for step in report.steps if step.status == "failed")
-        raise StepFailed(f"failed: {failed}", hint="the report says why")
+        kind = AccessError if report.exit_code == AccessError.exit_code else StepFailed
+        raise kind(f"failed: {failed}", hint="the report says why")
 
 
 def judge_checks(report: Health) -> None:

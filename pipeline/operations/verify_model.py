@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.checkpoints.checkpoint import open_files
-from pipeline.checkpoints.files import PICKLES, SAFETENSORS, Folder, read_all
+from pipeline.checkpoints.files import PICKLES, SAFETENSORS, read_all
 from pipeline.checkpoints.header import LENGTH_BYTES, Entry, Header, read_header
 from pipeline.deltas.signing import SUFFIX, Verifier
 from pipeline.engine.plan import Input, Job, Plan
@@ -22,7 +22,7 @@ from pipeline.operations.outputs.signatures import find_signature
 from pipeline.operations.setup import Resources
 from pipeline.progress import Progressing
 from pipeline.settings import Settings
-from pipeline.storage.base import Reader
+from pipeline.storage.base import Files, Reader
 from pipeline.storage.locations import parse_model
 from pipeline.tensors.fingerprint import (
     DIGEST_BYTES,
@@ -81,12 +81,12 @@ def check_model(
     }
 
 
-def _require(folder: Folder, name: str) -> None:
+def _require(folder: Files, name: str) -> None:
     if folder.stat(name) is None:
         raise _damaged(folder, f"{name} is missing")
 
 
-def _read(folder: Folder, name: str) -> bytes:
+def _read(folder: Files, name: str) -> bytes:
     _require(folder, name)
     reader = folder.open(name)
     try:
@@ -95,11 +95,11 @@ def _read(folder: Folder, name: str) -> bytes:
         reader.close()
 
 
-def _damaged(folder: Folder, what: str) -> CorruptFile:
+def _damaged(folder: Files, what: str) -> CorruptFile:
     return CorruptFile(what, where=folder.url, hint="fetch the folder again, or apply again")
 
 
-def _unlisted(folder: Folder, said: Provenance) -> list[str]:
+def _unlisted(folder: Files, said: Provenance) -> list[str]:
     """Files that nobody vouches for. Raises CorruptFile if a loader might take one for weights."""
     known = {*said.files, *said.shards, PROVENANCE, PROVENANCE + SUFFIX}
     extra = [blob.name for blob in folder.list() if blob.name not in known]
@@ -124,7 +124,7 @@ class _Run:
         self.plan = Plan(jobs)
 
     def check(
-        self, folder: Folder, said: Provenance, resources: Resources, progress: Progressing
+        self, folder: Files, said: Provenance, resources: Resources, progress: Progressing
     ) -> None:
         """Digest everything. Raises CorruptFile with the tensors that are not as they were written."""
         rows = np.zeros((self.plan.rows, DIGEST_BYTES), np.uint8)

@@ -176,3 +176,13 @@ def test_only_a_sum_takes_a_delta_on_the_way():
         "steps[2].deltas[0]: 'd' writes no delta: give it an output",
         "steps[3].target: 'd' writes no delta: give it an output",
     ]
+
+
+def test_what_verify_is_to_know_as_a_delta_is_called_so():
+    steps = [
+        {"id": "d", "run": "compute", "base": "@v1", "post": "org/post", "output": "d"},
+        {"id": "v", "run": "verify", "target": "@d"},
+    ]
+    assert problems(models=MODELS, steps=steps) == [
+        "steps[1].target: 'd' writes a delta that no name ending tells of: call it *.safetensors"
+    ]

@@ -9,6 +9,7 @@ from batch.chains import CHAIN, apply, assert_same, compute, files, run, statuse
 from blake3 import blake3
 from models import read_model
 
+from pipeline.batch.events import StepEnded
 from pipeline.batch.report import BatchReport, StepResult
 from pipeline.errors import PipelineError
 from pipeline.version import TOOL
@@ -93,10 +94,9 @@ def test_an_interrupt_passes_through_after_the_report_is_written():
 def test_each_step_is_told_of_as_it_ends():
     seen = []
     report = run(
-        compute("bad", base="./nothing"), apply("first", "@bad"), compute("good"), on_step=seen.append
+        compute("bad", base="./nothing"), apply("first", "@bad"), compute("good"), on_event=seen.append
     )
-    assert seen == report.steps
-    assert all(isinstance(step, StepResult) for step in seen)
+    assert [event.step for event in seen if isinstance(event, StepEnded)] == report.steps
 
 
 def test_the_report_says_what_each_step_did():

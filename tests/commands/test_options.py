@@ -21,7 +21,7 @@ from pipeline.units import parse_bytes
 
 NAMES = {"list": "list_store", "batch": "run_batch"}  # of operations that are called otherwise
 # What a command reads in its own way before it calls the operation, or keeps to itself.
-ITS_OWN = {"form", "yes", "config", "config_option", "repository", "delta", "scale"}
+ITS_OWN = {"form", "yes", "config", "config_option", "junit", "summary", "repository", "delta", "scale"}
 
 
 def options_of(name: str) -> dict[str, Any]:

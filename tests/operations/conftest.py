@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from azure.storage.blob import ContainerClient
 from keys import make_pair
 from models import State, cast, near, random_state, read_model, write_model
-from servers.azurite import Azurite
 
 from pipeline import apply, compute, list_store
 from pipeline.operations.storing.listing import Listed
@@ -62,40 +59,6 @@ def family(tmp_path: Path) -> Family:
     made.add("post", cast(near(base, 2)))
     made.add("new-base", cast(near(base, 3, scale=1e-2)))
     return made
-
-
-@dataclass(frozen=True)
-class Cloud:
-    """A container of Azurite that the environment names; `read` and `names` are the tests' own view."""
-
-    client: ContainerClient
-    location: str
-    url: str
-
-    def read(self, name: str) -> bytes:
-        return self.client.download_blob(name).readall()
-
-    def names(self, prefix: str = "") -> list[str]:
-        return [blob.name for blob in self.client.list_blobs(prefix)]
-
-    def upload(self, folder: Path, prefix: str) -> None:
-        for path in folder.iterdir():
-            self.client.upload_blob(f"{prefix}/{path.name}", path.read_bytes())
-
-    def download(self, prefix: str, folder: Path) -> Path:
-        folder.mkdir(parents=True)
-        for name in self.names(f"{prefix}/"):
-            (folder / Path(name).name).write_bytes(self.read(name))
-        return folder
-
-
-@pytest.fixture
-def cloud(azurite: Azurite, monkeypatch: pytest.MonkeyPatch) -> Cloud:
-    """A fresh container, reached by the environment's connection string."""
-    client = azurite.create_container(f"test-{secrets.token_hex(8)}")
-    name = str(client.container_name)
-    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azurite.connection_string)
-    return Cloud(client, f"az://{name}", f"{azurite.url}/{name}?{azurite.sas_token()}")
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from clouds import Cloud
 from models import cast, formula, near, read_model, same_bits
-from operations.conftest import Cloud, Family
+from operations.conftest import Family
 
 import pipeline
 from pipeline import apply, compute

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from clouds import Cloud
 from models import State, cast, near, random_state, same_bits
-from operations.conftest import Cloud, Family, Snapshot
+from operations.conftest import Family, Snapshot
 
 from pipeline import apply, combine, compute, inspect, open_delta, verify
 from pipeline.deltas.format import CODECS

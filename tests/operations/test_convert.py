@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from clouds import Cloud
 from deltas.surgery import flipped, take_apart
 from models import cast, near, random_state
-from operations.conftest import Cloud, Family, Snapshot
+from operations.conftest import Family, Snapshot
 from safetensors.torch import load_file
 
 from pipeline import apply, combine, compute, convert, verify

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from operations.conftest import DELTA, Cloud, Family, Snapshot, listed
+from clouds import Cloud
+from operations.conftest import DELTA, Family, Snapshot, listed
 
 from pipeline import clean, compute, copy, delete, verify
 from pipeline.errors import (

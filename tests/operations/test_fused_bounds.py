@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from clouds import Cloud
 from models import cast, near, write_model
-from operations.conftest import Cloud, Family
+from operations.conftest import Family
 from operations.test_fused import TOLD_BY_LOCATION, fused
 
 from pipeline import Difference, apply

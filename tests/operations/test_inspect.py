@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from clouds import Cloud
 from models import cast, near, random_state
-from operations.conftest import Cloud, Family
+from operations.conftest import Family
 
 from pipeline import compute, inspect
 from pipeline.errors import CorruptFile, NotACheckpoint, NotFound, PipelineError, UsageError

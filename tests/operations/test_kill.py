@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from clouds import Cloud
 from forks import Forks
 from models import layered_state, write_model
-from operations.conftest import Cloud
 from safetensors.torch import load_file
 
 import pipeline

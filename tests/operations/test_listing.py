@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from operations.conftest import DELTA, Cloud, Family, listed
+from clouds import Cloud
+from operations.conftest import DELTA, Family, listed
 from servers.azurite import Azurite
 from servers.fault_proxy import FaultProxy
 

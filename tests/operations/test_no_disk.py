@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from clouds import Cloud
 from models import near, random_state, write_model
-from operations.conftest import Cloud
 from operations.test_clouds import ROOT
 from servers.hub import HubServer
 

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from clouds import Cloud
 from conftest import Cli
 from huggingface_hub import ModelCard, snapshot_download
 from keys import make_pair
-from operations.conftest import Cloud, Family
+from operations.conftest import Family
 from servers.hub import HubServer
 
 from pipeline import apply, compute, push, verify

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clouds import Cloud
 from forks import SMALL_AND_QUICK, Done, Forks
 from models import cast, near, random_state, write_model
-from operations.conftest import Cloud, Snapshot
+from operations.conftest import Snapshot
 from servers.azurite import Azurite
 
 from pipeline import apply, compute

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clouds import Cloud
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from forks import Forks
 from models import layered_state, write_model
-from operations.conftest import Cloud
 
 import pipeline
 from pipeline import Difference, apply, combine, compute, convert, verify

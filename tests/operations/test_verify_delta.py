@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from blake3 import blake3
+from clouds import Cloud
 from deltas.surgery import PREFIX, flipped, put_together, ranges, take_apart
 from models import cast, near, random_state
-from operations.conftest import Cloud, Family, Snapshot, delta_of
+from operations.conftest import Family, Snapshot, delta_of
 
 from pipeline import apply, combine, compute, verify
 from pipeline.deltas.format import CODECS

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from blake3 import blake3
+from clouds import Cloud
 from deltas.surgery import flipped
-from operations.conftest import Cloud, Family, Snapshot, delta_of
+from operations.conftest import Family, Snapshot, delta_of
 from servers.hub import HubServer
 
 from pipeline import apply, compute, verify
