@@ -20,6 +20,7 @@ import pytest
 from pipeline.units import GIB, MIB
 
 PATIENCE_S = 60.0
+_AT_WORK = ("ray::compute", "ray::apply")  # how Ray calls the processes that have a task
 _ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else Ray looks for an address that others can reach
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -68,10 +69,14 @@ class RayCluster:
                 object_store_memory=80 * MIB,
             )
 
+    def processes(self) -> list[psutil.Process]:
+        """All that the nodes are made of: those that have this cluster's folder or Ray's titles."""
+        found = psutil.Process().children(recursive=True)
+        return [each for each in found if "ray" in _title(each)]
+
     def tasks(self) -> list[psutil.Process]:
         """The processes that are at work on a task now, of either node."""
-        found = psutil.Process().children(recursive=True)
-        return [each for each in found if _title(each).startswith(("ray::compute", "ray::apply"))]
+        return [each for each in self.processes() if _title(each).startswith(_AT_WORK)]
 
     def tasks_of_second(self) -> list[psutil.Process]:
         """Those of the second node."""
@@ -106,6 +111,11 @@ def ray_cluster(credentials: Mapping[str, str]) -> Iterator[RayCluster]:
         finally:
             made.cluster.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def listening(process: psutil.Process) -> list[Any]:
+    """The sockets on which a process waits for others."""
+    return [each for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
 
 
 def _title(process: psutil.Process) -> str:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 from batch.clouds import Bucket, steps
-from batch.ray_cluster import ray_cluster, wait_for
+from batch.ray_cluster import listening, ray_cluster, wait_for
 from servers.fault_proxy import FaultProxy
 
 from pipeline.batch.ray_engine import RayEngine
@@ -228,6 +228,11 @@ def test_a_config_runs_on_the_cluster_by_the_command_line(bucket, nodes, large_f
         assert [step["status"] for step in report["steps"]] == [status] * 3
     assert bucket.files("d.safetensors")
     assert bucket.files("model/")
+
+
+def test_the_cluster_of_these_tests_listens_on_loopback_alone(nodes):
+    heard = {place.laddr.ip for each in nodes.processes() for place in listening(each)}
+    assert heard == {"127.0.0.1"}
 
 
 def test_no_secret_is_in_what_ray_has_written(bucket, nodes, azurite):
