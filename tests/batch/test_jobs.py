@@ -19,14 +19,14 @@ class Watching(LocalEngine):
     """This process, which notes what steps are given, and how many are under way at once."""
 
     def __init__(self, meets: int = 1) -> None:
-        self.limits = []
+        self.given = []
         self.most = self._now = 0
         self._lock = threading.Lock()
         self._meeting = threading.Barrier(meets, timeout=30)
 
     def perform(self, spec, *, limits, progress):
         with self._lock:
-            self.limits.append(limits)
+            self.given.append(limits)
             self._now += 1
             self.most = max(self.most, self._now)
         try:
@@ -47,9 +47,9 @@ def test_so_many_steps_run_at_once_and_no_more():
 def test_memory_and_threads_are_one_budget(jobs):
     engine = Watching()
     assert run(*FOUR, jobs=jobs, engine=engine, memory="256MiB", workers=3).ok
-    assert {limits.memory_bytes for limits in engine.limits} == {256 * MIB // jobs}
-    assert len({id(limits.turns) for limits in engine.limits}) == 1  # at computing they take turns
-    assert {limits.workers for limits in engine.limits} == {3}
+    assert {limits.memory_bytes for limits in engine.given} == {256 * MIB // jobs}
+    assert len({id(limits.turns) for limits in engine.given}) == 1  # at computing they take turns
+    assert {limits.workers for limits in engine.given} == {3}
 
 
 def test_a_step_waits_for_what_it_needs_however_many_may_run():
