@@ -90,12 +90,12 @@ class Run:
         progress: Progressing,
     ) -> BatchReport:
         """Do what is to be done, `jobs` steps at once."""
-        memory = parse_bytes(self.options.memory or DEFAULT_MEMORY)
+        memory_bytes = parse_bytes(self.options.memory or DEFAULT_MEMORY)
         runner = StepRunner(
             self.known,
             self.settings,
             engine,
-            engine.limits(memory, self.options.workers, jobs),
+            engine.limits(memory_bytes, self.options.workers, jobs),
             stoppable(progress, self.stop),
             force,
         )

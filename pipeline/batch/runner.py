@@ -73,5 +73,5 @@ def run_batch(
         return run.plan(alone=only is not None, keep_going=keep_going)
     from pipeline.batch.engines import engine_of
 
-    with engine_of(engine, ray_address) as performer:
-        return run.perform(performer, jobs=jobs, force=force, keep_going=keep_going, progress=progress)
+    with engine_of(engine, ray_address) as found:
+        return run.perform(found, jobs=jobs, force=force, keep_going=keep_going, progress=progress)
