@@ -19,7 +19,7 @@ from pipeline.batch.runner import run_batch
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
-KILLS = int(os.environ.get("KILLS", "5"))  # that met a step at work
+KILLS = int(os.environ.get("KILLS", "7"))  # that met a step at work
 IN_SMALL_BLOCKS = {
     "pipeline.storage.azure.writing.BLOCK_BYTES": MIB,
     "pipeline.engine.schedule.REMOTE_WORKERS": 2,
