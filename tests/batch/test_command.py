@@ -19,6 +19,7 @@ from conftest import ROOT, Cli
 from models import cast, near, random_state, write_model
 from servers.azurite import Azurite
 from servers.fault_proxy import Fault, FaultProxy
+from signals import listen
 
 STEP = {"id": "d", "run": "compute", "base": "./v1", "post": "./post", "output": "d.safetensors"}
 
@@ -94,6 +95,7 @@ def test_an_interrupt_is_130_and_every_end_is_told(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=listen,
         )
         assert process.stderr is not None
         first = [process.stderr.readline() for _ in range(2)]

@@ -14,6 +14,7 @@ from batch.chains import CHAIN, compute, config
 from clouds import Cloud
 from forks import Forks
 from models import layered_state, write_model
+from signals import listen
 
 from pipeline.batch.runner import run_batch
 
@@ -139,7 +140,7 @@ def test_a_request_to_end_keeps_what_is_staged_and_says_so(release, cloud, folde
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, path],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert process.stdout
