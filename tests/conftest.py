@@ -16,6 +16,7 @@ from forks import ROOT, Forks
 from models import cast, random_state, write_model
 from servers.azurite import Azurite
 from servers.hub import HubServer
+from servers.tokens import Certificate, Tokens
 
 # Of the credentials, stores and Hubs of whoever runs the tests.
 OURS = ("AZURE_", "PIPELINE_", "HF_", "HUGGING_FACE_", "ACTIONS_ID_TOKEN_", "IDENTITY_", "MSI_")
@@ -111,3 +112,23 @@ def cloud(azurite: Azurite, monkeypatch: pytest.MonkeyPatch) -> Cloud:
     name = str(client.container_name)
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azurite.connection_string)
     return Cloud(client, f"az://{name}", f"{azurite.url}/{name}?{azurite.sas_token()}")
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """Of the servers on this machine that speak HTTPS."""
+    return Certificate.make(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="session")
+def secure(certificate: Certificate) -> Iterator[Azurite]:
+    """An Azurite that speaks HTTPS and takes access tokens."""
+    with Azurite(tls=certificate) as server:
+        yield server
+
+
+@pytest.fixture
+def tokens(certificate: Certificate) -> Iterator[Tokens]:
+    """Where access tokens are given out."""
+    with Tokens(certificate) as server:
+        yield server

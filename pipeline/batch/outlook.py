@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.batch.known import Known
 from pipeline.batch.specification import Specification
 from pipeline.checkpoints.checkpoint import open_checkpoint, open_files
-from pipeline.checkpoints.files import read_all
+from pipeline.checkpoints.files import read_file
 from pipeline.deltas.delta import open_delta
 from pipeline.operations.arguments import names_a_delta
 from pipeline.operations.freshness import (
@@ -96,11 +96,7 @@ def _provenance_digest(location: str, settings: Settings) -> str:
     folder = open_files(parse_model(location), settings)
     if folder.stat(PROVENANCE) is None:
         return ""
-    reader = folder.open(PROVENANCE)
-    try:
-        return str(digest_bytes(read_all(reader)))
-    finally:
-        reader.close()
+    return str(digest_bytes(read_file(folder, PROVENANCE)))
 
 
 def step_key(spec: Specification, report: Mapping[str, Any], settings: Settings) -> str:

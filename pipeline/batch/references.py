@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from pipeline.batch.graph import Graph, show_cycle
 from pipeline.batch.problems import JsonPath, Problem, show_path
+from pipeline.checkpoints.files import SAFETENSORS
 from pipeline.errors import UsageError
 from pipeline.storage.locations import Scheme, parse_delta, parse_output_model, split_scale
 
 MARK = "@"
-SAFETENSORS = ".safetensors"  # how a delta is told from a model where both are looked at
 
 Kind = Literal["delta", "model"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.batch.known import Known
-from pipeline.checkpoints.files import MAX_JSON_BYTES, read_all
+from pipeline.checkpoints.files import MAX_JSON_BYTES, read_file
 from pipeline.errors import AccessError, PipelineError, StepFailed
 from pipeline.redaction import redact
 from pipeline.settings import Settings
@@ -127,11 +127,7 @@ class ReportFile:
             found = self.store.stat(self.name)
             if found is None or found.nbytes > MAX_JSON_BYTES:
                 return Known()
-            reader = self.store.open(self.name)
-            try:
-                return Known.parse(json.loads(read_all(reader))["known"])
-            finally:
-                reader.close()
+            return Known.parse(json.loads(read_file(self.store, self.name))["known"])
         except (PipelineError, ValueError, KeyError, TypeError, RecursionError):
             return Known()
 

@@ -100,6 +100,15 @@ def read_json(folder: Files, name: str) -> Any:
         reader.close()
 
 
+def read_file(folder: Files, name: str) -> bytes:
+    """The content of a small file of `folder`. Raises NotFound, and what `read_all` does."""
+    reader = folder.open(name)
+    try:
+        return read_all(reader)
+    finally:
+        reader.close()
+
+
 def read_all(reader: Reader) -> bytes:
     """All bytes of a small file. Raises CorruptFile if it is not small."""
     if reader.nbytes > MAX_JSON_BYTES:

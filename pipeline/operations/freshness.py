@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Unpack
 
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from pipeline.checkpoints.files import read_all
+from pipeline.checkpoints.files import read_file
 from pipeline.checkpoints.output import CONFIG, SHARD_BYTES, as_json
 from pipeline.deltas.delta import Delta, open_delta
 from pipeline.deltas.format import CARRIED, DEFAULT_CODEC, parse_codec
@@ -242,11 +242,7 @@ def _provenance(folder: Store) -> Provenance | None:
     try:
         if folder.stat(PROVENANCE) is None:
             return None
-        reader = folder.open(PROVENANCE)
-        try:
-            return Provenance.parse(read_all(reader), where=f"{folder.url}/{PROVENANCE}")
-        finally:
-            reader.close()
+        return Provenance.parse(read_file(folder, PROVENANCE), where=f"{folder.url}/{PROVENANCE}")
     except PipelineError:
         return None
 

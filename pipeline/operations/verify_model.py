@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.checkpoints.checkpoint import open_files
-from pipeline.checkpoints.files import PICKLES, SAFETENSORS, read_all
+from pipeline.checkpoints.files import PICKLES, SAFETENSORS, read_file
 from pipeline.checkpoints.header import LENGTH_BYTES, Entry, Header, read_header
 from pipeline.deltas.signing import SUFFIX, Verifier
 from pipeline.engine.plan import Input, Job, Plan
@@ -88,11 +88,7 @@ def _require(folder: Files, name: str) -> None:
 
 def _read(folder: Files, name: str) -> bytes:
     _require(folder, name)
-    reader = folder.open(name)
-    try:
-        return read_all(reader)
-    finally:
-        reader.close()
+    return read_file(folder, name)
 
 
 def _damaged(folder: Files, what: str) -> CorruptFile:

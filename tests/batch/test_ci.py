@@ -13,7 +13,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from azure.storage.blob import ContainerClient
 from conftest import ROOT
 from keys import Pair, make_pair
 from servers.azurite import Azurite
-from servers.tokens import CLIENT, TENANT, Certificate, Tokens
+from servers.tokens import CLIENT, TENANT, Tokens
 
 GITHUB = ROOT / ".github" / "workflows" / "release.yml"
 PIPELINES = ROOT / "docs" / "ci" / "azure-pipelines.yml"
@@ -113,23 +112,6 @@ class Runner:
 
     def blobs(self) -> set[str]:
         return set(self.container.list_blob_names())
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    return Certificate.make(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(scope="module")
-def secure(certificate: Certificate) -> Iterator[Azurite]:
-    with Azurite(tls=certificate) as server:
-        yield server
-
-
-@pytest.fixture
-def tokens(certificate: Certificate) -> Iterator[Tokens]:
-    with Tokens(certificate) as server:
-        yield server
 
 
 @pytest.fixture

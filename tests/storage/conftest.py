@@ -9,7 +9,7 @@ import pytest
 from azure.storage.blob import ContainerClient, ExponentialRetry
 from servers.azurite import Azurite
 from servers.fault_proxy import Chances, Fault, FaultProxy
-from servers.tokens import Certificate, Tokens
+from servers.tokens import Tokens
 
 from pipeline.settings import Settings
 from pipeline.storage import retry
@@ -64,26 +64,6 @@ def faults(azurite: Azurite, quick_retries: None) -> Iterator[FaultProxy]:
     """A proxy in front of Azurite, which spoils nothing until it is told to."""
     with FaultProxy(azurite.url) as proxy:
         yield proxy
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """Of the servers on this machine that speak HTTPS."""
-    return Certificate.make(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(scope="session")
-def secure(certificate: Certificate) -> Iterator[Azurite]:
-    """An Azurite that speaks HTTPS and takes access tokens."""
-    with Azurite(tls=certificate) as server:
-        yield server
-
-
-@pytest.fixture
-def tokens(certificate: Certificate) -> Iterator[Tokens]:
-    """Where access tokens are given out."""
-    with Tokens(certificate) as server:
-        yield server
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.checkpoints.files import read_all
+from pipeline.checkpoints.files import read_file
 from pipeline.deltas.signing import MAX_SIGNATURE_BYTES, SUFFIX, Verifier
 from pipeline.errors import BadSignature, UsageError
 from pipeline.storage.base import Files, Store
@@ -15,11 +15,7 @@ def find_signature(store: Files, name: str) -> bytes | None:
         return None
     if found.nbytes > MAX_SIGNATURE_BYTES:
         raise BadSignature(f"{found.nbytes} bytes are too many for a signature", where=name + SUFFIX)
-    reader = store.open(name + SUFFIX)
-    try:
-        return read_all(reader)
-    finally:
-        reader.close()
+    return read_file(store, name + SUFFIX)
 
 
 def put_signature(store: Store, name: str, signature: bytes, *, overwrite: bool) -> None:

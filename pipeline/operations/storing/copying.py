@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from pipeline.checkpoints.files import SAFETENSORS, read_all
+from pipeline.checkpoints.files import SAFETENSORS, read_file
 from pipeline.checkpoints.header import read_header
 from pipeline.checkpoints.output import publishing_order
 from pipeline.deltas.delta import read_delta
@@ -200,7 +200,7 @@ class _Run:
         blobs = {blob.name: blob for blob in folder.list()}
         said, own = None, b""
         if PROVENANCE in blobs:
-            own = _read(folder.open(PROVENANCE))
+            own = read_file(folder, PROVENANCE)
             said = Provenance.parse(own, where=f"{folder.url}/{PROVENANCE}")
             if lost := sorted({*said.files, *said.shards} - set(blobs)):
                 raise CorruptFile(f"{lost[0]} is missing", where=folder.url, hint="fetch it again")
@@ -270,10 +270,3 @@ class _Run:
         """Raise StorageError if the source is not any more what it was at the start."""
         if find_item(self.origin, self.item.name).files != self.item.files:
             raise changed(f"{self.origin.url}/{self.item.name}")
-
-
-def _read(reader: Reader) -> bytes:
-    try:
-        return read_all(reader)
-    finally:
-        reader.close()
