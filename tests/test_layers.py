@@ -21,6 +21,8 @@ LAYERS = [
     ["rendering"],
     ["batch"],
     ["operations"],
+    ["analysis"],
+    ["quality"],
     ["deltas"],
     ["checkpoints"],
     ["engine"],
