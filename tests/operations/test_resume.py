@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import pytest
 from clouds import Cloud
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from effort import times
 from forks import Forks
 from models import layered_state, write_model
 
@@ -26,7 +26,7 @@ from pipeline.storage.azure.writing import AzureWriter
 from pipeline.storage.local.store import LocalReader
 
 MIB = 1 << 20
-KILLS = int(os.environ.get("KILLS", "2"))  # of each command; 25 of each were tried by hand
+KILLS = times(2, 25)  # of each command
 SIZE = 6 * MIB  # of a model, in blocks of a MiB
 LATE = 3 * MIB  # staged before the plug is pulled on a compute, of 4.5
 SMALL = MIB // 8  # more than the header and the small files take
