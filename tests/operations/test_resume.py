@@ -127,6 +127,28 @@ def test_a_second_run_does_only_the_rest(models: Path, cloud: Cloud, what: str) 
     assert content(cloud, "again") == content(cloud, "whole")
 
 
+def test_shards_of_a_single_block_are_taken_up_too(
+    models: Path, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "BLOCK_BYTES", 2 * MIB)
+    shard_size = MIB + MIB // 4
+    base, delta = str(models / "base"), str(models / "delta.safetensors")
+
+    def run(output: str) -> None:
+        apply(base, [(delta, 0.5)], f"{cloud.location}/{output}", workers=1, shard_size=shard_size)
+
+    with metered() as whole:
+        run("whole")
+    with metered(late(whole)) as first, pytest.raises(StorageError, match="plug"):
+        run("again")
+    with metered() as second:
+        run("again")
+    last = shard_size  # of the last one staged, the journal does not know yet
+    assert second.staged <= whole.staged - first.staged + last + SMALL
+    assert second.read < 0.8 * whole.read
+    assert content(cloud, "again") == content(cloud, "whole")
+
+
 @pytest.mark.parametrize("what", ["compute", "apply"])
 def test_killed_at_random_it_sends_next_to_nothing_twice(
     models: Path, cloud: Cloud, tmp_path: Path, what: str
