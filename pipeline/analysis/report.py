@@ -8,7 +8,7 @@ All is of δ = post − base, as the delta restores it exactly; sums are in floa
 | `base_l2` | L2 norm of the base's elements that δ belongs to | of the weights |
 | `relative` | `l2` / `base_l2` | 1 |
 | `max` | largest abs(δ) | of the weights |
-| `changed` | share of elements that differ between base and post | 1 |
+| `changed` | share of elements that are not zero in δ | 1 |
 | `cosine` | of two deltas, seen as vectors | 1 |
 | `both` | share of elements that are nonzero in both deltas | 1 |
 | `same_sign` | of those, the share that has the same sign in both; TIES elects among the others | 1 |
@@ -38,8 +38,8 @@ class Spectrum:
     """Singular values of a tensor of two or more dimensions, seen as rows of its last dimension.
 
     effective_rank: exp of the entropy of σ²/Σσ². energy: share of Σσ² that the largest k singular values
-    have, by k as text, ascending. sampled: whether it was estimated from a random sketch of `sketch`
-    rows and columns; then energies of few singular values come out too high where the spectrum is flat.
+    have, by k as text, ascending. sampled: whether they are those of a random sketch of `sketch` rows
+    and columns; where the spectrum is flat, its rank is lower and its energies are higher than true.
     """
 
     effective_rank: float
