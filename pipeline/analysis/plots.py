@@ -18,8 +18,11 @@ from pipeline.analysis.drawing import (
     STYLES,
     Style,
     canvas,
+    entitle,
     legend_beside,
     line,
+    plain_log,
+    powers_of_two,
     render,
     shown,
     whole_numbers,
@@ -75,9 +78,8 @@ def _plots(analysis: Analysis) -> Iterator[tuple[str, Draw]]:
         if any(any(each.counts) for each in delta.histograms):
             yield f"{prefix}sizes", partial(_sizes, delta, title)
     if several:
-        names = [
-            f"{n}: {shown(_stem(delta.location), 24)}" for n, delta in enumerate(analysis.deltas, 1)
-        ]
+        locations = [delta.location for delta in analysis.deltas]
+        names = [f"{number}: {shown(_stem(each))}" for number, each in enumerate(locations, 1)]
         yield "cosines", partial(_cosine_matrix, analysis.pairs, names)
         if any(pair.layers for pair in analysis.pairs):
             yield "agreement", partial(_agreement, analysis.pairs, names)
@@ -94,7 +96,7 @@ def _norms(delta: DeltaFigures, title: str) -> Figure:
     if known:
         _norms_by_group(rows[0], delta, "relative", "|δ| / |base|, L2 norms")
     _norms_by_group(rows[-1], delta, "l2", "|δ|, L2 norm\n(unit of the weights)")
-    rows[0].set_title(title)
+    entitle(figure, title)
     legend_beside(rows[0])
     rows[-1].set_xlabel("layer")
     whole_numbers(rows[-1])
@@ -126,6 +128,7 @@ def _fit_scale(axes: Axes, values: Sequence[float]) -> None:
     positive = [value for value in values if value > 0]
     if positive and max(positive) / min(positive) > _WIDE:
         axes.set_yscale("log")
+        plain_log(axes.yaxis)
     else:
         axes.set_ylim(bottom=0)
 
@@ -164,7 +167,7 @@ def _heat_map(cells: Cells, title: str, label: str) -> Figure:
     axes.set_yticks(range(len(modules)), [shown(each) for each in modules])
     axes.set_xlabel("layer")
     axes.set_ylabel(f"module ({left_out} more left out)" if left_out else "module")
-    axes.set_title(title)
+    entitle(figure, title)
     whole_numbers(axes)
     return figure
 
@@ -181,7 +184,9 @@ def _paint(
     axes.set_facecolor(MISSING)
     axes.grid(visible=False)
     axes.set_ylim(rows - 0.5, -0.5)
-    figure.colorbar(mesh, ax=axes, label=label, pad=0.015)
+    bar = figure.colorbar(mesh, ax=axes, label=label, pad=0.015)
+    if isinstance(scale, LogNorm):
+        plain_log(bar.ax.yaxis)
 
 
 def _sizes(delta: DeltaFigures, title: str) -> Figure:
@@ -196,8 +201,9 @@ def _sizes(delta: DeltaFigures, title: str) -> Figure:
         name = f"{each.group or 'all'} ({each.zeros / total:.1%} zero)"
         line(axes, x, y, style, name)
     axes.set_xscale("log", base=2)
+    powers_of_two(axes.xaxis)
     axes.set_ylim(bottom=0)
-    axes.set_title(title)
+    entitle(figure, title)
     axes.set_xlabel("|δ| of an element (unit of the weights), bins of a factor of two")
     axes.set_ylabel("share of elements, %")
     legend_beside(axes)
@@ -225,7 +231,7 @@ def _cosine_matrix(pairs: Sequence[PairFigures], names: Sequence[str]) -> Figure
     axes.set_xticks(range(len(names)), numbers)
     axes.set_yticks(range(len(names)), list(names))
     axes.set_xlabel("delta")
-    axes.set_title("Cosine of deltas")
+    entitle(figure, "Cosine of deltas")
     for row, column in np.ndindex(values.shape):
         value = values[row, column]
         text = "?" if math.isnan(value) else f"{value:.2f}"
@@ -256,7 +262,7 @@ def _agreement(pairs: Sequence[PairFigures], names: Sequence[str]) -> Figure:
                      xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)  # fmt: skip
     title = " and ".join(names) if len(names) == 2 else "Pairs of deltas"
     left_out = len(pairs) - _MOST_LINES
-    rows[0].set_title(f"{title} ({left_out} more left out)" if left_out > 0 else title)
+    entitle(figure, f"{title} ({left_out} more left out)" if left_out > 0 else title)
     legend_beside(rows[0])
     rows[1].set_xlabel("layer")
     whole_numbers(rows[1])

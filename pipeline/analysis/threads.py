@@ -1,8 +1,8 @@
 """numpy's linear algebra kept to one thread while workers, which are threads already, call it.
 
-OpenBLAS starts a thread for each core on every call and has them spin: with several workers, or beside
-other processes, that takes many times the work itself. Its own function says how many; it is found in the
-library that numpy's wheels bring. Where there is none, nothing is changed.
+OpenBLAS has a thread for each core spin on every call: with several workers, or beside other processes,
+that takes many times the work itself. Its own function says how many; it is found in the library that
+numpy's wheels bring. Where there is none, nothing is changed.
 """
 
 from __future__ import annotations

@@ -82,10 +82,10 @@ def analyze(
     """Write figures of `deltas`, and of each pair of them, to the folder `output`; streamed.
 
     base: a model whose tensors' norms are measured, in place of those that the deltas say of their own
-    base. plots: the formats of plots, if any. evaluations: reports of `evaluate`, each with the scale of
-    the delta in the model that was measured: their scores are drawn, too. sketch: largest number of rows and columns whose singular
+    base. plots: the formats of plots, if any. sketch: largest number of rows and columns whose singular
     values are computed; tensors with more are folded to so many, 0 leaves singular values out.
-    options: see `Analyzing`.
+    evaluations: reports of `evaluate`, each with the scale of the delta in the model that was measured:
+    their scores are drawn, too. options: see `Analyzing`.
     Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`.
     """
     _check(deltas, plots, sketch)
