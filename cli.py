@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import typer
 
+from pipeline.commands.analyze import analyze
 from pipeline.commands.artefacts import combine, convert, inspect, push, verify
 from pipeline.commands.batch import batch
 from pipeline.commands.endings import ending
@@ -35,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "batch": batch,
     "inspect": inspect,
     "verify": verify,
+    "analyze": analyze,
     "combine": combine,
     "convert": convert,
     "list": list_store,
