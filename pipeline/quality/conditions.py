@@ -50,11 +50,13 @@ product: factor ((TIMES | OVER) factor)*
     | SE -> error
     | NAME -> figure
     | EVERY NAME -> every
-    | "(" sum ")"
+    | OPEN sum CLOSE -> bracket
 
 OPERATOR: ">=" | "<=" | "==" | ">" | "<"
 PLUS: "+"
 MINUS: "-"
+OPEN: "("
+CLOSE: ")"
 TIMES: "*"
 OVER: "/"
 SE: "se"
@@ -65,7 +67,7 @@ SET: /:(?:\*|"[^"\n]+")(?:\.[A-Za-z0-9_]+)?/ | /:[A-Za-z0-9_]+(?:[.,-][A-Za-z0-9
 %ignore /[ \t\r\n]+/
 """
 _STARTS = {"NAME", "NUMBER"}  # of a term
-_WORDS = {"OPERATOR": "a comparison, as >=", "RPAR": "a closing bracket", "NAME": "a figure's name"}
+_WORDS = {"OPERATOR": "a comparison, as >=", "CLOSE": "a closing bracket", "NAME": "a figure's name"}
 
 
 def parse_condition(text: str) -> Condition:
@@ -115,6 +117,9 @@ class _Reading(Transformer[Token, Sequence[Comparison]]):
 
     def negative(self, sign: Token, inner: _Placed) -> _Placed:
         return Negative(inner[0]), _start(sign), inner[2]
+
+    def bracket(self, opening: Token, inner: _Placed, closing: Token) -> _Placed:
+        return inner[0], _start(opening), _span(closing)[1]
 
     def number(self, token: Token) -> _Placed:
         return Number(float(token)), *_span(token)
