@@ -10,7 +10,7 @@ import typer
 from pipeline.commands.artefacts import combine, convert, inspect, push, verify
 from pipeline.commands.batch import batch
 from pipeline.commands.endings import ending
-from pipeline.commands.gating import gate
+from pipeline.commands.gating import gate, publish
 from pipeline.commands.storing import clean, copy, delete, doctor, list_store
 from pipeline.commands.transfer import apply, compute
 from pipeline.logs import logging_from
@@ -35,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "apply": apply,
     "batch": batch,
     "gate": gate,
+    "publish": publish,
     "inspect": inspect,
     "verify": verify,
     "combine": combine,

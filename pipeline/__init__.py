@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.operations.doctor.report import doctor
     from pipeline.operations.gate import gate
     from pipeline.operations.inspect import inspect
+    from pipeline.operations.publish import publish
     from pipeline.operations.push import push
     from pipeline.operations.storing.cleaning import clean
     from pipeline.operations.storing.copying import copy
@@ -54,6 +55,7 @@ _PLACES = {
     "inspect": "pipeline.operations.inspect",
     "open_checkpoint": "pipeline.checkpoints.checkpoint",
     "open_delta": "pipeline.deltas.delta",
+    "publish": "pipeline.operations.publish",
     "push": "pipeline.operations.push",
     "run_batch": "pipeline.batch.runner",
 }
@@ -77,6 +79,7 @@ __all__ = [
     "list_store",
     "open_checkpoint",
     "open_delta",
+    "publish",
     "push",
     "run_batch",
     "verify",
