@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.operations.compute import compute
     from pipeline.operations.convert import convert
     from pipeline.operations.doctor.report import doctor
+    from pipeline.operations.evaluate import evaluate
     from pipeline.operations.inspect import inspect
     from pipeline.operations.push import push
     from pipeline.operations.storing.cleaning import clean
@@ -49,6 +50,7 @@ _PLACES = {
     "list_store": "pipeline.operations.storing.listing",
     "verify": "pipeline.operations.verify",
     "compute": "pipeline.operations.compute",
+    "evaluate": "pipeline.operations.evaluate",
     "inspect": "pipeline.operations.inspect",
     "open_checkpoint": "pipeline.checkpoints.checkpoint",
     "open_delta": "pipeline.deltas.delta",
@@ -70,6 +72,7 @@ __all__ = [
     "copy",
     "delete",
     "doctor",
+    "evaluate",
     "inspect",
     "list_store",
     "open_checkpoint",
