@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.operations.compute import compute
     from pipeline.operations.convert import convert
     from pipeline.operations.doctor.report import doctor
+    from pipeline.operations.evaluate import evaluate
     from pipeline.operations.gate import gate
     from pipeline.operations.inspect import inspect
     from pipeline.operations.publish import publish
@@ -51,6 +52,7 @@ _PLACES = {
     "list_store": "pipeline.operations.storing.listing",
     "verify": "pipeline.operations.verify",
     "compute": "pipeline.operations.compute",
+    "evaluate": "pipeline.operations.evaluate",
     "gate": "pipeline.operations.gate",
     "inspect": "pipeline.operations.inspect",
     "open_checkpoint": "pipeline.checkpoints.checkpoint",
@@ -74,6 +76,7 @@ __all__ = [
     "copy",
     "delete",
     "doctor",
+    "evaluate",
     "gate",
     "inspect",
     "list_store",
