@@ -81,11 +81,17 @@ def gate_freshness(report: str, *, require: Sequence[str], output: str, **option
 
 
 def publish_freshness(
-    source: str, output: str, *, gates: Sequence[str], store: str | None = None, **options: Any
+    source: str,
+    output: str,
+    *,
+    gates: Sequence[str],
+    require: Sequence[str] = (),
+    store: str | None = None,
+    **options: Any,
 ) -> Freshness:
     """How what lies at `output` stands to what `publish` would put there. Raises what it raises."""
     settings = Settings.load(store=store)
-    kind, fingerprint = check_gates(source, gates, settings)
+    kind, fingerprint = check_gates(source, gates, require, settings)
     (origin, name), (target, new_name) = (
         open_parent(parse_delta(plain(text, kind)), settings) for text in (source, output)
     )

@@ -32,7 +32,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (family / "heldout" / "tasks.jsonl").write_text("".join(questions[:QUESTIONS]))
     prose = (FAMILY / "heldout" / "topics.txt").read_text()[:CHARACTERS]
     (family / "heldout" / "topics.txt").write_text(prose)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -91,6 +91,13 @@ def test_one_gate_that_refuses_is_enough(candidate):
     assert not Path("final").exists()
 
 
+def test_a_verdict_by_other_conditions_than_the_config_s_publishes_nothing(candidate):
+    assert run(*CHAIN, gate("task:copy >= 0.1")).ok
+    report = run(*CHAIN, gate(GOOD), PUBLISH, only="release")
+    assert report.exit_code == 4 and "judged by other conditions" in report.steps[0].error
+    assert not Path("final").exists()
+
+
 def test_a_verdict_on_another_model_publishes_nothing(candidate):
     write("report.json", evaluation(fingerprint="b" * 64, **FIGURES))
     report = run(*CHAIN, gate(GOOD), PUBLISH)
