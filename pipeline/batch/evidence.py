@@ -54,7 +54,7 @@ def _to_read(words: Mapping[str, Any]) -> dict[str, int]:
     """The weights that an evaluation reads, if it knows nothing of any model yet. In bytes."""
     settings = Settings.load(store=words.get("store"))
     read = download = 0
-    for location in {words[role] for role in ROLES if role in words}:
+    for location in (words[role] for role in ROLES if role in words):
         with open_checkpoint(location, settings=settings, headers_only=True) as model:
             nbytes = sum(source.entry.nbytes for source in model.tensors.values())
             read += nbytes
