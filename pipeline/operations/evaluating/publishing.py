@@ -60,5 +60,5 @@ class ReportPlace:
 
 
 def _lines(results: Results) -> str:
-    records = (asdict(each) for each in (*results.answers, *results.documents))
+    records = [*map(asdict, results.answers), *map(asdict, results.documents)]
     return "".join(f"{to_line(record)}\n" for record in records)
