@@ -13,7 +13,7 @@ from pipeline.checkpoints.checkpoint import open_checkpoint
 from pipeline.errors import UsageError
 from pipeline.operations.evaluating.cache import Cache
 from pipeline.operations.evaluating.data import Data, read_data
-from pipeline.operations.evaluating.figures import all_figures, choose_metrics
+from pipeline.operations.evaluating.figures import TOKEN_BY_TOKEN, all_figures, choose_metrics
 from pipeline.operations.evaluating.measuring import How, Measuring, Results
 from pipeline.operations.evaluating.models import Bench, identify
 from pipeline.operations.evaluating.publishing import ReportPlace
@@ -84,7 +84,9 @@ def evaluate(
     models = identify(named, **options)
     bench = Bench(setup, dtype=dtype, device=how.device)
     measuring = Measuring(sets, how, Cache.at(cache), bench, setup.progress)
-    results: dict[Role, Results] = measuring.measure(models)
+    results: dict[Role, Results] = measuring.measure(
+        models, token_by_token=bool({*chosen} & {*TOKEN_BY_TOKEN})
+    )
     figures = all_figures(results, chosen)
     scores = {
         role: Scores(each.location, each.fingerprint, figures[role]) for role, each in models.items()
