@@ -1,8 +1,8 @@
 """Answers that a model writes: greedy, many at a time.
 
-Questions are sorted by length, so that little is padding; each row is padded on the left. The model's own
-settings of generation are left aside but for the tokens that end an answer: temperatures and penalties
-would measure something else than the model.
+Questions are sorted by length, so that little is padding; each row is padded on the left. The model's
+own settings of generation are left aside but for the tokens that end an answer: temperatures and
+penalties would measure something else than the model.
 """
 
 from __future__ import annotations

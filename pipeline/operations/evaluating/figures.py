@@ -50,7 +50,7 @@ def all_figures(results: Mapping[Role, Results], metrics: Sequence[str]) -> dict
     """The figures of every role, those of `metrics` alone; comparisons are the model's."""
     found: dict[Role, Figures] = {}
     for role, result in results.items():
-        tasks = task_figures(result.answers)
+        tasks = {**task_figures(result.answers), **result.harness}
         texts = text_figures(result.documents) if result.documents else {}
         texts |= divergence_figures(result.divergences) if result.divergences else {}
         overall = overall_figures(result.answers, task_scores(tasks))

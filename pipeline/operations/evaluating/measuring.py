@@ -7,7 +7,7 @@ of. Only what compares two models token by token has both in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,12 @@ from pipeline.progress import Progressing
 from pipeline.quality.choices import choose_answers
 from pipeline.quality.divergence import DocumentDivergence, measure_divergence
 from pipeline.quality.generation import generate_answers
+from pipeline.quality.harness import Harness, run_tasks
 from pipeline.quality.items import Item, parse_item
 from pipeline.quality.likelihood import DocumentScore, measure_text
 from pipeline.quality.questions import QuestionSet
 from pipeline.quality.rectangles import seeded
-from pipeline.quality.report import Role
+from pipeline.quality.report import Measurement, Role
 from pipeline.quality.subject import Subject
 from pipeline.quality.texts import TextSet
 
@@ -41,11 +42,15 @@ class How:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What came of one model: its documents, its answers, and how far it is from the reference."""
+    """What came of one model: its documents, its answers, and how far it is from the reference.
+
+    harness: figures of the harness' tasks, whose samples are among the answers.
+    """
 
     documents: Sequence[DocumentScore] = ()
     answers: Sequence[Item] = ()
     divergences: Sequence[DocumentDivergence] = ()
+    harness: Mapping[str, Measurement] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,7 @@ class Measuring:
     """How models are measured on `data`; `measure` does it."""
 
     data: Sequence[Data]
+    harness: Harness | None
     how: How
     cache: Cache
     bench: Bench
@@ -108,7 +114,26 @@ class Measuring:
                 answers += [_item(record, each.name) for record in self._kept(model, each)]
             else:
                 documents += [_document(record, each.name) for record in self._kept(model, each)]
-        return Results(documents, answers)
+        figures: dict[str, Measurement] = {}
+        if self.harness:
+            for record in self._of_harness(model, self.harness):
+                if "figure" in record:
+                    figures[str(record["figure"])] = _figure(record)
+                else:
+                    answers.append(parse_item(record))
+        return Results(documents, answers, harness=figures)
+
+    def _of_harness(self, model: Model, harness: Harness) -> Sequence[Record]:
+        """The records of one model's figures and samples in the harness' tasks."""
+        key = key_of(model=model.key, kind="harness", data=harness.digest, how=asdict(self.how))
+        records = self.cache.get(key)
+        if records is None or not _are_sound("harness", records):
+            how, subject = self.how, self.bench.subject(model)
+            found = run_tasks(subject, harness, batch=how.batch_size, seed=how.seed)
+            figures = [{"figure": name, **asdict(each)} for name, each in found.figures.items()]
+            records = [*figures, *map(asdict, found.items)]
+            self.cache.put(key, records)
+        return records
 
     def _kept(self, model: Model, data: Data) -> Sequence[Record]:
         """The records of one model and one set: from the cache, or measured now and put there."""
@@ -169,6 +194,12 @@ def _divergence(record: Record, data: str) -> DocumentDivergence:
     return DocumentDivergence(data=data, kl=kl, shared=float(record["shared"]), **numbers)
 
 
+def _figure(record: Record) -> Measurement:
+    error = record["standard_error"]
+    known = None if error is None else float(error)
+    return Measurement(float(record["value"]), known, int(record["count"]))
+
+
 def _document(record: Record, data: str) -> DocumentScore:
     numbers = {name: int(record[name]) for name in ("document", "nbytes", "tokens", "finite", "logits")}
     return DocumentScore(data=data, nats=float(record["nats"]), **numbers)
@@ -178,4 +209,5 @@ _READ: Mapping[str, Callable[[Record, str], Any]] = {
     "task": _item,
     "text": _document,
     "kl": _divergence,
+    "harness": lambda record, data: _figure(record) if "figure" in record else parse_item(record),
 }
