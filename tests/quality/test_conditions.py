@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from effort import times
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +17,7 @@ from pipeline.quality import report
 from pipeline.quality.conditions import MAX_CHARACTERS, MAX_DEPTH, parse_condition
 from pipeline.quality.terms import METRICS, Chain, Figure, Number, StandardError
 
-COUNT = int(os.environ.get("GATE_EXPRESSIONS", "300"))  # 10,000 now and then
+COUNT = times(200, 10_000)
 VALID = [
     "task:ifeval >= base - 2se",
     "gap_recovered.mean >= 0.7",
