@@ -113,7 +113,7 @@ def _pairs(raw: Any) -> Iterator[tuple[Any, Any]]:
 
 def _included(raw: Mapping[str, Any], path: Path) -> list[str]:
     names = raw.get("include")
-    listed = names if isinstance(names, list) else [names] * (names is not None)
+    listed: list[Any] = names if isinstance(names, list) else [names] * (names is not None)
     if not all(isinstance(name, str) and not Path(name).is_absolute() for name in listed):
         raise CorruptFile("includes what is no name of a file beside it", where=str(path), hint=_HINT)
     return listed

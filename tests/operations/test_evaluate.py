@@ -9,8 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from forks import ROOT
+from typer.testing import CliRunner
 
+import cli
 from pipeline.errors import CorruptFile, NotFound, OutputExists, UsageError
 from pipeline.operations.evaluate import evaluate
 from pipeline.operations.evaluating.cache import Cache, key_of
@@ -93,7 +96,9 @@ def test_a_report_says_what_was_measured_and_holds_the_model_against_the_others(
     assert done.data[0].name == "tasks" and done.data[0].items == PROMPTS
     assert done.settings["device"] in ("cpu", "cuda") and done.settings["seed"] == 0
     figures = done.model.figures
-    assert figures["gap_recovered.mean"].value == pytest.approx(figures["task.mean"].value)  # from 0 to 1
+    assert figures["gap_recovered.mean"].value == pytest.approx(
+        figures["task.mean"].value
+    )  # from 0 to 1
     assert math.isnan(figures["transfer_slope"].value)  # the donor does all tasks alike
     assert done.scores["base"].figures["eos_rate"].value == 0
     assert figures["eos_rate"].value == 1
@@ -116,10 +121,13 @@ def test_the_same_again_is_not_measured_again(report, tasks, kept, monkeypatch):
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("pipeline.operations.evaluating.models.load_subject", refuse)
-    again = evaluate(OTHER, data=[tasks], reference=POST, base=BASE, donor=POST, donor_base=BASE, cache=kept)
-    assert again.to_json() == replace(
-        report[0], items={}, seconds=again.seconds, started=again.started
-    ).to_json()
+    again = evaluate(
+        OTHER, data=[tasks], reference=POST, base=BASE, donor=POST, donor_base=BASE, cache=kept
+    )
+    assert (
+        again.to_json()
+        == replace(report[0], items={}, seconds=again.seconds, started=again.started).to_json()
+    )
     with pytest.raises(AssertionError, match="loaded"):  # other settings are other results
         evaluate(OTHER, data=[tasks], batch_size=3, cache=kept)
 
@@ -140,9 +148,14 @@ def test_multiple_choice_and_patterns_and_text_are_measured_together(tmp_path):
     ]  # fmt: skip
     questions.append({"prompt": "count: cat cup", "pattern": "tw.|three", "task": "seen"})
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, questions)))
-    (tmp_path / "t.jsonl").write_text('{"text": "A road to the river."}\n{"text": "The house is gold."}\n')
+    (tmp_path / "t.jsonl").write_text(
+        '{"text": "A road to the river."}\n{"text": "The house is gold."}\n'
+    )
     done = evaluate(
-        POST, data=[f"mine={tmp_path / 'q.jsonl'}", str(tmp_path / "t.jsonl")], reference=OTHER, cache="off"
+        POST,
+        data=[f"mine={tmp_path / 'q.jsonl'}", str(tmp_path / "t.jsonl")],
+        reference=OTHER,
+        cache="off",
     )
     figures = done.model.figures
     assert figures["task:number"].value == figures["task:number.normalised"].value == 1
@@ -203,7 +216,12 @@ def test_a_report_is_never_overwritten_silently(report, tasks, kept):
 
 def test_a_dry_run_reads_headers_and_data_and_writes_nothing(tasks, tmp_path):
     done = evaluate(
-        POST, data=[tasks], base=BASE, output=str(tmp_path / "r.json"), cache=str(tmp_path / "c"), dry_run=True
+        POST,
+        data=[tasks],
+        base=BASE,
+        output=str(tmp_path / "r.json"),
+        cache=str(tmp_path / "c"),
+        dry_run=True,
     )
     assert not list(tmp_path.iterdir())
     assert done.scores["base"].figures == {} and done.data[0].items == PROMPTS
@@ -213,9 +231,8 @@ def test_a_dry_run_reads_headers_and_data_and_writes_nothing(tasks, tmp_path):
 
 
 def test_a_report_in_a_container_has_its_items_beside_it(cloud, tasks, kept, report):
-    done = evaluate(OTHER, data=[tasks], output=f"{cloud.url}/reports/r.json", cache=kept)
-    names = {blob.name for blob in cloud.client.list_blobs()}
-    assert names == {"reports/r.json", f"reports/{done.items['model']}"}
+    done = evaluate(OTHER, data=[tasks], output=f"{cloud.location}/reports/r.json", cache=kept)
+    assert set(cloud.names()) == {"reports/r.json", f"reports/{done.items['model']}"}
 
 
 def test_a_cache_gives_back_what_was_put_and_nothing_else(tmp_path):
@@ -245,11 +262,14 @@ def test_what_a_cache_says_is_checked_before_it_is_believed(tasks, kept, report,
     assert done.model.figures["task:first"] == report[0].model.figures["task:first"]
 
 
-def test_the_command_prints_a_table_and_a_report(cli, tasks, kept, report):
-    shown = cli("evaluate", OTHER, "--base", BASE, "--data", tasks, "--cache", kept)
-    assert shown.returncode == 0, shown.stderr
-    assert "task:repeat" in shown.stdout and "±" in shown.stdout and "base" in shown.stdout
-    printed = cli("evaluate", OTHER, "--data", tasks, "--cache", kept, "--format", "json")
-    figures = Evaluation.from_json(printed.stdout, where="stdout").model.figures
+def test_the_command_prints_a_table_or_the_report(tasks, kept, report):
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(cli.app, ["evaluate", OTHER, *words, "--cache", kept])
+
+    shown = run("--base", BASE, "--data", tasks)
+    assert shown.exit_code == 0, shown.output
+    assert "task:repeat" in shown.output and "±" in shown.output and "base" in shown.output
+    printed = run("--data", tasks, "--metrics", "task", "--format", "json").output
+    figures = Evaluation.from_json(printed, where="stdout").model.figures
     assert figures["task.mean"] == report[0].model.figures["task.mean"]
-    assert cli("evaluate", OTHER).returncode == 2
+    assert isinstance(run().exception, UsageError)

@@ -32,8 +32,8 @@ def test_plain_task_files_have_a_digest_of_them_all(folder):
         "x: !!python/object/apply:os.system ['true']", "unsafe_code: true", "hf_evaluate: true",
         "dataset_kwargs: {trust_remote_code: true}", "metric_list: [{metric: somebody/metric}]",
         "metric_list: [{metric: !function utils.f}]", "a: &a [1]\nb: *a", "a: [", "- 1", "x: \x00",
-        "use_prompt: promptsource:all", "a: " + "[" * 10_000, "custom_dataset: x", "include: /etc/passwd",
-        "include: ../outside", "include: [1]", "include: nowhere",
+        "use_prompt: promptsource:all", "a: " + "[" * 10_000, "custom_dataset: x",
+        "include: /etc/passwd", "include: ../outside", "include: [1]", "include: nowhere",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("where", ["mine.yaml", "included"])
