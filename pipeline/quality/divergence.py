@@ -1,10 +1,11 @@
 """How far a model's next-token distribution is from a reference's, position by position.
 
 KL(reference ‖ model) in nats; one as small as that of a good quantisation (0.0002) is right to four
-digits. Distributions over different vocabularies are held against each other on the tokens that both have, each made to sum to one on them; a token is the same if it stands for the same
-bytes. The share of the reference's probability that lies on these tokens is reported, and so is the
-share of positions that could be compared. Both models are in memory at once: they meet at every
-position, and neither's logits are kept.
+digits. Distributions over different vocabularies are held against each other on the tokens that both
+have, each made to sum to one on them; a token is the same if it stands for the same bytes. The share of
+the reference's probability that lies on these tokens is reported, and so is the share of positions that
+could be compared. Both models are in memory at once: they meet at every position, and neither's logits
+are kept.
 """
 
 from __future__ import annotations

@@ -136,8 +136,8 @@ class Meeting:
 def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     """KL(softmax(p) ‖ softmax(q)) of each row of logits, in nats; overwrites `p` and `q`.
 
-    As E[p - q] + log(Z(q) / Z(p)), each logit taken relative to its row's largest, the quotient as one plus
-    a small difference: nothing large is subtracted, so float32 gives a KL of 0.0002 to four digits.
+    As E[p - q] + log(Z(q) / Z(p)), each logit taken relative to its row's largest, the quotient as one
+    and a small difference: nothing large is subtracted, so float32 gives a KL of 0.0002 to four digits.
     """
     p -= p.amax(1, keepdim=True)
     q -= q.amax(1, keepdim=True)
