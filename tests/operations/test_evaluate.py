@@ -42,7 +42,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def report(tasks: str, kept: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
-    """post-v1 as the model that is judged, with everything to hold it against; and where it was written."""
+    """post-v1 as the model that is judged, held against all others; and where that was written."""
     place = tmp_path_factory.mktemp("reports") / "report.json"
     done = evaluate(
         OTHER, data=[tasks], reference=POST, base=BASE, donor=POST, donor_base=BASE,
@@ -141,11 +141,9 @@ def test_batches_of_any_size_give_the_same_answers(tasks, report):
 
 def test_multiple_choice_and_patterns_and_text_are_measured_together(tmp_path):
     questions = [
-        {"task": "number", "id": str(n), "prompt": f"count: {words}", "choices": ["two", "three", "four"],
-         "answer": answer}
-        for n, (words, answer) in enumerate([("cat cup", "two"), ("cat cup bag", "three"),
-                                             ("cat cup bag key", "four")])
-    ]  # fmt: skip
+        {"task": "number", "prompt": f"count: {words}", "choices": ["two", "three", "four"], "answer": n}
+        for n, words in enumerate(("cat cup", "cat cup bag", "cat cup bag key"))
+    ]
     questions.append({"prompt": "count: cat cup", "pattern": "tw.|three", "task": "seen"})
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, questions)))
     (tmp_path / "t.jsonl").write_text(
@@ -201,7 +199,7 @@ def test_data_are_named_once_and_hold_each_task_once(tasks, tmp_path):
 
 
 def test_a_report_is_never_overwritten_silently(report, tasks, kept):
-    done, place = report
+    _, place = report
     before = place.read_bytes()
     with pytest.raises(OutputExists):
         evaluate(OTHER, data=[tasks], output=str(place), cache=kept)

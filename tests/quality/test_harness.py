@@ -96,7 +96,7 @@ def test_tasks_of_ones_own_are_run_offline_with_the_chat_template_and_kept_by_it
 def test_a_template_can_not_leave_its_sandbox(folder):
     text = WRITTEN.replace("{{prompt}}", "{{ ''.__class__.__mro__ }}") % (folder / "all.jsonl")
     (folder / "written.yaml").write_text(text)
-    with pytest.raises(Exception, match="unsafe|access"):
+    with pytest.raises(Exception, match=r"unsafe|access"):
         evaluate(
             str(FAMILY / "post-v2"),
             lm_eval=["family_written"],
