@@ -14,8 +14,8 @@ from pipeline.errors import UsageError
 from pipeline.operations.evaluating.cache import Cache
 from pipeline.operations.evaluating.data import Data, read_data
 from pipeline.operations.evaluating.figures import TOKEN_BY_TOKEN, all_figures, choose_metrics
-from pipeline.operations.evaluating.measuring import How, Measuring, Results
-from pipeline.operations.evaluating.models import Bench, identify
+from pipeline.operations.evaluating.measuring import Measuring, Results
+from pipeline.operations.evaluating.models import Bench, How, Model, identify
 from pipeline.operations.evaluating.publishing import ReportPlace
 from pipeline.operations.setup import Reading, Setup
 from pipeline.quality.harness import Harness, open_tasks
@@ -66,41 +66,54 @@ def evaluate(
     Every model is loaded once at most and let go of after; where two are held together token by token,
     both are in memory. Raises the errors of `pipeline.errors`.
     """
-    started, began = datetime.now(UTC), time.monotonic()
+    began = time.monotonic()
     setup = Setup.of(options)
     named = _by_role(model=model, base=base, reference=reference, donor_base=donor_base, donor=donor)
     place = ReportPlace.at(output, setup.settings, overwrite=overwrite) if output else None
     names = place.items(named) if place and items else {}
     if place:
         place.refuse_taken(names)
-    sets = read_data(data or (), setup.settings)
-    harness = _open_harness(lm_eval, lm_eval_tasks)
-    more = harness.data if harness else ()
-    chosen = _choose(metrics, named, sets, has_harness=bool(more))
+    sets, harness = read_data(data or (), setup.settings), _open_harness(lm_eval, lm_eval_tasks)
+    chosen = _choose(metrics, named, sets, has_harness=harness is not None)
     how = _how(device=device, dtype=dtype, batch_size=batch_size, seed=seed)
-    report = Evaluation(
-        scores={},
-        data=(*map(_data_set, sets), *more),
-        settings={**asdict(how), "metrics": chosen},
-        items=names,
-        started=started.isoformat(timespec="seconds"),
-    )
+    report = _begin(how, chosen, sets, harness, names)
     if dry_run:
         return _with(report, scores=_planned(named, setup), began=began)
-    models = identify(named, **options)
-    bench = Bench(setup, dtype=dtype, device=how.device)
-    measuring = Measuring(sets, harness, how, Cache.at(cache), bench, setup.progress)
-    results: dict[Role, Results] = measuring.measure(
-        models, token_by_token=bool({*chosen} & {*TOKEN_BY_TOKEN})
-    )
-    figures = all_figures(results, chosen)
-    scores = {
-        role: Scores(each.location, each.fingerprint, figures[role]) for role, each in models.items()
-    }
+    measuring = Measuring(sets, harness, how, Cache.at(cache), Bench(setup, how), setup.progress)
+    scores, results = _measure(measuring, identify(named, **options), chosen)
     report = _with(report, scores=scores, began=began)
     if place:
         place.publish(report, results)
     return report
+
+
+def _begin(
+    how: How,
+    metrics: Sequence[str],
+    sets: Sequence[Data],
+    harness: Harness | None,
+    items: Mapping[Role, str],
+) -> Evaluation:
+    """The report as far as it is known before anything is measured."""
+    return Evaluation(
+        scores={},
+        data=(*map(_data_set, sets), *(harness.data if harness else ())),
+        settings={**asdict(how), "metrics": [*metrics]},
+        items=items,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _measure(
+    measuring: Measuring, models: Mapping[Role, Model], metrics: Sequence[str]
+) -> tuple[dict[Role, Scores], dict[Role, Results]]:
+    """The figures of every role, and the results that they were made of."""
+    results = measuring.measure(models, token_by_token=bool({*metrics} & {*TOKEN_BY_TOKEN}))
+    figures = all_figures(results, metrics)
+    scores = {
+        role: Scores(each.location, each.fingerprint, figures[role]) for role, each in models.items()
+    }
+    return scores, results
 
 
 def _by_role(**named: str | None) -> dict[Role, str]:

@@ -9,10 +9,12 @@ sandboxed, metrics are not fetched, and tasks that run what a model writes are r
 from __future__ import annotations
 
 import copy
+import io
 import random
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -67,7 +69,9 @@ def open_tasks(names: Sequence[str], folder: str | None) -> Harness:
 
     if folder:
         check_folder(folder, set(metric_registry.keys()))
-    manager = TaskManager(include_path=folder)
+    manager = TaskManager(include_path=folder, include_defaults=False)
+    if not set(names) <= set(manager.all_tasks):  # the harness' own are thousands of files
+        manager = TaskManager(include_path=folder)
     unknown = [name for name in names if name not in manager.all_tasks]
     if unknown:
         where = f" nor in {folder}" if folder else ""
@@ -186,8 +190,12 @@ def _items(task: str, key: tuple[str, str], samples: Sequence[Mapping[str, Any]]
 
 @contextmanager
 def _contained() -> Iterator[None]:
-    """Without code from outside while the harness is at work, and its seeds kept to it."""
+    """Without code from outside while the harness is at work; its seeds, and its bars, kept to it.
+
+    Nor does it describe the machine for every model, for which it would start pip and others.
+    """
     import evaluate
+    import lm_eval.evaluator
     import lm_eval.utils
     import numpy as np
     from jinja2 import StrictUndefined
@@ -195,13 +203,15 @@ def _contained() -> Iterator[None]:
 
     sandbox = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
     sandbox.filters.update(lm_eval.utils.env.filters)
-    kept = lm_eval.utils.env, evaluate.load
+    kept = lm_eval.utils.env, evaluate.load, lm_eval.evaluator.add_env_info
     states = random.getstate(), np.random.get_state()
     lm_eval.utils.env, evaluate.load = sandbox, _refuse_metric
+    lm_eval.evaluator.add_env_info = lambda storage: None
     try:
-        yield
+        with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+            yield
     finally:
-        lm_eval.utils.env, evaluate.load = kept
+        lm_eval.utils.env, evaluate.load, lm_eval.evaluator.add_env_info = kept
         random.setstate(states[0])
         np.random.set_state(states[1])
 

@@ -18,6 +18,7 @@ from pipeline.units import MIB
 
 _MAX_FILE_BYTES = MIB
 _MAX_FILES = 10_000
+_MAX_DEPTH = 50
 # What makes the harness import, fetch or run code.
 _REFUSED = frozenset(
     {"class", "custom_dataset", "hf_evaluate", "trust_remote_code", "unsafe_code", "use_prompt"}
@@ -65,21 +66,29 @@ def _read(path: Path, root: Path) -> bytes:
     return data
 
 
-def _parse(data: bytes, path: Path) -> Any:
+def _parse(data: bytes, path: Path) -> Mapping[str, Any]:
     """The YAML as plain data. Tags, by which YAML becomes a program, are refused before it is read."""
     import yaml
 
     try:
+        depth = 0
         for event in yaml.parse(data, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MAX_DEPTH:  # the reader's time grows with its square
+                raise CorruptFile("is nested too deeply", where=str(path))
             tag = getattr(event, "tag", None)
             if tag is not None:
                 what = f"has the YAML tag {tag!r} on line {event.start_mark.line + 1}"
                 raise CorruptFile(what, where=str(path), hint=_HINT)
             if isinstance(event, yaml.AliasEvent):  # a few of them make more than memory holds
                 raise CorruptFile("has YAML aliases", where=str(path), hint="write it out")
-        return yaml.safe_load(data)
+        raw = yaml.safe_load(data)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CorruptFile(f"is not YAML: {error}", where=str(path)) from error
+    if not isinstance(raw, Mapping):
+        raise CorruptFile("does not describe a task", where=str(path), hint=_HINT)
+    return raw
 
 
 def _refuse_code(raw: Any, path: Path, metrics: Collection[str]) -> None:
@@ -102,9 +111,9 @@ def _pairs(raw: Any) -> Iterator[tuple[Any, Any]]:
             yield from _pairs(each)
 
 
-def _included(raw: Any, path: Path) -> list[str]:
-    names = raw.get("include") if isinstance(raw, Mapping) else None
-    listed = names if isinstance(names, list) else [names] * (names is not None)
+def _included(raw: Mapping[str, Any], path: Path) -> list[str]:
+    names = raw.get("include")
+    listed: list[Any] = names if isinstance(names, list) else [names] * (names is not None)
     if not all(isinstance(name, str) and not Path(name).is_absolute() for name in listed):
         raise CorruptFile("includes what is no name of a file beside it", where=str(path), hint=_HINT)
     return listed

@@ -63,7 +63,10 @@ def test_the_gap_is_per_task_with_mean_and_least():
 
 
 def test_a_task_without_a_gap_has_no_share_of_it_and_leaves_the_mean_alone():
-    sides = [items("a", *a) + items("b", *b) for a, b in (((1, 0), (1, 1)), ((1, 0), (0, 0)), ((1, 0), (1, 1)))]
+    sides = [
+        items("a", *a) + items("b", *b)
+        for a, b in (((1, 0), (1, 1)), ((1, 0), (0, 0)), ((1, 0), (1, 1)))
+    ]
     found = gap_recovered(*map(scores_of, sides), tuple(sides))
     assert math.isnan(found["gap_recovered:a"].value)
     assert found["gap_recovered.mean"].value == found["gap_recovered.min"].value == 1

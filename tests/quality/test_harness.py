@@ -70,11 +70,15 @@ def test_tasks_of_ones_own_are_run_offline_with_the_chat_template_and_kept_by_it
         cache=str(tmp_path / "cache"),
     )
     figures = report.model.figures
-    assert figures["task:family_written"].value == figures["task:family_written.exact_match_stripped"].value
+    assert (
+        figures["task:family_written"].value == figures["task:family_written.exact_match_stripped"].value
+    )
     assert figures["task:family_written"].value > 0.9  # it was taught these through its template
     assert figures["task:family_written"].count == 32
     p, n = figures["task:family_chosen"].value, figures["task:family_chosen"].count
-    assert figures["task:family_chosen"].standard_error == pytest.approx(math.sqrt(p * (1 - p) / (n - 1)))
+    assert figures["task:family_chosen"].standard_error == pytest.approx(
+        math.sqrt(p * (1 - p) / (n - 1))
+    )
     assert "task:family_chosen.acc_norm" in figures
     assert [each.kind for each in report.data] == ["harness", "harness"]
     items = read_items((tmp_path / report.items["model"]).read_bytes(), where="items")
@@ -92,7 +96,7 @@ def test_tasks_of_ones_own_are_run_offline_with_the_chat_template_and_kept_by_it
 def test_a_template_can_not_leave_its_sandbox(folder):
     text = WRITTEN.replace("{{prompt}}", "{{ ''.__class__.__mro__ }}") % (folder / "all.jsonl")
     (folder / "written.yaml").write_text(text)
-    with pytest.raises(Exception, match="unsafe|access"):
+    with pytest.raises(Exception, match=r"unsafe|access"):
         evaluate(
             str(FAMILY / "post-v2"),
             lm_eval=["family_written"],

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.operations.evaluating.cache import Cache, Record, key_of
 from pipeline.operations.evaluating.data import Data
-from pipeline.operations.evaluating.models import Bench, Model
+from pipeline.operations.evaluating.models import Bench, How, Model
 from pipeline.progress import Progressing
 from pipeline.quality.choices import choose_answers
 from pipeline.quality.divergence import DocumentDivergence, measure_divergence
@@ -27,17 +27,6 @@ from pipeline.quality.rectangles import seeded
 from pipeline.quality.report import Measurement, Role
 from pipeline.quality.subject import Subject
 from pipeline.quality.texts import TextSet
-
-
-@dataclass(frozen=True, slots=True)
-class How:
-    """Settings that figures depend on. versions: of the packages that compute."""
-
-    batch_size: int
-    seed: int
-    device: str
-    dtype: str
-    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)

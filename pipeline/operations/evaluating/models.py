@@ -18,6 +18,17 @@ from pipeline.quality.subject import Subject, load_subject
 
 
 @dataclass(frozen=True, slots=True)
+class How:
+    """Settings that figures depend on. versions: of the packages that compute."""
+
+    batch_size: int
+    seed: int
+    device: str
+    dtype: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model by content. text: as it was named, perhaps with a secret. location: safe to show.
 
@@ -53,10 +64,9 @@ def _identify(text: str, options: Reading) -> Model:
 class Bench:
     """Models in memory while they are needed."""
 
-    def __init__(self, setup: Setup, *, dtype: str, device: str) -> None:
+    def __init__(self, setup: Setup, how: How) -> None:
         self._setup = setup
-        self._dtype = dtype
-        self._device = device
+        self._how = how
         self._loaded: dict[str, Subject] = {}
 
     def subject(self, model: Model) -> Subject:
@@ -65,8 +75,8 @@ class Bench:
             self._loaded[model.key] = load_subject(
                 model.text,
                 settings=self._setup.settings,
-                dtype=self._dtype,
-                device=self._device,
+                dtype=self._how.dtype,
+                device=self._how.device,
                 progress=self._setup.progress,
             )
         return self._loaded[model.key]
@@ -76,10 +86,6 @@ class Bench:
         if self._loaded.pop(model.key, None) is not None:
             gc.collect()  # models refer to themselves
             _empty_device()
-
-    def close(self) -> None:
-        """Let go of all."""
-        self._loaded.clear()
 
 
 def _empty_device() -> None:
