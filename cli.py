@@ -11,6 +11,8 @@ from pipeline.commands.analyze import analyze
 from pipeline.commands.artefacts import combine, convert, inspect, push, verify
 from pipeline.commands.batch import batch
 from pipeline.commands.endings import ending
+from pipeline.commands.gating import gate, publish
+from pipeline.commands.quality import evaluate
 from pipeline.commands.storing import clean, copy, delete, doctor, list_store
 from pipeline.commands.transfer import apply, compute
 from pipeline.logs import logging_from
@@ -33,7 +35,10 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "compute": compute,
     "apply": apply,
+    "evaluate": evaluate,
     "batch": batch,
+    "gate": gate,
+    "publish": publish,
     "inspect": inspect,
     "verify": verify,
     "analyze": analyze,

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pipeline.operations.storing.cleaning import CleanReport
     from pipeline.operations.storing.deleting import DeleteReport
     from pipeline.operations.storing.listing import Listing
+    from pipeline.quality.report import Evaluation, Measurement
+    from pipeline.quality.verdict import Verdict
 
 
 def show_json(report: Any) -> None:
@@ -173,12 +175,46 @@ def show_cleaning(report: CleanReport, to: TextIO | None = None) -> None:
         print(f"--yes removes them{doubt}", file=to)
 
 
+def show_evaluation(report: Evaluation) -> None:
+    """Print a table with a row for each figure and a column for each model, with standard errors."""
+    names = dict.fromkeys(name for scores in report.scores.values() for name in scores.figures)
+    rows = [
+        (name, *(_figure(scores.figures.get(name)) for scores in report.scores.values()))
+        for name in names
+    ]
+    _print_lines({role.replace("_", " "): scores.location for role, scores in report.scores.items()})
+    print()
+    if rows:
+        _print_table(("figure", *(role.replace("_", " ") for role in report.scores)), rows)
+    else:
+        _print_table(("data", "kind", "items"), [(d.name, d.kind, f"{d.items:,}") for d in report.data])
+
+
+def _figure(found: Measurement | None) -> str:
+    if found is None:
+        return ""
+    value = f"{found.value:.4g}" if abs(found.value) >= 100 else f"{found.value:.4f}"
+    return value if found.standard_error is None else f"{value} ± {found.standard_error:.2g}"
+
+
 def show_checks(report: Health) -> None:
     """Print what doctor found, a line for each check."""
     width = max(len(check.name) for check in report.checks)
     for check in report.checks:
         hint = f" ({check.hint})" if check.hint else ""
         print(f"{check.status:7}  {check.name:{width}}  {printable(check.detail + hint)}")
+
+
+def show_verdict(verdict: Verdict) -> None:
+    """Print what a gate says, a line for each comparison with both sides, and their figures."""
+    rows = []
+    for each in verdict.judgements:
+        error = "" if each.standard_error is None else f"{each.standard_error:.4g}"
+        figures = ", ".join(f"{name} {figure.value:.6g}" for name, figure in each.figures.items())
+        rows.append(("passed" if each.passed else "REFUSED", each.comparison, each.why, error, figures))
+    _print_table(("", "condition", "why", "se", "figures"), rows)
+    held = sum(each.passed for each in verdict.judgements)
+    print(f"{held} of {len(rows)} hold for {printable(verdict.model)}")
 
 
 def _age(seconds: float | None) -> str:

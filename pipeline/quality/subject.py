@@ -1,0 +1,124 @@
+"""A model at any location, opened for measurement: once, for all metrics.
+
+Weights go from their store into the model, tensor by tensor: no file of them is put on the disk for
+Azure, and memory holds the model and little beside it. Only architectures of transformers itself are
+built; nothing that a checkpoint says makes code be fetched or run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.checkpoints.checkpoint import open_checkpoint
+from pipeline.errors import Mismatch, UsageError
+from pipeline.progress import Progressing, silent
+from pipeline.quality.building import build_config, build_model, load_tokenizer, set_generation
+from pipeline.quality.weights import choose_dtype
+from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DEVICES = ("auto", "cpu", "cuda")
+DEFAULT_CONTEXT = 2048  # tokens, of a model that does not say: lm-evaluation-harness' own assumption
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and its tokenizer, ready to be measured.
+
+    location: safe to show. context: tokens that the model can see at once. dtype: of its arithmetic, by
+    torch's name. nbytes: of its weights in memory.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    location: str
+    context: int
+    dtype: str
+    nbytes: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.model.device
+
+    @property
+    def prefix(self) -> int:
+        """The token that stands before a text: begin of text, or else its end.
+
+        Raises UsageError if the tokenizer has neither.
+        """
+        for number in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if isinstance(number, int):
+                return number
+        raise UsageError(
+            "its tokenizer has no token that begins or ends a text, so its first token has no context",
+            where=self.location,
+            hint="add bos_token or eos_token to its tokenizer_config.json",
+        )
+
+
+def load_subject(
+    location: str,
+    *,
+    settings: Settings | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    progress: Progressing = silent,
+) -> Subject:
+    """Load the model at `location` for measurement.
+
+    dtype: "auto" is as stored; else bfloat16, float16 or float32. device: auto, cpu or cuda.
+    Raises UsageError; Mismatch if the tensors are not those of the config's architecture, or the
+    tokenizer has more tokens than the embedding rows; CorruptFile for weights that are not finite; and
+    what `open_checkpoint` does.
+    """
+    target = choose_device(device)
+    settings = settings or Settings.load()
+    with open_checkpoint(location, settings=settings) as checkpoint:
+        chosen = choose_dtype(checkpoint, dtype)
+        config = build_config(checkpoint)
+        tokenizer = load_tokenizer(checkpoint)
+        model = build_model(checkpoint, config, chosen, progress)
+        set_generation(model, checkpoint)
+        where = checkpoint.location
+    embedding: Any = model.get_input_embeddings()
+    rows = embedding.weight.shape[0]
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if highest >= rows:
+        raise Mismatch(
+            [f"token {highest} has no row in the embedding of {rows}"],
+            where=where,
+            hint="its tokenizer belongs to another model, or its new tokens were never added to it",
+            noun="tokenizer",
+        )
+    nbytes = sum(each.numel() * each.element_size() for each in model.parameters())
+    moving: Any = model
+    moving.to(target)
+    return Subject(model, tokenizer, where, _context(model, tokenizer), chosen, nbytes)
+
+
+def choose_device(device: str) -> str:
+    """cpu or cuda, for what people write. Raises UsageError."""
+    import torch
+
+    if device not in DEVICES:
+        raise UsageError(f"{device!r} is not a device", hint=f"use {', '.join(DEVICES)}")
+    has_cuda = device != "cpu" and torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise UsageError("no CUDA device was found", hint="use --device cpu")
+    return "cuda" if has_cuda else "cpu"
+
+
+def _context(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that the model can see at once, as lm-evaluation-harness finds them."""
+    config = model.config.get_text_config()
+    limits: Sequence[Any] = [
+        *(getattr(config, name, None) for name in ("n_positions", "max_position_embeddings", "n_ctx")),
+        tokenizer.model_max_length,
+    ]
+    return next((n for n in limits if isinstance(n, int) and 0 < n < 1 << 40), DEFAULT_CONTEXT)
