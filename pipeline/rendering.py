@@ -138,7 +138,7 @@ def show_cleaning(report: CleanReport, to: TextIO | None = None) -> None:
 def show_evaluation(report: Evaluation) -> None:
     """Print a table with a row for each figure and a column for each model, with standard errors.
 
-    What stands behind a figure is left to the report: an overall share's parts, and what it was taken of.
+    What stands behind a figure is left to the report: a share's parts, and what it was taken of.
     """
     found = dict.fromkeys(name for scores in report.scores.values() for name in scores.figures)
     names = [name for name in found if not name.startswith(_PARTS) and not name.endswith(_BEHIND)]
