@@ -176,8 +176,12 @@ def show_cleaning(report: CleanReport, to: TextIO | None = None) -> None:
 
 
 def show_evaluation(report: Evaluation) -> None:
-    """Print a table with a row for each figure and a column for each model, with standard errors."""
-    names = dict.fromkeys(name for scores in report.scores.values() for name in scores.figures)
+    """Print a table with a row for each figure and a column for each model, with standard errors.
+
+    What stands behind a figure is left to the report: a share's parts, and what it was taken of.
+    """
+    found = dict.fromkeys(name for scores in report.scores.values() for name in scores.figures)
+    names = [name for name in found if not name.startswith(_PARTS) and not name.endswith(_BEHIND)]
     rows = [
         (name, *(_figure(scores.figures.get(name)) for scores in report.scores.values()))
         for name in names
@@ -186,6 +190,7 @@ def show_evaluation(report: Evaluation) -> None:
     print()
     if rows:
         _print_table(("figure", *(role.replace("_", " ") for role in report.scores)), rows)
+        print(f"\n{len(found) - len(names)} more figures are in the report (--output, --format json)")
     else:
         _print_table(("data", "kind", "items"), [(d.name, d.kind, f"{d.items:,}") for d in report.data])
 
@@ -240,6 +245,8 @@ def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], to: TextIO
 
 
 _SIZES = ("read", "download", "written", "upload", "memory")
+_PARTS = ("finite:", "eos_rate:")
+_BEHIND = (".lost", ".gained", ".compared", ".shared")
 _COUNTS = ("changed", "remainders", "exceptions")
 
 

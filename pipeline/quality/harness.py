@@ -165,8 +165,8 @@ def _metrics(row: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _measurement(row: Mapping[str, Any], key: tuple[str, str], count: int) -> Measurement:
     error = row.get(f"{key[0]}_stderr,{key[1]}")
-    known = isinstance(error, int | float)
-    return Measurement(float(row[",".join(key)]), float(error) if known else None, count)
+    known = float(error) if isinstance(error, int | float) else None
+    return Measurement(float(row[",".join(key)]), known, count)
 
 
 def _items(task: str, key: tuple[str, str], samples: Sequence[Mapping[str, Any]]) -> Iterator[Item]:
