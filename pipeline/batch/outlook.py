@@ -79,6 +79,21 @@ def identities(spec: Specification, settings: Settings) -> dict[str, Digest]:
     return {text: identity_of(text, settings) for text in models_of(spec)}
 
 
+def fingerprints_of_inputs(
+    spec: Specification, report: Mapping[str, Any]
+) -> Iterator[tuple[str, Digest]]:
+    """The fingerprint of each checkpoint that `spec` has read whole, by location, as the report says."""
+    for role in dict.fromkeys((*_MODELS, *ROLES)):
+        text, found = spec.arguments.get(role), report.get(f"{role}_fingerprint")
+        if text is not None and found:
+            yield text, Digest.parse(found)
+    terms = spec.arguments.get("deltas", ())
+    for term, made_of in zip(terms, report.get("addend_fingerprints") or (), strict=False):
+        for side in _MODELS:
+            if side in term:
+                yield term[side], Digest.parse(made_of[side])
+
+
 def identity_of(model: str, settings: Settings) -> Digest:
     """The identity of the checkpoint at `model`, from its headers."""
     with open_checkpoint(model, settings=settings, headers_only=True) as checkpoint:
@@ -122,12 +137,13 @@ def step_key(spec: Specification, report: Mapping[str, Any], settings: Settings)
         return str(digest_bytes(json.dumps(content, sort_keys=True).encode()))
     said = {name: value for name, value in spec.arguments.items() if name not in _MANNER}
     of: list[Any] = [report.get(f"{side}_fingerprint") for side in _MODELS]
-    for term in said.pop("deltas", ()):
-        if "delta" in term:
-            with open_delta(term["delta"], settings=settings) as delta:
-                of.append([str(delta.manifest.fingerprint), term["scale"]])
-        else:
-            of.append(term)
+    made_of = report.get("addend_fingerprints")
+    for number, term in enumerate(said.pop("deltas", ())):
+        if made_of:
+            of.append([made_of[number], term["scale"]])
+            continue
+        with open_delta(term["delta"], settings=settings) as delta:
+            of.append([{"delta": str(delta.manifest.fingerprint)}, term["scale"]])
     for name in (*_MODELS, "output", "location"):
         said.pop(name, None)
     content = {"run": spec.run, "options": said, "of": of}

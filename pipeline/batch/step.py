@@ -10,7 +10,14 @@ from pipeline.batch.engines import Engine
 from pipeline.batch.evidence import refusal_of
 from pipeline.batch.faults import A_BUG, explain
 from pipeline.batch.known import Known
-from pipeline.batch.outlook import check_key, examine, identities, identity_of, step_key
+from pipeline.batch.outlook import (
+    check_key,
+    examine,
+    fingerprints_of_inputs,
+    identities,
+    identity_of,
+    step_key,
+)
 from pipeline.batch.report import INTERRUPTED, Status, StepResult
 from pipeline.batch.specification import Specification
 from pipeline.engine.schedule import Limits
@@ -18,11 +25,9 @@ from pipeline.errors import NotACheckpoint, NotFound, OutputExists, PipelineErro
 from pipeline.operations.fingerprint import fingerprint
 from pipeline.operations.freshness import Freshness
 from pipeline.progress import Progressing
-from pipeline.quality.report import ROLES
 from pipeline.settings import Settings
 from pipeline.tensors.fingerprint import Digest
 
-_SIDES = ("base", "post")
 OTHERS_S = 120.0  # that another run which publishes the same is given to end
 LOOK_S = 1.0
 
@@ -105,10 +110,9 @@ class StepRunner:
             self.known.note_passed(check_key(spec))
             return
         after = identities(spec, self.settings)
-        for side in _SIDES if spec.run != "evaluate" else ROLES:
-            text, found = spec.arguments.get(side), result.get(f"{side}_fingerprint")
-            if text is not None and found and before[text] == after[text]:  # the same all the time
-                self.known.learn(after[text], Digest.parse(found))
+        for text, digest in fingerprints_of_inputs(spec, result):
+            if before[text] == after[text]:  # the same all the time
+                self.known.learn(after[text], digest)
         is_model = spec.run == "apply" or (spec.run == "publish" and result["kind"] == "model")
         if is_model and result.get("fingerprint"):
             try:

@@ -176,6 +176,22 @@ def test_the_same_step_has_the_same_key_wherever_it_is_done():
     assert other.steps[1].key != first.steps[1].key
 
 
+def test_what_a_difference_was_taken_of_is_not_read_again(weights_read):
+    fused = ({key: value for key, value in CHAIN[0].items() if key != "output"}, CHAIN[1])
+    assert statuses(run(*fused)) == {"model": "done"}
+    assert weights_read() > LARGE
+    assert statuses(run(*fused)) == {"model": "fresh"}
+    assert weights_read() < LITTLE
+
+
+def test_a_step_that_takes_a_difference_has_one_key_wherever_its_models_lie():
+    fused = ({key: value for key, value in CHAIN[0].items() if key != "output"}, CHAIN[1])
+    first = run(*fused)
+    shutil.copytree("post-v1", "copied")
+    second = run({**fused[0], "post": "copied"}, {**fused[1], "output": "moved"})
+    assert first.steps[0].key == second.steps[0].key
+
+
 def test_a_delta_on_the_way_is_part_of_what_a_model_is_made_of(states):
     fused = ({key: value for key, value in CHAIN[0].items() if key != "output"}, CHAIN[1])
     assert statuses(run(*fused)) == {"model": "done"}
