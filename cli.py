@@ -10,6 +10,7 @@ import typer
 from pipeline.commands.artefacts import combine, convert, inspect, push, verify
 from pipeline.commands.batch import batch
 from pipeline.commands.endings import ending
+from pipeline.commands.pages import catalog, page
 from pipeline.commands.storing import clean, copy, delete, doctor, list_store
 from pipeline.commands.transfer import apply, compute
 from pipeline.logs import logging_from
@@ -42,6 +43,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "delete": delete,
     "clean": clean,
     "push": push,
+    "page": page,
+    "catalog": catalog,
     "doctor": doctor,
 }
 for name, command in COMMANDS.items():

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from pipeline.deltas.delta import open_delta
     from pipeline.operations.apply import apply
     from pipeline.operations.arguments import Difference
+    from pipeline.operations.catalog import catalog
     from pipeline.operations.combine import combine
     from pipeline.operations.compute import compute
     from pipeline.operations.convert import convert
     from pipeline.operations.doctor.report import doctor
     from pipeline.operations.inspect import inspect
+    from pipeline.operations.page import page
     from pipeline.operations.push import push
     from pipeline.operations.storing.cleaning import clean
     from pipeline.operations.storing.copying import copy
@@ -40,6 +42,7 @@ _PLACES = {
     "apply_delta": "pipeline.tensors.state_dicts",
     "calculate_delta": "pipeline.tensors.state_dicts",
     "combine_deltas": "pipeline.tensors.state_dicts",
+    "catalog": "pipeline.operations.catalog",
     "clean": "pipeline.operations.storing.cleaning",
     "combine": "pipeline.operations.combine",
     "convert": "pipeline.operations.convert",
@@ -52,6 +55,7 @@ _PLACES = {
     "inspect": "pipeline.operations.inspect",
     "open_checkpoint": "pipeline.checkpoints.checkpoint",
     "open_delta": "pipeline.deltas.delta",
+    "page": "pipeline.operations.page",
     "push": "pipeline.operations.push",
     "run_batch": "pipeline.batch.runner",
 }
@@ -62,6 +66,7 @@ __all__ = [
     "apply",
     "apply_delta",
     "calculate_delta",
+    "catalog",
     "clean",
     "combine",
     "combine_deltas",
@@ -74,6 +79,7 @@ __all__ = [
     "list_store",
     "open_checkpoint",
     "open_delta",
+    "page",
     "push",
     "run_batch",
     "verify",

@@ -47,6 +47,7 @@ HEAVY = {
     "azure": set(),
     "huggingface_hub": set(),
     "numba": set(KERNELS),
+    "jinja2": set(),
 }
 INPUT_AND_OUTPUT = {
     "io", "os", "pathlib", "requests", "shutil", "socket", "subprocess", "tempfile", "urllib",
