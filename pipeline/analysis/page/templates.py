@@ -43,7 +43,7 @@ def fill(template: str, **values: Any) -> bytes:
         "bytes": lambda value: None if value is None else format_bytes(value),
         "figure": figure,
         "short": lambda value: None if value is None else value[:12],
-        "whole": lambda value: None if value is None else f"{value:,}".replace(",", "\u2009"),
+        "whole": lambda value: None if value is None else f"{value:,}",
         "share": lambda value: None if value is None else share(value),
         "place": place_name,
         "link": lambda value: value if value and _LINK.fullmatch(value) else None,
@@ -76,7 +76,7 @@ def share(value: float) -> str:
         return "< 0.01 %"
     if 0.9995 <= value < 1:
         return "> 99.9 %"
-    return f"{100 * value:.3g} %"
+    return f"{100 * value:.1f} %" if abs(value) >= 0.01 or not value else f"{100 * value:.2g} %"
 
 
 def place_name(location: str | None) -> str | None:

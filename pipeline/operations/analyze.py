@@ -1,0 +1,274 @@
+"""analyze: what deltas are made of, in one streamed pass over them; figures, and plots of these."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal, Self, Unpack
+
+from pipeline.analysis.naming import seat_of
+from pipeline.analysis.parts import ANY, Split, part_of
+from pipeline.analysis.report import Analysis, DeltaFigures, TensorFigures
+from pipeline.analysis.sketch import DEFAULT_SIZE, chunk_bytes, sketch_bytes
+from pipeline.analysis.statistics import scratch_bytes
+from pipeline.analysis.summary import Summary
+from pipeline.analysis.tables import Item, Sketches, Tables, pairs_of
+from pipeline.checkpoints.alignment import show
+from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from pipeline.deltas.delta import Delta, open_delta
+from pipeline.engine.plan import Input, Job, Plan, Ragged
+from pipeline.engine.walk import walk
+from pipeline.engine.work import Work
+from pipeline.errors import Mismatch, UsageError
+from pipeline.operations.kernels.analyze import AnalyzeKernel
+from pipeline.operations.outputs.places import Place
+from pipeline.operations.setup import Reading, Setup
+from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
+from pipeline.tensors.dtypes import compute_dtype
+
+ANALYSIS = "analysis.json"
+PlotFormat = Literal["svg", "png"]
+MOST_DELTAS = 16  # at once; each pair of them is compared
+LARGEST_SKETCH = 4096
+
+
+class Analyzing(Reading, total=False):
+    """Options of analyze; for the others see `Reading`.
+
+    overwrite: whether an output that is there already is replaced. dry_run: check everything from
+    headers, write nothing.
+    """
+
+    overwrite: bool
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AnalyzeReport:
+    """What analyze did, or with `dry_run` would do. analysis: as it stands in `analysis.json`."""
+
+    output: str
+    deltas: Sequence[str]
+    dry_run: bool
+    tensors: int
+    elements: int
+    read_bytes: int
+    files: Sequence[str] = ()
+    base: str | None = None
+    analysis: Analysis | None = None
+
+
+def analyze(
+    deltas: Sequence[str],
+    output: str,
+    *,
+    base: str | None = None,
+    plots: Sequence[PlotFormat] = ("svg",),
+    sketch: int = DEFAULT_SIZE,
+    **options: Unpack[Analyzing],
+) -> AnalyzeReport:
+    """Write figures of `deltas`, and of each pair of them, to the folder `output`; streamed.
+
+    base: a model whose tensors' norms are measured, in place of those that the deltas say of their own
+    base. plots: the formats of plots, if any. sketch: largest number of rows and columns whose singular
+    values are computed; tensors with more are folded to so many, 0 leaves singular values out.
+    options: see `Analyzing`.
+    Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`.
+    """
+    _check(deltas, plots, sketch)
+    setup = Setup.of(options)
+    place = Place.for_model(output, setup).refuse_taken(is_model=True)
+    with ExitStack() as stack:
+        opened = [stack.enter_context(open_delta(name, settings=setup.settings)) for name in deltas]
+        model = None
+        if base is not None:
+            model = stack.enter_context(
+                open_checkpoint(base, settings=setup.settings, headers_only=setup.dry_run)
+            )
+        run = _Run.prepare(opened, model, sketch)
+        report = run.report(place)
+        if setup.dry_run:
+            return report
+        analysis = run.measure(setup)
+    files = {ANALYSIS: analysis.to_json().encode(), **_draw(analysis, plots)}
+    _publish(place, files)
+    return replace(report, files=list(files), analysis=analysis)
+
+
+def _check(deltas: Sequence[str], plots: Sequence[str], sketch: int) -> None:
+    if not deltas:
+        raise UsageError("no delta is given", hint="name one or more deltas")
+    if len(deltas) > MOST_DELTAS:
+        raise UsageError(f"{len(deltas)} deltas are more than {MOST_DELTAS}", hint="give fewer")
+    if not 0 <= sketch <= LARGEST_SKETCH or sketch == 1:
+        raise UsageError(f"a sketch can't have {sketch} rows", hint=f"give 0, or 2 to {LARGEST_SKETCH}")
+    if odd := [each for each in plots if each not in ("svg", "png")]:
+        raise UsageError(f"{odd[0]!r} is not a format of plots", hint="give svg, png or both")
+
+
+def _draw(analysis: Analysis, plots: Sequence[PlotFormat]) -> Mapping[str, bytes]:
+    if not plots:
+        return {}
+    from pipeline.analysis.plots import draw_analysis
+
+    return {f"plots/{name}": data for name, data in draw_analysis(analysis, plots).items()}
+
+
+def _publish(place: Place, files: Mapping[str, bytes]) -> None:
+    """Write a folder of small files, which appears as a whole."""
+    with place.create_folder(sum(map(len, files.values()))) as folder:
+        for name, content in files.items():
+            with folder.create(name, size_hint=len(content)) as writer:
+                writer.write(0, content)
+                writer.commit()
+        folder.publish(list(files))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Deltas, and a base if one is measured, opened."""
+
+    deltas: Sequence[Delta]
+    base: Checkpoint | None
+    items: Sequence[Item]
+    plan: Plan
+    sketch: int
+
+    @classmethod
+    def prepare(cls, deltas: Sequence[Delta], base: Checkpoint | None, sketch: int) -> Self:
+        """What is to be read: every tensor of any delta. Raises Mismatch if the base does not fit."""
+        names = dict.fromkeys(name for delta in deltas for name in delta.tensors)
+        items = []
+        problems: list[str] = []
+        for name in names:
+            stored = [delta.tensors.get(name) for delta in deltas]
+            entry = base.tensors[name].entry if base and name in base.tensors else None
+            item = Item(name, seat_of(name), stored, entry)
+            items.append(item)
+            problems += _problems(item, deltas) if base else []
+        if base and problems:
+            raise Mismatch(
+                problems,
+                where=base.location,
+                hint="give a base of the deltas' architecture, or leave out --base",
+            )
+        jobs = [_job(item, deltas, base) for item in items]
+        return cls(deltas, base, items, Plan(jobs), sketch)
+
+    def report(self, place: Place) -> AnalyzeReport:
+        """What is known before the run."""
+        return AnalyzeReport(
+            output=place.location,
+            deltas=[delta.location for delta in self.deltas],
+            dry_run=place.setup.dry_run,
+            tensors=len(self.items),
+            elements=sum(job.count for job in self.plan.jobs),
+            read_bytes=self.plan.read_bytes,
+            base=self.base.location if self.base else None,
+        )
+
+    def measure(self, setup: Setup) -> Analysis:
+        """Walk, and put together what was found."""
+        began, started = time.monotonic(), datetime.now(UTC)
+        tables = Tables.empty(self.plan.rows, len(self.items), len(self.deltas))
+        sketches = Sketches(self.items, tables, self.sketch)
+        work = Work(
+            title=f"analyze {', '.join(delta.location for delta in self.deltas)}",
+            plan=self.plan,
+            readers=[
+                *(delta.reader for delta in self.deltas),
+                *(self.base.readers if self.base else ()),
+            ],
+            make_kernel=lambda: AnalyzeKernel(
+                self.items, tables, sketches, [delta.decoder() for delta in self.deltas]
+            ),
+            scratch_bytes=self._scratch_bytes(),
+        )
+        walk(work, setup.resources.limits, setup.progress)
+        summary = Summary(self.items, self.plan, tables, measured=self.base is not None)
+        pairs = enumerate(pairs_of(len(self.deltas)))
+        return Analysis(
+            deltas=[self._figures(number, summary) for number in range(len(self.deltas))],
+            pairs=[summary.pair(number, *pair) for number, pair in pairs],
+            seconds=round(time.monotonic() - began, 3),
+            started=started.isoformat(timespec="seconds"),
+        )
+
+    def _scratch_bytes(self) -> int:
+        """What one worker's kernel takes: decoders, wide values, and two open sketches of each delta."""
+        dtypes = {dtype for delta in self.deltas for dtype in delta.dtypes if dtype.is_float}
+        bases = {item.base.dtype for item in self.items if item.base and item.base.dtype.is_float}
+        width = compute_dtype(*dtypes, *bases)
+        largest = max(
+            (
+                sketch_bytes(stored.record.base_shape, self.sketch)
+                for item in self.items
+                for stored in item.stored
+                if stored and not stored.record.carried
+            ),
+            default=0,
+        )
+        values = (len(self.deltas) + 1) * CHUNK_ELEMENTS * width.itemsize
+        working = max(scratch_bytes(width), chunk_bytes(width.itemsize) if self.sketch else 0)
+        decoding = sum(delta.decoding_bytes for delta in self.deltas)
+        return decoding + values + working + 2 * len(self.deltas) * largest
+
+    def _figures(self, number: int, summary: Summary) -> DeltaFigures:
+        delta = self.deltas[number]
+        manifest = delta.manifest
+        tensors = summary.tensors(number)
+        split = Split.of([tensor for tensor in tensors if tensor.elements], _place)
+        return DeltaFigures(
+            location=delta.location,
+            fingerprint=str(manifest.fingerprint),
+            base=manifest.base.location if manifest.base else None,
+            post=manifest.post.location if manifest.post else None,
+            base_fingerprint=str(manifest.base.fingerprint) if manifest.base else None,
+            measured_base=self.base.location if self.base else None,
+            elements=sum(math.prod(tensor.shape) for tensor in tensors),
+            dtypes=sorted({tensor.dtype for tensor in tensors}),
+            total=part_of(ANY, tensors),
+            groups=[part_of(*each) for each in split.groups],
+            layers=[part_of(*each) for each in split.layers],
+            layer_groups=[part_of(*each) for each in split.layer_groups],
+            cells=[part_of(*each) for each in split.cells],
+            histograms=summary.histograms(number),
+            tensors=tensors,
+        )
+
+
+def _place(tensor: TensorFigures) -> Any:
+    return tensor.layer, tensor.group, tensor.module
+
+
+def _problems(item: Item, deltas: Sequence[Delta]) -> list[str]:
+    """Why the base's tensor is none that the deltas' could be measured against."""
+    found = []
+    for number, delta in enumerate(deltas):
+        stored = item.stored[number]
+        if stored is None or not item.counted(number):
+            continue
+        wanted = stored.record.base_shape
+        if item.base is None:
+            found.append(f"{item.name} is missing; it is in {delta.location}")
+        elif (item.base.shape[1:], item.base.dtype.is_float) != (wanted[1:], True) or (
+            item.base.shape[:1] < wanted[:1]
+        ):
+            shape = f"{show(item.base.shape)} {item.base.dtype}"
+            found.append(f"{item.name} is {shape}, not {show(wanted)} as for {delta.location}")
+    return found
+
+
+def _job(item: Item, deltas: Sequence[Delta], base: Checkpoint | None) -> Job:
+    """Inputs: two parts of each delta's tensor, then the base's. Nothing comes out."""
+    inputs: list[Input | Ragged | None] = []
+    for number, delta in enumerate(deltas):
+        stored = item.stored[number]
+        inputs += delta.inputs(stored, number) if stored else (None, None)
+    inputs.append(base.input(item.name, len(deltas)) if base and item.base else None)
+    count = max(stored.count for stored in item.stored if stored)
+    return Job(None, 0, 0, count, tuple(inputs))
