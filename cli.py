@@ -10,6 +10,7 @@ import typer
 from pipeline.commands.artefacts import combine, convert, inspect, push, verify
 from pipeline.commands.batch import batch
 from pipeline.commands.endings import ending
+from pipeline.commands.gating import gate
 from pipeline.commands.pages import catalog, page
 from pipeline.commands.storing import clean, copy, delete, doctor, list_store
 from pipeline.commands.transfer import apply, compute
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compute": compute,
     "apply": apply,
     "batch": batch,
+    "gate": gate,
     "inspect": inspect,
     "verify": verify,
     "combine": combine,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.operations.compute import compute
     from pipeline.operations.convert import convert
     from pipeline.operations.doctor.report import doctor
+    from pipeline.operations.gate import gate
     from pipeline.operations.inspect import inspect
     from pipeline.operations.page import page
     from pipeline.operations.push import push
@@ -52,6 +53,7 @@ _PLACES = {
     "list_store": "pipeline.operations.storing.listing",
     "verify": "pipeline.operations.verify",
     "compute": "pipeline.operations.compute",
+    "gate": "pipeline.operations.gate",
     "inspect": "pipeline.operations.inspect",
     "open_checkpoint": "pipeline.checkpoints.checkpoint",
     "open_delta": "pipeline.deltas.delta",
@@ -75,6 +77,7 @@ __all__ = [
     "copy",
     "delete",
     "doctor",
+    "gate",
     "inspect",
     "list_store",
     "open_checkpoint",

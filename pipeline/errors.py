@@ -9,7 +9,7 @@ exits with the class's `exit_code`; anything that is not a `PipelineError` is a 
 | 1 | a bug of ours |
 | 2 | usage or configuration |
 | 3 | the work could not be done: bad input, existing output, no space, a failed batch step |
-| 4 | kept for gates that refuse a release |
+| 4 | a gate refused a model; of a batch, if every step that failed did so for that reason |
 | 5 | credentials or network; of a batch, if every step that failed did so for that reason |
 | 6 | a file is damaged: its structure or its content is not what its format or its digests say |
 | 7 | another checkpoint than the one that a delta was made of |
@@ -147,6 +147,12 @@ class Mismatch(PipelineError):
 
 class StepFailed(PipelineError):
     """A batch in which at least one step failed."""
+
+
+class Refused(PipelineError):
+    """A model that does not pass its gate, or that is to be published and has not passed it."""
+
+    exit_code = 4
 
 
 class AccessError(PipelineError):

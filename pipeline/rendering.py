@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.operations.storing.cleaning import CleanReport
     from pipeline.operations.storing.deleting import DeleteReport
     from pipeline.operations.storing.listing import Listing
+    from pipeline.quality.verdict import Verdict
 
 
 def show_json(report: Any) -> None:
@@ -140,6 +141,18 @@ def show_checks(report: Health) -> None:
     for check in report.checks:
         hint = f" ({check.hint})" if check.hint else ""
         print(f"{check.status:7}  {check.name:{width}}  {printable(check.detail + hint)}")
+
+
+def show_verdict(verdict: Verdict) -> None:
+    """Print what a gate says, a line for each comparison with both sides, and their figures."""
+    rows = []
+    for each in verdict.judgements:
+        error = "" if each.standard_error is None else f"{each.standard_error:.4g}"
+        figures = ", ".join(f"{name} {figure.value:.6g}" for name, figure in each.figures.items())
+        rows.append(("passed" if each.passed else "REFUSED", each.comparison, each.why, error, figures))
+    _print_table(("", "condition", "why", "se", "figures"), rows)
+    held = sum(each.passed for each in verdict.judgements)
+    print(f"{held} of {len(rows)} hold for {printable(verdict.model)}")
 
 
 def _age(seconds: float | None) -> str:

@@ -46,7 +46,16 @@ from pipeline.batch.fields import (
 from pipeline.batch.graph import Graph
 from pipeline.batch.problems import Problem, field_problems, in_order, load_json
 from pipeline.batch.raw import name_problems, problems_of_raw
-from pipeline.batch.references import MARK, Kind, Placed, is_fused, needs_of, reference_problems
+from pipeline.batch.references import (
+    EITHER,
+    MARK,
+    MODELS,
+    Kind,
+    Placed,
+    is_fused,
+    needs_of,
+    reference_problems,
+)
 from pipeline.batch.steps import AnyStep, Apply, Compute, Difference, Model, Pair, Step, Term
 from pipeline.batch.variables import fill_in
 from pipeline.errors import ConfigError, UsageError
@@ -185,7 +194,7 @@ def _resolve(step: AnyStep, locations: Mapping[str, str], on_the_way: Mapping[st
         return written.model_copy(update={"base": locate(written.base), "post": locate(written.post)})
 
     changes: dict[str, Any] = {}
-    for key in ("base", "post", "old_base", "target"):
+    for key in (*MODELS, *EITHER):
         text = getattr(step, key, None)
         if text is not None:
             changes[key] = locate(text)

@@ -13,6 +13,7 @@ from pipeline.batch.record import Record
 from pipeline.batch.report import StepResult
 from pipeline.batch.specification import Specification
 from pipeline.batch.step import skipped, stopped
+from pipeline.errors import Refused
 from pipeline.progress import Advance, Progressing
 
 
@@ -85,7 +86,8 @@ class Crew:
 
     def _take(self, result: StepResult) -> None:
         if result.status == "failed":
-            self._unfinished[result.id] = "failed"
+            refused = result.exit_code == Refused.exit_code
+            self._unfinished[result.id] = "refused" if refused else "failed"
         elif result.status == "skipped":
             self._unfinished[result.id] = "was skipped"
         self.record.add(result)

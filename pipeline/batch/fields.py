@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
-from pipeline.batch.references import MARK
+from pipeline.batch.references import MARK, published_kind
 from pipeline.errors import UsageError
 from pipeline.storage.locations import (
     Location,
@@ -67,6 +67,14 @@ def _parse_target(text: str) -> None:
         parse_model(text)
 
 
+def _parse_released(text: str) -> None:
+    """A delta or a model to be written, as its name says."""
+    if published_kind(text) == "delta":
+        parse_delta(text)
+    else:
+        parse_output_model(text)
+
+
 def _check_template(text: str) -> str:
     """An output with places to fill in; that it is a location then is looked at once they are."""
     left = re.sub(r"\{(delta|base|version)\}", "x", text)
@@ -98,16 +106,30 @@ def _check_size(value: object) -> str | int:
     return value
 
 
+def _check_condition(text: str) -> str:
+    """What must hold of a model, in the language of gates."""
+    from pipeline.quality.conditions import parse_condition
+
+    try:
+        parse_condition(text)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
 Id = Annotated[str, AfterValidator(_check_id)]
 ModelIn = Annotated[str, AfterValidator(_checked(parse_model, is_output=False))]
 DeltaIn = Annotated[str, AfterValidator(_checked(parse_delta, is_output=False))]
 ModelOut = Annotated[str, AfterValidator(_checked(parse_output_model, is_output=True))]
 DeltaOut = Annotated[str, AfterValidator(_checked(parse_delta, is_output=True))]
 Target = Annotated[str, AfterValidator(_checked(_parse_target, is_output=False))]
+Released = Annotated[str, AfterValidator(_checked(_parse_released, is_output=True))]
 Template = Annotated[str, AfterValidator(_check_template)]
 FilePath = Annotated[str, Field(min_length=1)]
 Repo = Annotated[str, AfterValidator(_check_repo)]
 StorePlace = Annotated[str, AfterValidator(_checked(parse_store, is_output=True))]
+ReportIn = Annotated[str, AfterValidator(_checked(parse_output_model, is_output=False))]
+ConditionText = Annotated[str, AfterValidator(_check_condition)]
 ReportPlace = ModelOut  # local unless it says otherwise, as a model to be written is
 Size = Annotated[str | int, PlainValidator(_check_size, json_schema_input_type=str | int)]
 NotEmpty = BeforeValidator(_check_not_empty)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
+from pipeline.batch.evidence import conditions_told
 from pipeline.batch.report import BatchReport, StepResult
 from pipeline.errors import printable
 from pipeline.redaction import redact
@@ -64,7 +65,8 @@ def _told(step: StepResult) -> str:
     facts |= {
         name: result.get(name) for name in ("output", "fingerprint", "read_bytes", "written_bytes")
     }
-    return "\n".join(f"{name}: {_clean(str(value))}" for name, value in facts.items() if value)
+    lines = [f"{name}: {_clean(str(value))}" for name, value in facts.items() if value]
+    return "\n".join([*lines, *map(_clean, conditions_told(result))])
 
 
 def _clean(text: str) -> str:

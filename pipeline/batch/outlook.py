@@ -8,12 +8,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.batch.evidence import evidence_key
 from pipeline.batch.known import Known
-from pipeline.batch.specification import Specification
+from pipeline.batch.specification import EVIDENCE, Specification
 from pipeline.checkpoints.checkpoint import open_checkpoint, open_files
 from pipeline.checkpoints.files import read_file
 from pipeline.deltas.delta import open_delta
 from pipeline.operations.arguments import names_a_delta
+from pipeline.operations.evidence_freshness import (
+    evaluate_freshness,
+    gate_freshness,
+    publish_freshness,
+)
 from pipeline.operations.freshness import (
     Freshness,
     apply_freshness,
@@ -21,6 +27,7 @@ from pipeline.operations.freshness import (
     compute_freshness,
 )
 from pipeline.operations.outputs.provenance import PROVENANCE
+from pipeline.quality.report import ROLES
 from pipeline.settings import Settings
 from pipeline.storage.locations import parse_model
 from pipeline.tensors.fingerprint import Digest, digest_bytes
@@ -47,6 +54,12 @@ def examine(spec: Specification, known: Known) -> Freshness:
         case "combine":
             arguments["deltas"] = spec.terms
             return combine_freshness(**arguments)
+        case "evaluate":
+            return evaluate_freshness(**arguments, fingerprint_of=known.fingerprint)
+        case "gate":
+            return gate_freshness(**arguments)
+        case "publish":
+            return publish_freshness(**arguments)
     if known.passed(check_key(spec)):
         return Freshness("fresh")
     return Freshness("missing")
@@ -54,7 +67,7 @@ def examine(spec: Specification, known: Known) -> Freshness:
 
 def models_of(spec: Specification) -> Iterator[str]:
     """The locations of the checkpoints that `spec` reads whole."""
-    for key in _MODELS:
+    for key in (*ROLES,) if spec.run == "evaluate" else _MODELS:
         if key in spec.arguments:
             yield spec.arguments[key]
     for term in spec.arguments.get("deltas", ()):
@@ -104,6 +117,9 @@ def step_key(spec: Specification, report: Mapping[str, Any], settings: Settings)
 
     Locations of inputs and outputs are not in it: it is the same wherever they lie.
     """
+    if spec.run in EVIDENCE:
+        content: dict[str, Any] = {"run": spec.run, "of": evidence_key(spec.run, spec.arguments, report)}
+        return str(digest_bytes(json.dumps(content, sort_keys=True).encode()))
     said = {name: value for name, value in spec.arguments.items() if name not in _MANNER}
     of: list[Any] = [report.get(f"{side}_fingerprint") for side in _MODELS]
     for term in said.pop("deltas", ()):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipeline.batch.evidence import foresee_publish, raise_refusal
 from pipeline.batch.faults import explain
 from pipeline.batch.known import Known
 from pipeline.batch.outlook import examine
@@ -20,6 +21,7 @@ from pipeline.checkpoints.checkpoint import open_checkpoint
 from pipeline.deltas.delta import open_delta
 from pipeline.errors import OutputExists
 from pipeline.operations.freshness import Freshness
+from pipeline.operations.gate import Kept
 from pipeline.operations.outputs.provenance import PROVENANCE
 from pipeline.settings import Settings
 from pipeline.storage.errors import exists
@@ -78,10 +80,16 @@ class Planner:
         if spec.run == "verify":
             return None
         arguments = {**spec.arguments, "overwrite": True}  # what is in the way was looked at
-        return Specification(spec.id, spec.run, arguments).perform(dry_run=True)
+        found = Specification(spec.id, spec.run, arguments).perform(dry_run=True)
+        raise_refusal(found)
+        return found
 
     def _foresee(self, spec: Specification) -> dict[str, Any] | None:
         """What a step that waits for others will do, as far as can be seen."""
+        if spec.run == "publish":
+            source = _only_reference(self.steps[spec.id], "source")
+            made = self.planned.get(source or "")
+            return foresee_publish(spec.arguments, made.result if made is not None else None)
         stand_ins = StandIns(self.specs, lambda name: name in self.planned)
         stand_in = stand_ins.of(spec)
         if stand_in is None:
@@ -98,11 +106,10 @@ class Planner:
         """Whether anything stands under the step's output."""
         if step.output is None:
             return False
-        if step.makes == "delta":
-            store, name = open_parent(parse_delta(step.output), self.settings)
-            return store.stat(name) is not None
-        store, name = open_parent(parse_output_model(step.output), self.settings)
-        return store.has_folder(name)
+        is_delta = step.makes == "delta"
+        place = parse_delta(step.output) if is_delta else parse_output_model(step.output)
+        store, name = open_parent(place, self.settings)
+        return store.has_folder(name) if step.makes == "model" else store.stat(name) is not None
 
     def _look_at(self, step: AnyStep) -> None:
         """Check what can be of a step that waits for others: its other inputs, and its output."""
@@ -113,11 +120,19 @@ class Planner:
                 open_checkpoint(item.text, settings=self.settings, headers_only=True).close()
             elif item.kind == "delta":
                 open_delta(item.text, settings=self.settings).close()
+            elif item.kind is not None:
+                Kept.at(item.text, self.settings).read()
         if step.makes == "model" and not self.specs[step.id].arguments.get("overwrite"):
             target = parse_output_model(str(step.output))
             store, name = open_parent(target, self.settings)
             if store.has_folder(name) and store.stat(f"{name}/{PROVENANCE}") is None:
                 raise exists(str(target))  # it can't become up to date
+
+
+def _only_reference(step: AnyStep, field: str) -> str | None:
+    """The step that a field of `step` refers to, if it does."""
+    found = (item for item in inputs_of(step.model_dump()) if item.path == (field,))
+    return next((item.reference for item in found), None)
 
 
 def _reason(outlook: Freshness) -> str | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.batch.errands import Answer, Errand, run_errand
-from pipeline.batch.specification import Specification
+from pipeline.batch.specification import EVIDENCE, Specification
 from pipeline.batch.splitting import PIECE_BYTES, NotSplit, SplitWalker
 from pipeline.engine.schedule import Limits
 from pipeline.errors import PipelineError, Unreachable, UsageError
@@ -95,7 +95,7 @@ class RayEngine:
         """See `Engine`. What goes to a container is split, everything else is one task."""
         spec = _settled(spec)
         errand = Errand(spec, limits.memory_bytes, limits.workers, str(Path.cwd()))
-        if spec.run != "verify":
+        if spec.run not in ("verify", *EVIDENCE):
             walker = SplitWalker(errand, self, limits, self.piece_bytes)
             here = replace(spec, arguments=_without(spec.arguments, "device"))
             try:

@@ -20,11 +20,20 @@ from pipeline.storage.locations import Scheme, parse_delta, parse_output_model, 
 
 MARK = "@"
 
-Kind = Literal["delta", "model"]
+Kind = Literal["delta", "model", "evaluation", "verdict"]
 
-MAKES: Mapping[str, Kind] = {"compute": "delta", "apply": "model", "combine": "delta"}
+# What publish makes depends on what it publishes, see `published_kind`; verify makes nothing.
+MAKES: Mapping[str, Kind] = {
+    "compute": "delta",
+    "apply": "model",
+    "combine": "delta",
+    "evaluate": "evaluation",
+    "gate": "verdict",
+}
 Places = Mapping[JsonPath, JsonPath]
-_MODELS = ("base", "post", "old_base")  # where a step may name one
+# Where a step may name one.
+MODELS = ("base", "post", "old_base", "model", "reference", "donor_base", "donor")
+EITHER = ("target", "source")  # a delta or a model
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +77,15 @@ class Input:
 def inputs_of(step: Mapping[str, Any]) -> Iterator[Input]:
     """Every location that a step reads, as it is written."""
     yield from _models_of(step, ())
-    if isinstance(text := step.get("target"), str):
-        yield Input(("target",), text, None)
+    for key in EITHER:
+        if isinstance(text := step.get(key), str):
+            yield Input((key,), text, None)
+    if isinstance(text := step.get("of"), str):
+        yield Input(("of",), text, "evaluation")
+    gates = step.get("gates")
+    for number, gate in enumerate(gates if isinstance(gates, list | tuple) else ()):
+        if isinstance(gate, str):
+            yield Input(("gates", number), gate, "verdict")
     fuses = step.get("run") == "apply"
     deltas = step.get("deltas")
     for number, term in enumerate(deltas if isinstance(deltas, list | tuple) else ()):
@@ -82,7 +98,7 @@ def inputs_of(step: Mapping[str, Any]) -> Iterator[Input]:
 
 
 def _models_of(holder: Mapping[str, Any], path: JsonPath) -> Iterator[Input]:
-    for key in _MODELS:
+    for key in MODELS:
         if isinstance(text := holder.get(key), str):
             yield Input((*path, key), text, "model")
 
@@ -177,9 +193,15 @@ class _Found:
             output = str(step.get("output")).partition("?")[0]
             if item.kind is None and makes == "delta" and not output.endswith(SAFETENSORS):
                 return f"{name!r} writes a delta that no name ending tells of: call it *{SAFETENSORS}"
+            if item.kind is None and makes in ("evaluation", "verdict"):
+                return f"{name!r} makes {_a(makes)}, but a delta or a model is wanted here"
+            if item.path == ("source",) and makes != _makes(self.steps[number].step):
+                return (
+                    f"{name!r} makes a {makes}: a delta's output ends with {SAFETENSORS}, no other does"
+                )
         if makes is not None and item.kind not in (None, makes):
             verb = "is" if name in self.names else "makes"
-            return f"{name!r} {verb} a {makes}, but a {item.kind} is wanted here"
+            return f"{name!r} {verb} {_a(makes)}, but {_a(item.kind)} is wanted here"
         return None
 
     def _location_problem(self, number: int, item: Input) -> str | None:
@@ -217,13 +239,24 @@ class _Found:
         return show_path(self.steps[number].path)
 
 
+def published_kind(output: str) -> Kind:
+    """What a publish step makes: a delta if its output is called as one, else a model."""
+    return "delta" if output.partition("?")[0].endswith(SAFETENSORS) else "model"
+
+
 def is_fused(step: Mapping[str, Any]) -> bool:
     """Whether a step computes a delta that is only taken on the way into sums."""
     return step.get("run", "compute") == "compute" and step.get("output") is None
 
 
+def _a(kind: Kind | None) -> str:
+    return f"an {kind}" if kind == "evaluation" else f"a {kind}"
+
+
 def _makes(step: Mapping[str, Any]) -> Kind | None:
     run = step.get("run", "compute")  # a model pair does not say so
+    if run == "publish":
+        return published_kind(str(step.get("output")))
     return MAKES.get(run) if isinstance(run, str) else None
 
 

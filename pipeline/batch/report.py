@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pipeline.batch.known import Known
 from pipeline.checkpoints.files import MAX_JSON_BYTES, read_file
-from pipeline.errors import AccessError, PipelineError, StepFailed
+from pipeline.errors import AccessError, PipelineError, Refused, StepFailed
 from pipeline.redaction import redact
 from pipeline.settings import Settings
 from pipeline.storage.base import Store
@@ -90,7 +90,8 @@ class BatchReport:
         if any(step.exit_code == INTERRUPTED for step in self.steps):
             return INTERRUPTED
         failed = {step.exit_code for step in self.steps if step.status == "failed"}
-        return AccessError.exit_code if failed == {AccessError.exit_code} else StepFailed.exit_code
+        alone = failed.pop() if len(failed) == 1 else None
+        return alone if alone in (AccessError.exit_code, Refused.exit_code) else StepFailed.exit_code
 
     def count(self, *statuses: Status) -> int:
         """How many steps ended in one of these ways."""

@@ -8,10 +8,22 @@ from typing import Any
 
 from pipeline.batch.config import Defaults
 from pipeline.batch.references import MARK
-from pipeline.batch.steps import AnyStep, Apply, Combine, Compute, Term, Verify, given
+from pipeline.batch.steps import (
+    AnyStep,
+    Apply,
+    Combine,
+    Compute,
+    Evaluate,
+    Gate,
+    Publish,
+    Term,
+    Verify,
+    given,
+)
 from pipeline.storage.locations import Scheme, parse_output_model
 
 _SHARED = ("store", "device", "hub_cache", "tier", "sign_key")
+EVIDENCE = ("evaluate", "gate", "publish")
 _HUB = ("push_to_hub", "private", "revision")
 
 
@@ -28,6 +40,10 @@ class Specification:
 
     def perform(self, **context: Any) -> dict[str, Any]:
         """Do it; returns the operation's report. context: what depends on who does it, as progress."""
+        if self.run in EVIDENCE:
+            from pipeline.batch.evidence import perform
+
+            return perform(self.run, self.arguments, **context)
         return asdict(self._operation()(**self._call(), **context))
 
     @property
@@ -70,6 +86,7 @@ def specify(step: AnyStep, steps: Mapping[str, AnyStep], options: Defaults) -> S
     arguments: dict[str, Any] = {name: value for name, value in shared.items() if value is not None}
     if not isinstance(step, Verify):
         arguments["overwrite"] = options.overwrite if step.overwrite is None else step.overwrite
+    if isinstance(step, Compute | Apply | Combine):
         arguments |= given(step, "sign_key", "tier")
     if isinstance(step, Compute | Apply):
         arguments |= given(step, *_HUB)
@@ -94,6 +111,22 @@ def specify(step: AnyStep, steps: Mapping[str, AnyStep], options: Defaults) -> S
             arguments |= given(step, "key", "require_signature")
             arguments |= {side: locate(text) for side, text in given(step, "base", "post").items()}
             _leave_out(arguments, "device", "tier", "sign_key")
+        case Evaluate():
+            roles = given(step, "model", "reference", "base", "donor", "donor_base")
+            arguments |= {role: locate(text) for role, text in roles.items()}
+            arguments |= given(step, "metrics", "lm_eval", "lm_eval_tasks", "device", "dtype")
+            arguments |= given(step, "batch_size", "cache")
+            arguments |= {"data": step.data, "output": step.output}
+            arguments |= {} if step.seed is None else {"seed": step.seed}
+            _leave_out(arguments, "tier", "sign_key")
+        case Gate():
+            arguments = {"overwrite": arguments["overwrite"], "report": locate(step.of)}
+            arguments |= {"require": step.require, "output": step.output}
+        case Publish():
+            arguments |= given(step, "tier")
+            arguments |= {"source": locate(step.source), "output": output_of(step)}
+            arguments |= {"gates": [locate(gate) for gate in step.gates]}
+            _leave_out(arguments, "device", "hub_cache", "sign_key")
     return Specification(step.id, step.run, arguments)
 
 

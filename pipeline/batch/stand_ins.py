@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.batch.report import StepResult
 from pipeline.batch.specification import Specification
+from pipeline.quality.report import ROLES
 
 _SIDES = ("base", "post")
 _FORESEEN = (
@@ -33,10 +34,10 @@ class StandIns:
 
     def of(self, spec: Specification) -> Specification | None:
         """The same step, of stand-ins for what is missing; None where there are none."""
-        if spec.run not in ("compute", "apply"):
+        if spec.run not in ("compute", "apply", "evaluate"):
             return None
         arguments = {**spec.arguments, "overwrite": True}
-        for side in _SIDES:
+        for side in ROLES if spec.run == "evaluate" else _SIDES:
             if side in arguments:
                 arguments[side] = self._model(arguments[side])
         if "deltas" in arguments:

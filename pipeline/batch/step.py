@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.batch.engines import Engine
+from pipeline.batch.evidence import refusal_of
 from pipeline.batch.faults import A_BUG, explain
 from pipeline.batch.known import Known
 from pipeline.batch.outlook import check_key, examine, identities, identity_of, step_key
 from pipeline.batch.report import INTERRUPTED, Status, StepResult
 from pipeline.batch.specification import Specification
 from pipeline.engine.schedule import Limits
-from pipeline.errors import NotACheckpoint, NotFound, OutputExists, PipelineError
+from pipeline.errors import NotACheckpoint, NotFound, OutputExists, PipelineError, Refused
 from pipeline.operations.fingerprint import fingerprint
 from pipeline.operations.freshness import Freshness
 from pipeline.progress import Progressing
+from pipeline.quality.report import ROLES
 from pipeline.settings import Settings
 from pipeline.tensors.fingerprint import Digest
 
@@ -51,6 +53,17 @@ class StepRunner:
                 if self._was_overtaken(spec):
                     return StepResult(spec.id, spec.run, "fresh", since(clock))
                 raise
+            if (refusal := refusal_of(result)) is not None:
+                code = Refused.exit_code
+                return StepResult(
+                    spec.id,
+                    spec.run,
+                    "failed",
+                    since(clock),
+                    error=refusal,
+                    exit_code=code,
+                    result=result,
+                )
             self._learn(spec, before, result)
             key = step_key(spec, result, self.settings)
         except Exception as error:
@@ -92,11 +105,12 @@ class StepRunner:
             self.known.note_passed(check_key(spec))
             return
         after = identities(spec, self.settings)
-        for side in _SIDES:
+        for side in _SIDES if spec.run != "evaluate" else ROLES:
             text, found = spec.arguments.get(side), result.get(f"{side}_fingerprint")
             if text is not None and found and before[text] == after[text]:  # the same all the time
                 self.known.learn(after[text], Digest.parse(found))
-        if spec.run == "apply" and result.get("fingerprint"):
+        is_model = spec.run == "apply" or (spec.run == "publish" and result["kind"] == "model")
+        if is_model and result.get("fingerprint"):
             try:
                 made = identity_of(spec.arguments["output"], self.settings)
             except (NotACheckpoint, NotFound):  # somebody has taken it away already

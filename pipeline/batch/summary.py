@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 STATUSES = {"fresh": "up to date", "planned": "to do"}
 _SIZES = ("read", "download", "written", "upload", "memory")
+_SAID = ("comparison", "why")  # of a condition
 _MAX_ROWS = 500  # GitHub takes 1 MiB for a step
 _MAX_CHARACTERS = 1000  # of a cell
 _DIGITS = 12  # of a digest: enough to tell two apart
@@ -35,6 +36,7 @@ def as_summary(report: BatchReport) -> str:
     lines += _plan_table(report) if report.dry_run else _run_table(report)
     if len(report.steps) > _MAX_ROWS:
         lines += ["", f"And {len(report.steps) - _MAX_ROWS:,} steps more: the report has them."]
+    lines += _conditions_table(report)
     lines += ["", f"Config <code>{report.config_digest[:_DIGITS]}</code> · {_text(report.tool)}"]
     return "\n".join(lines) + "\n"
 
@@ -85,6 +87,23 @@ def _run_table(report: BatchReport) -> list[str]:
         size = _bytes(_size(step, "written"))
         rows.append([_status(step), _name(step), _text(_why(step)), place, shown, size, _time(step)])
     return _table(["status", "step", "why", "output", "fingerprint", "written", "seconds"], rows)
+
+
+def _conditions_table(report: BatchReport) -> list[str]:
+    """What gates have asked for, and what they have found."""
+    rows = [
+        [
+            _name(step),
+            "passed" if each["passed"] else "**refused**",
+            *map(_text, (each[c] for c in _SAID)),
+        ]
+        for step in report.steps[:_MAX_ROWS]
+        for each in (step.result or {}).get("judgements", ())
+    ]
+    if not rows:
+        return []
+    more = [f"And {len(rows) - _MAX_ROWS:,} conditions more."] * (len(rows) > _MAX_ROWS)
+    return ["", *_table(["gate", "", "condition", "found"], rows[:_MAX_ROWS]), *more]
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

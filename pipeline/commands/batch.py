@@ -73,11 +73,12 @@ def batch(
 ) -> BatchReport:
     """Make what a JSON config says must exist: the difference to what exists, and no more.
 
-    Steps compute, apply, combine and verify; they refer to each other's results by id. With --format
-    json every event is a line on standard error, and the report is on standard output.
+    Steps compute, apply, combine, verify, evaluate, gate and publish; they refer to each other's results
+    by id. With --format json every event is a line on standard error, and the report is on standard
+    output.
 
-    Exit codes: 0 done, 2 usage or config, 3 a step failed, 5 steps failed for credentials or network
-    alone, 130 interrupted.
+    Exit codes: 0 done, 2 usage or config, 3 a step failed, 4 gates refused and no other step failed, 5
+    steps failed for credentials or network alone, 130 interrupted.
     """
     path = _the_one(config, config_option)
     from pipeline import run_batch as run

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from pipeline.errors import AccessError, PipelineError, StepFailed
+from pipeline.errors import AccessError, PipelineError, Refused, StepFailed
 
 if TYPE_CHECKING:
     from pipeline.batch.report import BatchReport
     from pipeline.operations.doctor.report import Health
+    from pipeline.quality.verdict import Verdict
 
 
 @contextmanager
@@ -46,11 +47,21 @@ def _end(text: str, code: int, *, debug: bool) -> NoReturn:
 
 
 def judge_steps(report: BatchReport) -> None:
-    """Raises StepFailed if not all steps of a batch are done; AccessError if nothing else was wrong."""
+    """Raises StepFailed if not all steps of a batch are done.
+
+    Raises AccessError or Refused instead, if nothing else was wrong.
+    """
     if not report.ok:
         failed = ", ".join(step.id for step in report.steps if step.status == "failed")
-        kind = AccessError if report.exit_code == AccessError.exit_code else StepFailed
-        raise kind(f"failed: {failed}", hint="the report says why")
+        kinds = {kind.exit_code: kind for kind in (AccessError, Refused)}
+        kind = kinds.get(report.exit_code, StepFailed)
+        raise kind(f"{'refused' if kind is Refused else 'failed'}: {failed}", hint="the report says why")
+
+
+def judge_verdict(verdict: Verdict) -> None:
+    """Raises Refused if a gate does not let a model pass."""
+    if not verdict.passed:
+        raise Refused("refused: " + "; ".join(verdict.refusals), where=verdict.model)
 
 
 def judge_checks(report: Health) -> None:

@@ -1,0 +1,1 @@
+"""What evaluate is made of: its data, its cache, the measuring, and what is published."""

@@ -1,0 +1,91 @@
+"""Whether an evaluation, a verdict or a published release is what a run would write now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.checkpoints.files import read_file
+from pipeline.deltas.delta import open_delta
+from pipeline.errors import PipelineError
+from pipeline.operations.freshness import FingerprintOf, Freshness
+from pipeline.operations.gate import Kept, gate
+from pipeline.operations.outputs.provenance import PROVENANCE
+from pipeline.operations.publish import check_gates, plain
+from pipeline.operations.storing.shelf import Item, find_item
+from pipeline.settings import Settings
+from pipeline.storage.base import Store
+from pipeline.storage.locations import parse_delta
+from pipeline.storage.opening import open_parent
+
+
+def evaluate_freshness(
+    model: str, output: str, *, fingerprint_of: FingerprintOf, **options: Any
+) -> Freshness:
+    """How the report at `output` stands to what `evaluate` of the rest would write."""
+    raise NotImplementedError
+
+
+def gate_freshness(report: str, *, require: Sequence[str], output: str, **options: Any) -> Freshness:
+    """How the verdict at `output` stands to what `gate` would say now.
+
+    A refusal is never fresh: it is to be said again. Raises what `gate` does.
+    """
+    verdict = gate(report, require=require, output=output, overwrite=True, dry_run=True)
+    there = Kept.at(output, Settings.load())
+    if not there.is_taken:
+        return Freshness("missing")
+    if not there.holds(verdict):
+        return Freshness("stale", "is of another report or of other conditions")
+    return (
+        Freshness("fresh", fingerprint=verdict.fingerprint) if verdict.passed else Freshness("missing")
+    )
+
+
+def publish_freshness(
+    source: str, output: str, *, gates: Sequence[str], store: str | None = None, **options: Any
+) -> Freshness:
+    """How what lies at `output` stands to what `publish` would put there. Raises what it raises."""
+    settings = Settings.load(store=store)
+    kind, fingerprint = check_gates(source, gates, settings)
+    (origin, name), (target, new_name) = (
+        open_parent(parse_delta(plain(text, kind)), settings) for text in (source, output)
+    )
+    if kind == "delta":
+        if target.stat(new_name) is None:
+            return Freshness("missing")
+        is_same = _same_delta(source, output, settings)
+    else:
+        if not target.has_folder(new_name):
+            return Freshness("missing")
+        folder = target.folder(new_name)
+        if folder.published() is None:
+            return Freshness("stale", "is being published, or was", is_underway=True)
+        is_same = _same_folder(origin.folder(name), folder)
+    if not is_same or _files(find_item(origin, name)) != _files(find_item(target, new_name)):
+        return Freshness("stale", "is another release")
+    return Freshness("fresh", fingerprint=fingerprint)
+
+
+def _same_delta(source: str, output: str, settings: Settings) -> bool:
+    """Whether two deltas have one manifest, which has the digests of all that is in them."""
+    try:
+        with (
+            open_delta(source, settings=settings) as wanted,
+            open_delta(output, settings=settings) as found,
+        ):
+            return wanted.manifest_digest == found.manifest_digest
+    except PipelineError:
+        return False
+
+
+def _same_folder(wanted: Store, found: Store) -> bool:
+    """Whether two models have one provenance, which has the digests of all that is in them."""
+    if found.stat(PROVENANCE) is None:
+        return False
+    return read_file(wanted, PROVENANCE) == read_file(found, PROVENANCE)
+
+
+def _files(item: Item) -> dict[str, int]:
+    """The sizes of an item's files, under names that do not depend on its own."""
+    return {file.name.removeprefix(item.name): file.nbytes for file in item.files}

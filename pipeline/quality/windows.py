@@ -1,0 +1,51 @@
+"""Texts cut into windows that a model can see at once, and windows put together into batches.
+
+The windows are those of lm-evaluation-harness' `loglikelihood_rolling`: every token is predicted once;
+the first window begins with the prefix token; each further one predicts as many tokens as it is long,
+from one token of context on; the last one predicts what is left, and is filled with context before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+DEFAULT_WINDOW = 2048  # tokens: what a window costs in memory does not grow with the model's context
+BATCH_TOKENS = 2048  # in a batch of several windows
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a model reads at once, and which of it is to be predicted.
+
+    document: index of the text. inputs: ids. targets: the ids that the last positions of `inputs`
+    predict, one for each. begin: the first target's index among the document's tokens.
+    """
+
+    document: int
+    inputs: Sequence[int]
+    targets: Sequence[int]
+    begin: int
+
+
+def rolling_windows(document: int, ids: Sequence[int], prefix: int, length: int) -> Iterator[Window]:
+    """Windows of `length` tokens at most over the tokens `ids` of a text, after the token `prefix`."""
+    read = [prefix, *ids]  # position n predicts ids[n]
+    done = 0
+    while done < len(ids):
+        end = min(done + length, len(ids))
+        yield Window(document, read[max(0, end - length) : end], ids[done:end], done)
+        done = end
+
+
+def batches(windows: Sequence[Window], most: int) -> Iterator[Sequence[Window]]:
+    """The windows, longest first, in batches of at most `most`, with few tokens of padding.
+
+    A batch of more than one window has at most `BATCH_TOKENS` tokens, padding included.
+    """
+    ordered = sorted(windows, key=lambda window: -len(window.inputs))
+    at = 0
+    while at < len(ordered):
+        rows = max(1, min(most, BATCH_TOKENS // len(ordered[at].inputs)))
+        yield ordered[at : at + rows]
+        at += rows
