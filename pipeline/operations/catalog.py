@@ -44,7 +44,7 @@ class CatalogReport:
 
 
 def catalog(output: str, place: str | None = None, **options: Unpack[Writing]) -> CatalogReport:
-    """Write the folder `output` with a page of what lies in the store under names that begin with `place`.
+    """Write the folder `output` with a page of what lies in the store under the prefix `place`.
 
     Or in the folder at that location. Of deltas the header and the manifest are read, of releases the
     provenance, of JSON files of a few MiB all, for they may be verdicts of gates; of weights nothing.
@@ -169,5 +169,3 @@ def _entry(
         case=case,
         problem=problem,
     )
-
-

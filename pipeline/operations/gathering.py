@@ -1,4 +1,4 @@
-"""Evidence from where it lies: reports by their locations, deltas and releases by what they say themselves.
+"""Evidence from where it lies: reports; deltas and releases, by what they say themselves.
 
 Everything that is read here may come from anybody. Sizes are bounded before anything is read, and what
 is shown later is only text and numbers.
@@ -104,7 +104,7 @@ def parse_report(data: bytes, *, where: str) -> object:
 
 def _take_folder(evidence: Evidence, folder: Store, where: str, verifier: Verifier | None) -> None:
     """Add what a folder says of itself."""
-    kinds = []
+    kinds: list[str | None] = []
     if folder.stat(PROVENANCE):
         files = folder.published()
         if files is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.analysis.page.facts import Delta, Evidence, Release, Tensor
+from pipeline.analysis.page.facts import Delta, Evidence, Plot, Release, Tensor
 from pipeline.analysis.page.layers import Chart, by_layer
 from pipeline.analysis.page.layout import ACROSS, DOWN, draw
 from pipeline.analysis.page.lineage import trace
@@ -42,6 +42,7 @@ def build_page(evidence: Evidence, *, title: str | None = None) -> bytes:
     title: what it is about; the last release's name, or the last delta's, unless said.
     """
     merged = merge(evidence)
+    plots = _fitting(merged.plots)
     lineage = trace(merged)
     scores = [arrange(each) for each in merged.evaluations]
     gaps = [gap for each in merged.evaluations if (gap := gap_mean(each))]
@@ -53,27 +54,36 @@ def build_page(evidence: Evidence, *, title: str | None = None) -> bytes:
         drawings=[draw(lineage, ACROSS), draw(lineage, DOWN)] if lineage.nodes else [],
         scores=scores,
         titles=TITLES,
+        main=_main_delta(merged),
         gap=gaps[-1] if gaps else None,
         changes=[Change.of(delta) for delta in merged.deltas],
-        plots=_fitting(merged),
-        plots_left_out=len(merged.plots) - len(_fitting(merged)),
+        plots=plots,
+        plots_left_out=len(merged.plots) - len(plots),
         signed=_signed(merged),
     )
 
 
 def _title(evidence: Evidence) -> str:
     """What the page is about."""
-    named = [*evidence.deltas[-1:], *evidence.releases[-1:]]
-    names = [place_name(each.model.location) for each in named]
-    names += [place_name(each.model.location) for each in evidence.evaluations]
-    return next((name for name in reversed(names[: len(named)] or names) if name), "Evidence")
+    models = [each.model.location for each in evidence.releases[-1:]]
+    models += [each.model.location for each in evidence.deltas[:1]]
+    models += [each.model.location for each in evidence.evaluations]
+    return next((name for each in models if (name := place_name(each))), "Evidence")
 
 
-def _fitting(evidence: Evidence) -> list[object]:
+def _main_delta(evidence: Evidence) -> Delta | None:
+    """The delta that the page is about: one that the release is made of, or else the first."""
+    parts = [part.delta for release in evidence.releases[-1:] for part in release.parts]
+    known = {each for part in parts for each in (part.fingerprint, part.location) if each}
+    used = [d for d in evidence.deltas if {d.model.fingerprint, d.model.location} & known]
+    return next(iter(used or evidence.deltas), None)
+
+
+def _fitting(plots: Sequence[Plot]) -> list[Plot]:
     """The plots that the page has room for, in their order."""
-    found: list[object] = []
+    found: list[Plot] = []
     room = MAX_PLOTS_BYTES
-    for plot in evidence.plots:
+    for plot in plots:
         if len(plot.content) <= room:
             room -= len(plot.content)
             found.append(plot)

@@ -188,7 +188,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """How two deltas agree: their cosine; the share of elements that both change, and those to one side."""
+    """How two deltas agree. both: the share of elements that both change; same_sign: to one side."""
 
     first: str
     second: str
@@ -229,4 +229,3 @@ class Evidence:
     pairs: list[Pair] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
-

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.analysis.naming import seat_of
 from pipeline.analysis.page.facts import Tensor
 
-_LAYER = re.compile(r"\.(\d{1,5})\.")
-_KINDS = (
-    ("norm", ("norm", "ln_", "layernorm")),
-    ("attention", ("attn", "attention", "q_proj", "k_proj", "v_proj", "o_proj")),
-    ("MLP", ("mlp", "ffn", "feed_forward", "expert", "up_proj", "down_proj", "gate_proj")),
-)
+_SHOWN = {"mlp": "MLP"}
 _STEPS = (1, 2, 2.5, 5, 10)
 _TICKS = 4
 
@@ -30,7 +25,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Relative change by layer. ticks: heights in percent with their labels; marks: the same of layers."""
+    """Relative change by layer. ticks: heights in percent, with labels; marks: the same of layers.
+
+    largest: the kind and the layer that changed most, and by how much.
+    """
 
     lines: Sequence[Line]
     ticks: Sequence[tuple[float, str]]
@@ -42,9 +40,9 @@ def by_layer(tensors: Sequence[Tensor]) -> Chart | None:
     """The chart of `tensors`; None if they are not in layers, or their norms are not known."""
     sums: defaultdict[tuple[str, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
     for tensor in tensors:
-        found = _LAYER.search(tensor.name)
-        if found and tensor.base_l2 and tensor.delta_l2 is not None:
-            cell = sums[_kind(tensor.name), int(found[1])]
+        seat = seat_of(tensor.name)
+        if seat.layer is not None and tensor.base_l2 and tensor.delta_l2 is not None:
+            cell = sums[_SHOWN.get(seat.group, seat.group), seat.layer]
             cell[0] = math.hypot(cell[0], tensor.delta_l2)
             cell[1] = math.hypot(cell[1], tensor.base_l2)
     values = {key: change / base for key, (change, base) in sums.items() if math.isfinite(change / base)}
@@ -56,7 +54,10 @@ def by_layer(tensors: Sequence[Tensor]) -> Chart | None:
     count = math.ceil(top / step - 1e-9)
     across = {layer: 100 * n / (len(layers) - 1) for n, layer in enumerate(layers)}
     lines = [
-        Line(kind, [(across[n], _up(values[kind, n], count * step)) for n in layers if (kind, n) in values])
+        Line(
+            kind,
+            [(across[n], _up(values[kind, n], count * step)) for n in layers if (kind, n) in values],
+        )
         for kind in dict.fromkeys(kind for kind, _ in sorted(values))
     ]
     largest = max(values, key=values.__getitem__)
@@ -67,12 +68,6 @@ def by_layer(tensors: Sequence[Tensor]) -> Chart | None:
         marks=[(across[n], str(n)) for n in layers[::every]],
         largest=(*largest, values[largest]),
     )
-
-
-def _kind(name: str) -> str:
-    """What a tensor of this name does."""
-    text = name.lower()
-    return next((kind for kind, words in _KINDS if any(word in text for word in words)), "other")
 
 
 def _step(top: float) -> float:

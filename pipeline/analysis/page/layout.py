@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from pipeline.analysis.page.lineage import Edge, Lineage, Node
 
 _SWEEPS = 6
+_TELEPHONE = 352  # pixels that a screen of 400 leaves
+_NARROWEST = 108
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Shape:
 
 
 ACROSS = Shape(width=188, height=58, layer_gap=56, gap=22, is_down=False)
-DOWN = Shape(width=164, height=58, layer_gap=40, gap=14, is_down=True)
+DOWN = Shape(width=164, height=58, layer_gap=40, gap=12, is_down=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,10 @@ def draw(lineage: Lineage, shape: Shape) -> Drawing:
     layers = _layers(lineage)
     chains = _chains(lineage, layers)
     rows = _order(layers, chains)
-    across, along = (shape.width, shape.height) if shape.is_down else (shape.height, shape.width)
     longest = max((len(row) for row in rows), default=0)
+    if shape.is_down:
+        shape = replace(shape, width=_narrowed(shape, longest))
+    across, along = (shape.width, shape.height) if shape.is_down else (shape.height, shape.width)
     size = longest * (across + shape.gap) - shape.gap
     corners: dict[str, tuple[float, float]] = {}
     for number, row in enumerate(rows):
@@ -82,6 +87,12 @@ def draw(lineage: Lineage, shape: Shape) -> Drawing:
         height=max(depth if shape.is_down else size, 0),
         shape=shape,
     )
+
+
+def _narrowed(shape: Shape, count: int) -> int:
+    """The width of nodes of which so many stand side by side on a telephone, if they can."""
+    room = (_TELEPHONE - (count - 1) * shape.gap) // max(count, 1)
+    return min(shape.width, max(_NARROWEST, room))
 
 
 def _layers(lineage: Lineage) -> dict[str, int]:
@@ -123,7 +134,7 @@ def _order(
     before: defaultdict[str, list[str]] = defaultdict(list)
     after: defaultdict[str, list[str]] = defaultdict(list)
     for chain in chains.values():
-        for source, target in zip(chain, chain[1:], strict=False):
+        for source, target in pairwise(chain):
             before[target].append(source)
             after[source].append(target)
     for sweep in range(_SWEEPS):

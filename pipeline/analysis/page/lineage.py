@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.analysis.page.facts import Evidence, Model, Part
+from pipeline.analysis.page.facts import Delta, Evidence, Model, Part, Release
 
 Kind = Literal["model", "delta", "release", "gate"]
 MAX_NODES = 80
@@ -92,11 +92,12 @@ def trace(evidence: Evidence) -> Lineage:
         note = f"{verdict.met} of {len(verdict.conditions)} conditions"
         gate = Node(f"gate {number}", "gate", verdict.model, note, state)
         found.link(own, found.add(gate))
+    judged = [verdict.model.fingerprint for verdict in evidence.verdicts]
     for number, model in enumerate(evidence.published):
         final = found.add(Node(f"published {number}", "release", model, "published"))
-        same = [n for n, each in enumerate(evidence.verdicts) if each.model.fingerprint == model.fingerprint]
-        for source in [f"gate {n}" for n in same] or [keys.of(model)]:
-            found.link(source, final)
+        gates = [f"gate {n}" for n, fingerprint in enumerate(judged) if fingerprint == model.fingerprint]
+        for before in gates or [keys.of(model)]:
+            found.link(before, final)
     return found
 
 
@@ -135,11 +136,14 @@ class _Keys:
 
 def _models(evidence: Evidence) -> Iterator[Model]:
     """Every checkpoint and delta that is spoken of."""
-    for each in (*evidence.deltas, *evidence.releases):
-        sides = [each.base, getattr(each, "post", None)]
+    facts: list[Delta | Release] = [*evidence.deltas, *evidence.releases]
+    for each in facts:
+        sides = [each.base, each.post if isinstance(each, Delta) else None]
         for part in each.parts:
             sides += [part.delta, part.base, part.post]
         yield each.model
         yield from (model for model in sides if model is not None)
-    for judged in (*evidence.verdicts, *evidence.checks):
-        yield judged.model
+    yield from (verdict.model for verdict in evidence.verdicts)
+    yield from (check.model for check in evidence.checks)
+    for evaluation in evidence.evaluations:
+        yield from (Model(each.location, each.fingerprint) for each in evaluation.scores.values())

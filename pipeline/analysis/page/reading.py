@@ -6,7 +6,7 @@ Whatever is not of the kind that it should be is left out, never guessed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -127,6 +127,7 @@ def _take_analysis(evidence: Evidence, content: Mapping[str, Any]) -> None:
                 post=model_of(each.get("post")),
                 tensors=tensors,
                 count=len(tensors),
+                changed=_sum([tensor.changed for tensor in tensors]),
                 elements=as_count(each.get("elements")),
                 relative=as_number(as_mapping(each.get("total")).get("relative")),
             )
@@ -138,6 +139,12 @@ def _take_analysis(evidence: Evidence, content: Mapping[str, Any]) -> None:
         total = as_mapping(each.get("total"))
         figures = (as_number(total.get(name)) for name in ("cosine", "both", "same_sign"))
         evidence.pairs.append(Pair(names[first], names[second], *figures))
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    """The sum, if all are known."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _analysed(content: Mapping[str, Any]) -> Tensor:

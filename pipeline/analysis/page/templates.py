@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.analysis.page.facts import Plot
 from pipeline.analysis.page.values import as_text
 from pipeline.errors import printable
+from pipeline.quality.report import Measurement
 from pipeline.redaction import redact
 from pipeline.units import format_bytes
 from pipeline.version import TOOL
@@ -49,6 +50,8 @@ def fill(template: str, **values: Any) -> bytes:
         "link": lambda value: value if value and _LINK.fullmatch(value) else None,
         "picture": _picture,
         "clip": clip,
+        "measured": measured,
+        "breakable": _breakable,
     }
     style, script = (_asset(name) for name in ("style.css", "table.js"))
     policy = (
@@ -68,6 +71,19 @@ def figure(value: float | None) -> str | None:
     if value and not 1e-4 <= abs(value) < 1e6:
         return f"{value:.3e}"
     return f"{value:.4g}".replace("-", "−")
+
+
+def measured(value: Measurement, factor: float = 1) -> tuple[str | None, str | None]:
+    """A figure and its standard error, with no more digits than the error leaves it."""
+    number, error = value.value * factor, (value.standard_error or 0) * factor
+    if value.standard_error is None or not math.isfinite(error) or not math.isfinite(number):
+        return figure(number) if factor == 1 else f"{number:.1f}", None
+    if factor != 1:
+        return f"{number:.1f}", f"{error:.1f}"
+    if not 1e-6 < error < 1e6:
+        return figure(number), figure(error)
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{number:.{digits}f}".replace("-", "−"), f"{error:.{digits}f}"
 
 
 def share(value: float) -> str:
@@ -104,6 +120,13 @@ def _shown(value: Any) -> Any:
 def _picture(plot: Plot) -> str:
     """A plot as an address that has all of it: as an image it can't run or load anything."""
     return f"data:image/{plot.kind};base64,{base64.b64encode(plot.content).decode()}"
+
+
+def _breakable(name: str) -> Any:
+    """A tensor's name, with places where a line may end."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(escape(part) for part in re.findall(r"[^._]*[._]?", str(_shown(name))))
 
 
 def _asset(name: str) -> str:
