@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.analysis.page.values import MAX_ROWS
@@ -18,7 +18,7 @@ TITLES: Mapping[Role, str] = {
     "reference": "reference",
 }
 _ORDER: tuple[Role, ...] = ("donor_base", "donor", "base", "model", "reference")
-_MEANS = ("mean", "min")
+_STATISTICS = ("mean", "median", "p99", "min", "max", "normalised", "lost", "gained")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,10 @@ def arrange(evaluation: Evaluation) -> Scores:
     own = evaluation.model.figures
     names = list(dict.fromkeys(name for role in roles for name in evaluation.scores[role].figures))
     tasks, figures, summary = [], [], []
+    known = set(names)
     for name in names[:MAX_ROWS]:
         cells = dict(_cells(evaluation, name))
-        if name.startswith(TASK) and "." not in name:
+        if name.startswith(TASK) and not _is_statistic(name, known):
             task = name.removeprefix(TASK)
             tasks.append(Row(task, cells, own.get(f"{GAP}:{task}")))
         elif name == "task.mean":
@@ -60,6 +61,12 @@ def arrange(evaluation: Evaluation) -> Scores:
         elif not name.startswith(GAP):
             figures.append(Row(name, cells))
     return Scores(evaluation, roles, tasks, figures, summary)
+
+
+def _is_statistic(name: str, names: Container[str]) -> bool:
+    """Whether a figure is one of a task beside its score; a task's own name may have dots, too."""
+    task, dot, last = name.rpartition(".")
+    return bool(dot) and (last in _STATISTICS or task in names)
 
 
 def _cells(evaluation: Evaluation, name: str) -> Iterator[tuple[Role, Measurement]]:

@@ -12,8 +12,9 @@ import base64
 import hashlib
 import math
 import re
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.analysis.page.facts import Plot
 from pipeline.analysis.page.values import as_text
@@ -23,6 +24,9 @@ from pipeline.redaction import redact
 from pipeline.units import format_bytes
 from pipeline.version import TOOL
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 _FOLDER = Path(__file__).parent / "templates"
 _LINK = re.compile(r"https://[A-Za-z0-9][A-Za-z0-9.-]*(?:/[\w.@%+~/-]*)?", re.ASCII)
 _NONE = "–"
@@ -30,6 +34,21 @@ _NONE = "–"
 
 def fill(template: str, **values: Any) -> bytes:
     """The page that `template` makes of `values`, in UTF-8."""
+    environment = _environment()
+    style, script = (_asset(name) for name in ("style.css", "table.js"))
+    policy = (
+        f"default-src 'none'; style-src {_allowed(style)}; script-src {_allowed(script)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    page = environment.get_template(template).render(
+        style=_verbatim(style), script=_verbatim(script), policy=policy, tool=TOOL, **values
+    )
+    return page.encode(errors="backslashreplace")
+
+
+@cache
+def _environment() -> Environment:
+    """Our templates, ready to be filled: compiled once."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -53,20 +72,12 @@ def fill(template: str, **values: Any) -> bytes:
         "measured": measured,
         "breakable": _breakable,
     }
-    style, script = (_asset(name) for name in ("style.css", "table.js"))
-    policy = (
-        f"default-src 'none'; style-src {_allowed(style)}; script-src {_allowed(script)}; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
-    page = environment.get_template(template).render(
-        style=_verbatim(style), script=_verbatim(script), policy=policy, tool=TOOL, **values
-    )
-    return page.encode(errors="backslashreplace")
+    return environment
 
 
 def figure(value: float | None) -> str | None:
     """A number with four digits that count."""
-    if value is None or math.isnan(value):
+    if value is None or not math.isfinite(value):
         return None
     if value and not 1e-4 <= abs(value) < 1e6:
         return f"{value:.3e}"
@@ -77,7 +88,7 @@ def measured(value: Measurement, factor: float = 1) -> tuple[str | None, str | N
     """A figure and its standard error, with no more digits than the error leaves it."""
     number, error = value.value * factor, (value.standard_error or 0) * factor
     if value.standard_error is None or not math.isfinite(error) or not math.isfinite(number):
-        return figure(number) if factor == 1 else f"{number:.1f}", None
+        return figure(number) if factor == 1 or not math.isfinite(number) else f"{number:.1f}", None
     if factor != 1:
         return f"{number:.1f}", f"{error:.1f}"
     if not 1e-6 < error < 1e6:
