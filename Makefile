@@ -10,7 +10,7 @@ RESULT := build/quickstart/post-v2-transferred
 # Without compiling thousands of modules of which few are ever imported: that takes a minute.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: setup quickstart test test-real test-ray lint bench clean help
+.PHONY: setup quickstart test test-long test-real test-ray lint bench clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ quickstart: $(VENV)/.runtime ## Move post-training from base-v1 to base-v2, and 
 
 test: setup ## Run the tests, ruff and mypy among them
 	$(BIN)/python -m pytest -n auto
+
+test-long: setup ## The same, with everything that is left to chance tried many times (an hour)
+	LONG=1 $(BIN)/python -m pytest -n auto
 
 test-real: setup $(VENV)/.real ## Prove exactness on SmolLM2-135M (downloads 90 MB)
 	$(BIN)/python -m pytest -m real tests/real

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +125,10 @@ def test_a_stopped_hub_is_down_even_for_open_connections(hub: HubServer, tmp_pat
 
 
 @pytest.mark.slow
-def test_transformers_loads_a_model_in_a_program_of_its_own(hub: HubServer, tmp_path: Path) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
+def test_transformers_loads_a_model(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
     source = tmp_path / "source"
     config = LlamaConfig(
@@ -141,21 +140,10 @@ def test_transformers_loads_a_model_in_a_program_of_its_own(hub: HubServer, tmp_
     )
     LlamaForCausalLM(config).save_pretrained(source, max_shard_size="4KB")
     repo = hub.add_repo(REPO, source, gated=True, token="granted")
-    program = (
-        "import sys; from transformers import AutoModelForCausalLM as Auto\n"
-        "model = Auto.from_pretrained(sys.argv[1], revision=sys.argv[2])\n"
-        "print(sum(p.numel() for p in model.parameters()))"
-    )
-    environment = {**os.environ, **hub.env(tmp_path / "home"), "HF_TOKEN": "granted"}
-    result = subprocess.run(
-        [sys.executable, "-c", program, REPO, repo.sha()],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    assert int(result.stdout) == LlamaForCausalLM(config).num_parameters()
+    hub.patch_client(monkeypatch, tmp_path / "home")
+    monkeypatch.setenv("HF_TOKEN", "granted")
+    model = AutoModelForCausalLM.from_pretrained(REPO, revision=repo.sha())
+    assert model.num_parameters() == LlamaForCausalLM(config).num_parameters()
     shards = [request.path for request in hub.gets(".safetensors")]
     assert len(shards) == len(set(shards)) > 1
     assert all(request.authorized for request in hub.requests if REPO in request.path)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from batch.chains import CHAIN, compute, config
 from clouds import Cloud
+from effort import times
 from forks import Forks
 from models import layered_state, write_model
 from signals import listen
@@ -20,7 +21,7 @@ from pipeline.batch.runner import run_batch
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
-KILLS = int(os.environ.get("KILLS", "7"))  # that met a step at work
+KILLS = times(3, 25)  # that met a step at work
 IN_SMALL_BLOCKS = {
     "pipeline.storage.azure.writing.BLOCK_BYTES": MIB,
     "pipeline.engine.schedule.REMOTE_WORKERS": 2,
@@ -121,8 +122,8 @@ def test_two_runs_of_one_config_at_once_both_end_well(release, cloud, folder):
     with Forks(folder, [warm_up]) as forks:
         assert forks.call("run_batch", release("alone")).code == 0
         wanted = content(cloud, "alone")
-        for number in range(3):
-            path = release(f"both-{number}", overwrite=number == 2)
+        for number in range(times(2, 6)):
+            path = release(f"both-{number}", overwrite=number % 2 == 1)
             done = forks.race([["batch", path], ["batch", path]])
             assert [each.code for each in done] == [0, 0], [each.errors for each in done]
             assert content(cloud, f"both-{number}") == wanted

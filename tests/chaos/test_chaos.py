@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from itertools import count
 
 import pytest
+from effort import times
 
 from tests.chaos.profiles import PROFILES, Profile
 from tests.chaos.runs import Chaos, Outcome
 from tests.servers.faults import Fault
 
 SEED = 3
-RUNS = 8
+RUNS = times(4, 50)
 WIRE = PROFILES["wire"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from blake3 import blake3
 from deltas.conftest import Made
 from deltas.surgery import PREFIX, SEAL, flipped, put_together, ranges, take_apart
+from effort import times
 from models import cast, near, random_state, read_model, same_bits, write_model
 
 from pipeline import apply, compute, open_delta, verify
@@ -20,7 +20,7 @@ REGIONS = {
     "none": ["model.embed_tokens.weight", "model.norm.weight", "carried.steps", "corrections"],
     "rans": ["packed"],
 }
-FLIPS = int(os.environ.get("FLIPS", "100"))  # 1,000 of each form have been tried, with the same result
+FLIPS = times(50, 1000)  # of each form
 SHARED_REGIONS = ["index", "digests", "file.tokenizer.json", "file.generation_config.json", "manifest"]
 
 

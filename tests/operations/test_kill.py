@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from clouds import Cloud
+from effort import times
 from forks import Forks
 from models import layered_state, write_model
 from safetensors.torch import load_file
@@ -19,7 +20,7 @@ from pipeline import apply, compute, open_checkpoint
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.errors import NotACheckpoint
 
-KILLS = 10
+KILLS = times(4, 25)
 TENSOR_BYTES = 5 << 20
 
 

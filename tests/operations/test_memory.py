@@ -61,9 +61,9 @@ def write_model(folder: Path, mib: int, fill: int) -> None:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A small and a large family: 30 and 300 MiB."""
+    """A small and a large family: 13 and 130 MiB."""
     folders = []
-    for mib in (30, 300):
+    for mib in (13, 130):
         folder = tmp_path_factory.mktemp(f"models-{mib}")
         for name, fill in (("base", 7), ("post", 11), ("new", 13)):
             write_model(folder / name, mib, fill)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import pytest
 from clouds import Cloud
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from effort import times
 from forks import Forks
 from models import layered_state, write_model
 
@@ -26,7 +26,7 @@ from pipeline.storage.azure.writing import AzureWriter
 from pipeline.storage.local.store import LocalReader
 
 MIB = 1 << 20
-KILLS = int(os.environ.get("KILLS", "2"))  # of each command; 25 of each were tried by hand
+KILLS = times(2, 25)  # of each command
 SIZE = 6 * MIB  # of a model, in blocks of a MiB
 LATE = 3 * MIB  # staged before the plug is pulled on a compute, of 4.5
 SMALL = MIB // 8  # more than the header and the small files take
@@ -123,6 +123,28 @@ def test_a_second_run_does_only_the_rest(models: Path, cloud: Cloud, what: str) 
     with metered() as second:
         runs(models, f"{cloud.location}/again")[what]()
     assert second.staged <= whole.staged - first.staged + SMALL
+    assert second.read < 0.8 * whole.read
+    assert content(cloud, "again") == content(cloud, "whole")
+
+
+def test_shards_of_a_single_block_are_taken_up_too(
+    models: Path, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "BLOCK_BYTES", 2 * MIB)
+    shard_size = MIB + MIB // 4
+    base, delta = str(models / "base"), str(models / "delta.safetensors")
+
+    def run(output: str) -> None:
+        apply(base, [(delta, 0.5)], f"{cloud.location}/{output}", workers=1, shard_size=shard_size)
+
+    with metered() as whole:
+        run("whole")
+    with metered(late(whole)) as first, pytest.raises(StorageError, match="plug"):
+        run("again")
+    with metered() as second:
+        run("again")
+    last = shard_size  # of the last one staged, the journal does not know yet
+    assert second.staged <= whole.staged - first.staged + last + SMALL
     assert second.read < 0.8 * whole.read
     assert content(cloud, "again") == content(cloud, "whole")
 

@@ -24,7 +24,6 @@ KINDS = (
     "local",
     "local-fsync",
     "azure-connection-string",
-    "azure-key",
     "azure-sas",
     "azure-https-signed-in",
     "azure-through-faults",
@@ -97,7 +96,7 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
         if kind == "azure-connection-string":
             text = f"az://{name}/some/prefix"
             env = {"AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string}
-        elif kind in ("azure-key", "azure-through-faults"):
+        elif kind == "azure-through-faults":
             env = {"AZURE_STORAGE_ACCOUNT_KEY": azurite.account_key}
         else:
             text, env = f"{text}?{azurite.sas_token()}", {}

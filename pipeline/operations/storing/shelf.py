@@ -13,13 +13,13 @@ from pipeline.engine.journal import SUFFIX as JOURNAL
 from pipeline.errors import NotFound, UsageError
 from pipeline.operations.outputs.provenance import PROVENANCE
 from pipeline.settings import Settings
+from pipeline.storage.azure.claim import CLAIM
 from pipeline.storage.base import Listed, Store
 from pipeline.storage.locations import Location, Scheme, parse_delta, parse_store
 from pipeline.storage.names import safe_prefix
 from pipeline.storage.opening import open_folder, open_parent
 
 ROOT = "."
-_CLAIM = ".being-published"  # of `storage.azure.claim`: in a folder that is not whole
 _WEIGHTS = (*INDEXES, *SINGLE_FILES)
 
 
@@ -50,7 +50,7 @@ class Item:
     @property
     def is_whole(self) -> bool:
         """Whether nobody is publishing the folder, or was when he was stopped."""
-        return not any(_split(file.name)[1] == _CLAIM for file in self.files)
+        return not any(_split(file.name)[1] == CLAIM for file in self.files)
 
     def has(self, *names: str) -> bool:
         """Whether a file of any of these names lies directly in the folder."""
@@ -141,7 +141,7 @@ def _model_folders(names: Iterable[str]) -> set[str]:
     return {
         folder
         for folder, files in inside.items()
-        if {PROVENANCE, _CLAIM} & files or (CONFIG in files and files.intersection(_WEIGHTS))
+        if {PROVENANCE, CLAIM} & files or (CONFIG in files and files.intersection(_WEIGHTS))
     }
 
 

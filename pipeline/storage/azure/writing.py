@@ -77,8 +77,8 @@ class AzureWriter(Aborting):
         self._lock = threading.Lock()
         blocks_wanted = math.ceil(size_hint * 1.25 / (MAX_BLOCKS * BLOCK_BYTES))
         self.block_bytes = BLOCK_BYTES * max(1, blocks_wanted)
-        # One block is sent sooner than it is looked for.
-        self._staged: dict[str, int] | None = None if size_hint > self.block_bytes else {}
+        self._staged: dict[str, int] | None = None
+        self._looks = size_hint > self.block_bytes  # one block is sent sooner than it is looked for
 
     @property
     def is_empty(self) -> bool:
@@ -93,7 +93,7 @@ class AzureWriter(Aborting):
         # A digest that the service checks; sent by us, or it would compute a slower one.
         digest = hashlib.md5(view, usedforsecurity=False).digest()
         block = Staged(offset, len(view), block_id(offset, digest))
-        if self.has(block):
+        if self._looks and self.has(block):
             self.adopt(block)
         else:
             stage = partial(self._stage, block.mark, view, digest)
