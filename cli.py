@@ -10,8 +10,9 @@ import typer
 from pipeline.commands.artefacts import combine, convert, inspect, push, verify
 from pipeline.commands.batch import batch
 from pipeline.commands.endings import ending
-from pipeline.commands.gating import gate
+from pipeline.commands.gating import gate, publish
 from pipeline.commands.pages import catalog, page
+from pipeline.commands.quality import evaluate
 from pipeline.commands.storing import clean, copy, delete, doctor, list_store
 from pipeline.commands.transfer import apply, compute
 from pipeline.logs import logging_from
@@ -34,8 +35,10 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "compute": compute,
     "apply": apply,
+    "evaluate": evaluate,
     "batch": batch,
     "gate": gate,
+    "publish": publish,
     "inspect": inspect,
     "verify": verify,
     "combine": combine,

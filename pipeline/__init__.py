@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from pipeline.operations.compute import compute
     from pipeline.operations.convert import convert
     from pipeline.operations.doctor.report import doctor
+    from pipeline.operations.evaluate import evaluate
     from pipeline.operations.gate import gate
     from pipeline.operations.inspect import inspect
     from pipeline.operations.page import page
+    from pipeline.operations.publish import publish
     from pipeline.operations.push import push
     from pipeline.operations.storing.cleaning import clean
     from pipeline.operations.storing.copying import copy
@@ -53,11 +55,13 @@ _PLACES = {
     "list_store": "pipeline.operations.storing.listing",
     "verify": "pipeline.operations.verify",
     "compute": "pipeline.operations.compute",
+    "evaluate": "pipeline.operations.evaluate",
     "gate": "pipeline.operations.gate",
     "inspect": "pipeline.operations.inspect",
     "open_checkpoint": "pipeline.checkpoints.checkpoint",
     "open_delta": "pipeline.deltas.delta",
     "page": "pipeline.operations.page",
+    "publish": "pipeline.operations.publish",
     "push": "pipeline.operations.push",
     "run_batch": "pipeline.batch.runner",
 }
@@ -77,12 +81,14 @@ __all__ = [
     "copy",
     "delete",
     "doctor",
+    "evaluate",
     "gate",
     "inspect",
     "list_store",
     "open_checkpoint",
     "open_delta",
     "page",
+    "publish",
     "push",
     "run_batch",
     "verify",

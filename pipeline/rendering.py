@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.operations.storing.cleaning import CleanReport
     from pipeline.operations.storing.deleting import DeleteReport
     from pipeline.operations.storing.listing import Listing
+    from pipeline.quality.report import Evaluation, Measurement
     from pipeline.quality.verdict import Verdict
 
 
@@ -133,6 +134,28 @@ def show_cleaning(report: CleanReport, to: TextIO | None = None) -> None:
         unknown = any(item.age is None for item in free)
         doubt = ", once no run is writing there: the age of some is unknown" if unknown else ""
         print(f"--yes removes them{doubt}", file=to)
+
+
+def show_evaluation(report: Evaluation) -> None:
+    """Print a table with a row for each figure and a column for each model, with standard errors."""
+    names = dict.fromkeys(name for scores in report.scores.values() for name in scores.figures)
+    rows = [
+        (name, *(_figure(scores.figures.get(name)) for scores in report.scores.values()))
+        for name in names
+    ]
+    _print_lines({role.replace("_", " "): scores.location for role, scores in report.scores.items()})
+    print()
+    if rows:
+        _print_table(("figure", *(role.replace("_", " ") for role in report.scores)), rows)
+    else:
+        _print_table(("data", "kind", "items"), [(d.name, d.kind, f"{d.items:,}") for d in report.data])
+
+
+def _figure(found: Measurement | None) -> str:
+    if found is None:
+        return ""
+    value = f"{found.value:.4g}" if abs(found.value) >= 100 else f"{found.value:.4f}"
+    return value if found.standard_error is None else f"{value} ± {found.standard_error:.2g}"
 
 
 def show_checks(report: Health) -> None:

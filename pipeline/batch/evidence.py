@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from pipeline.checkpoints.checkpoint import open_checkpoint
 from pipeline.engine.schedule import Limits
 from pipeline.errors import PipelineError, Refused
 from pipeline.progress import Progressing, silent
 from pipeline.quality.report import ROLES, Evaluation
+from pipeline.settings import Settings
 
 
 def perform(
@@ -42,7 +44,22 @@ def perform(
     from pipeline.operations.evaluate import evaluate
 
     words |= {} if limits is None else {"limits": limits}
-    return _told(evaluate(**words, dry_run=dry_run, progress=progress), words["output"])
+    found = evaluate(**words, dry_run=dry_run, progress=progress)
+    if dry_run:
+        return {"dry_run": True, "output": words["output"].partition("?")[0], **_to_read(words)}
+    return _told(found, words["output"])
+
+
+def _to_read(words: Mapping[str, Any]) -> dict[str, int]:
+    """The weights that an evaluation reads, if it knows nothing of any model yet. In bytes."""
+    settings = Settings.load(store=words.get("store"))
+    read = download = 0
+    for location in (words[role] for role in ROLES if role in words):
+        with open_checkpoint(location, settings=settings, headers_only=True) as model:
+            nbytes = sum(source.entry.nbytes for source in model.tensors.values())
+            read += nbytes
+            download += nbytes * any(reader.is_remote for reader in model.readers)
+    return {"read_bytes": read, "download_bytes": download}
 
 
 def _told(evaluation: Evaluation, output: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -126,8 +126,15 @@ def specify(step: AnyStep, steps: Mapping[str, AnyStep], options: Defaults) -> S
             arguments |= given(step, "tier")
             arguments |= {"source": locate(step.source), "output": output_of(step)}
             arguments |= {"gates": [locate(gate) for gate in step.gates]}
+            arguments["require"] = _required(step.gates, steps)
             _leave_out(arguments, "device", "hub_cache", "sign_key")
     return Specification(step.id, step.run, arguments)
+
+
+def _required(gates: Sequence[str], steps: Mapping[str, AnyStep]) -> list[str]:
+    """What the gates of this config require: an older verdict may be by other conditions."""
+    named = (steps[text.removeprefix(MARK)] for text in gates if text.startswith(MARK))
+    return [condition for gate in named if isinstance(gate, Gate) for condition in gate.require]
 
 
 def output_of(step: AnyStep) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.checkpoints.checkpoint import open_checkpoint
 from pipeline.checkpoints.files import read_file
 from pipeline.deltas.delta import open_delta
-from pipeline.errors import PipelineError
+from pipeline.errors import CorruptFile, PipelineError
 from pipeline.operations.freshness import FingerprintOf, Freshness
 from pipeline.operations.gate import Kept, gate
 from pipeline.operations.outputs.provenance import PROVENANCE
 from pipeline.operations.publish import check_gates, plain
 from pipeline.operations.storing.shelf import Item, find_item
+from pipeline.quality.report import Evaluation
 from pipeline.settings import Settings
 from pipeline.storage.base import Store
 from pipeline.storage.locations import parse_delta
@@ -22,8 +25,43 @@ from pipeline.storage.opening import open_parent
 def evaluate_freshness(
     model: str, output: str, *, fingerprint_of: FingerprintOf, **options: Any
 ) -> Freshness:
-    """How the report at `output` stands to what `evaluate` of the rest would write."""
-    raise NotImplementedError
+    """How the report at `output` stands to what `evaluate` of the rest would write.
+
+    Raises what `evaluate` does before it measures.
+    """
+    settings = Settings.load(store=options.get("store"))
+    there = Kept.at(output, settings)
+    if not there.is_taken:
+        return Freshness("missing")
+    from pipeline.operations.evaluate import evaluate
+
+    planned = evaluate(model, output=output, **{**options, "overwrite": True}, dry_run=True)
+    try:
+        said = Evaluation.from_json(there.read().decode(errors="replace"), where=there.shown)
+    except CorruptFile:
+        return Freshness("stale", "is no evaluation that can be read")
+    problems, unread = [], []
+    if [*said.scores] != [*planned.scores]:
+        problems.append("is held against other models")
+    if [*said.data] != [*planned.data]:
+        problems.append("is of other data")
+    if said.settings != json.loads(planned.to_json())["settings"]:
+        problems.append("is of other settings or versions")
+    for role, scores in said.scores.items():
+        text = model if role == "model" else options.get(role)
+        if text is None:
+            continue
+        with open_checkpoint(text, settings=settings, headers_only=True) as checkpoint:
+            now = fingerprint_of(checkpoint)
+            if now is None:
+                unread.append(checkpoint.location)
+            elif str(now) != scores.fingerprint:
+                problems.append(f"is of another {role}")
+    if problems:
+        return Freshness("stale", ", and ".join(problems))
+    if unread:
+        return Freshness("unknown", unread=unread)
+    return Freshness("fresh", fingerprint=said.model.fingerprint)
 
 
 def gate_freshness(report: str, *, require: Sequence[str], output: str, **options: Any) -> Freshness:
@@ -43,11 +81,17 @@ def gate_freshness(report: str, *, require: Sequence[str], output: str, **option
 
 
 def publish_freshness(
-    source: str, output: str, *, gates: Sequence[str], store: str | None = None, **options: Any
+    source: str,
+    output: str,
+    *,
+    gates: Sequence[str],
+    require: Sequence[str] = (),
+    store: str | None = None,
+    **options: Any,
 ) -> Freshness:
     """How what lies at `output` stands to what `publish` would put there. Raises what it raises."""
     settings = Settings.load(store=store)
-    kind, fingerprint = check_gates(source, gates, settings)
+    kind, fingerprint = check_gates(source, gates, require, settings)
     (origin, name), (target, new_name) = (
         open_parent(parse_delta(plain(text, kind)), settings) for text in (source, output)
     )

@@ -57,6 +57,7 @@ def publish(
     output: str,
     *,
     gates: Sequence[str],
+    require: Sequence[str] = (),
     store: str | None = None,
     memory: str | int = DEFAULT_MEMORY,
     tier: str | None = None,
@@ -67,12 +68,13 @@ def publish(
     """Copy the delta or the model folder at `source` to `output`, if every verdict of `gates` lets it.
 
     A verdict must be of just this model, by fingerprint; for a delta, of a model that was made by it.
+    require: conditions that the verdicts together must have judged by, whatever else they have.
     The copy appears whole or not at all; see `copy` for the rest.
     Raises Refused if a gate did not let it pass, or judged something else; UsageError without a gate;
     NotACheckpoint for a model that apply did not write; and others of `pipeline.errors`.
     """
     settings = Settings.load(store=store, tier=tier)
-    kind, fingerprint = check_gates(source, gates, settings)
+    kind, fingerprint = check_gates(source, gates, require, settings)
     made: CopyReport = copy(
         plain(source, kind),
         plain(output, kind),
@@ -125,7 +127,9 @@ def _sizes(source: str, output: str, kind: str, settings: Settings, nbytes: int)
     }
 
 
-def check_gates(source: str, gates: Sequence[str], settings: Settings) -> tuple[str, str]:
+def check_gates(
+    source: str, gates: Sequence[str], require: Sequence[str], settings: Settings
+) -> tuple[str, str]:
     """Whether `source` is a delta or a model, and its fingerprint, if its gates let it pass.
 
     Raises what `publish` does.
@@ -136,11 +140,13 @@ def check_gates(source: str, gates: Sequence[str], settings: Settings) -> tuple[
         )
     kind = "delta" if names_a_delta(source) else "model"
     fingerprint = _fingerprint_of(source, kind, settings)
+    judged_by: set[str] = set()
     for location in gates:
         verdict = read_verdict(location, settings)
         shown = str(parse_output_model(location))
         if not verdict.passed:
             raise Refused("its gate refused: " + "; ".join(verdict.refusals), where=shown)
+        judged_by.update(verdict.require)
         judged = verdict.fingerprint
         if kind == "model" and judged != fingerprint:
             raise Refused(
@@ -154,6 +160,11 @@ def check_gates(source: str, gates: Sequence[str], settings: Settings) -> tuple[
                 where=shown,
                 hint="judge a model that apply has made by it, and that is still there",
             )
+    if missing := [text for text in require if text not in judged_by]:
+        what = f"its gates have judged by other conditions: none by {missing[0]!r}"
+        raise Refused(
+            what, where=source.partition("?")[0], hint="judge it again, by all that is required"
+        )
     return kind, fingerprint
 
 

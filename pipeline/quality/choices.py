@@ -14,10 +14,11 @@ from typing import Any
 
 from blake3 import blake3
 
-from pipeline.quality.batches import batches, pad_id, rectangle
 from pipeline.quality.items import Item
 from pipeline.quality.prompts import Prompt, continuation, make_prompt
 from pipeline.quality.questions import Question
+from pipeline.quality.rectangles import groups, pad_id, rectangle
+from pipeline.quality.subject import Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class _Row:
 
 
 def choose_answers(
-    subject: Any,
+    subject: Subject,
     questions: Sequence[Question],
     *,
     data: str,
@@ -42,9 +43,9 @@ def choose_answers(
 ) -> list[Item]:
     """What the model chooses of each question's choices, judged; in their order.
 
-    subject: see `generate_answers`; a prompt that does not fit into the context with its choice loses
-    its beginning. advance: is told of the bytes of prompts that were read. Raises CorruptFile for a chat
-    template that fails.
+    A prompt that does not fit into the context with its choice loses its beginning. batch: choices at
+    once, of short ones. advance: is told of the bytes of prompts that were read. Raises CorruptFile for a
+    chat template that fails.
     """
     prompts = [make_prompt(subject.tokenizer, question) for question in questions]
     rows = [
@@ -54,7 +55,7 @@ def choose_answers(
     ]
     rows.sort(key=lambda row: (len(row.ids), row.number, row.choice), reverse=True)
     found: dict[tuple[int, int], float] = {}
-    for group in batches(rows, batch):
+    for group in groups(rows, batch, lambda row: len(row.ids)):
         for row, value in zip(group, _log_likelihoods(subject, group), strict=True):
             found[row.number, row.choice] = value
         advance(sum(row.nbytes for row in group))
@@ -71,7 +72,7 @@ def choose_answers(
     ]
 
 
-def _row(subject: Any, number: int, question: Question, prompt: Prompt, choice: int) -> _Row:
+def _row(subject: Subject, number: int, question: Question, prompt: Prompt, choice: int) -> _Row:
     text = continuation(subject.tokenizer, question, prompt, question.choices[choice])
     # A space at the prompt's end belongs to the token that follows it, in most vocabularies.
     trimmed = prompt if prompt.is_chat else Prompt(prompt.text.rstrip(), is_chat=False)
@@ -86,21 +87,17 @@ def _row(subject: Any, number: int, question: Question, prompt: Prompt, choice: 
     return _Row(number, choice, kept, count, len(kept) < len(ids), nbytes)
 
 
-def _log_likelihoods(subject: Any, group: Sequence[_Row]) -> list[float]:
+def _log_likelihoods(subject: Subject, group: Sequence[_Row]) -> list[float]:
     """The log-likelihood of each row's choice, in nats."""
     import torch
 
-    model = subject.model
-    ids, mask = rectangle(
-        [row.ids for row in group], pad_id(subject.tokenizer), model.device, side="right"
-    )
+    model: Any = subject.model
+    ids, mask = rectangle([row.ids for row in group], subject, side="right")
     # Logits only of the positions that predict some row's choice: those of a prompt would fill memory.
     first = min(len(row.ids) - row.choice_tokens for row in group) - 1
     wanted = torch.arange(first, ids.shape[1] - 1, device=ids.device)
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        logits = model(
-            input_ids=ids, attention_mask=mask, logits_to_keep=wanted, use_cache=False
-        ).logits
+        logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=wanted, use_cache=False).logits
     else:
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, first:-1]
     values = []
@@ -112,9 +109,7 @@ def _log_likelihoods(subject: Any, group: Sequence[_Row]) -> list[float]:
     return values
 
 
-def _judge(
-    question: Question, values: list[float], *, data: str, prompt: str, truncated: bool
-) -> Item:
+def _judge(question: Question, values: list[float], *, data: str, prompt: str, truncated: bool) -> Item:
     per_byte = [
         value / len(choice.encode()) for value, choice in zip(values, question.choices, strict=True)
     ]

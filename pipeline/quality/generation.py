@@ -15,10 +15,11 @@ from typing import Any
 from blake3 import blake3
 
 from pipeline.quality.answers import is_same, matches
-from pipeline.quality.batches import batches, pad_id, rectangle
 from pipeline.quality.items import Item
 from pipeline.quality.prompts import make_prompt
 from pipeline.quality.questions import Question
+from pipeline.quality.rectangles import groups, pad_id, rectangle
+from pipeline.quality.subject import Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class _Asked:
 
 
 def generate_answers(
-    subject: Any,
+    subject: Subject,
     questions: Sequence[Question],
     *,
     data: str,
@@ -43,30 +44,30 @@ def generate_answers(
 ) -> list[Item]:
     """What the model answers to `questions`, each judged; in their order.
 
-    subject: has `model`, `tokenizer` and `context`, the tokens that the model bears. Half of the context
-    at most is for an answer; a prompt that does not fit into the rest loses its beginning. advance: is
-    told of the bytes of prompts that were answered. Raises CorruptFile for a chat template that fails.
+    Half of the model's context at most is for an answer; a prompt that does not fit into the rest loses
+    its beginning. batch: questions at once, of short ones. advance: is told of the bytes of prompts that
+    were answered. Raises CorruptFile for a chat template that fails.
     """
     asked = [_ask(subject, number, each) for number, each in enumerate(questions)]
     asked.sort(key=lambda each: (each.new_tokens, len(each.ids), each.number), reverse=True)
     items: dict[int, Item] = {}
     ends = end_ids(subject)
     with _plain_generation(subject.model):
-        for group in batches(asked, batch):
+        for group in groups(asked, batch, lambda each: len(each.ids) + each.new_tokens):
             for each, ids in zip(group, _complete(subject, group, ends), strict=True):
                 items[each.number] = _judge(subject.tokenizer, each, ids, ends, data)
             advance(sum(len(each.question.prompt.encode()) for each in group))
     return [items[number] for number in range(len(asked))]
 
 
-def end_ids(subject: Any) -> list[int]:
+def end_ids(subject: Subject) -> list[int]:
     """The tokens that end an answer: those of the generation config, and the tokenizer's own."""
     config = getattr(subject.model.generation_config, "eos_token_id", None)
     found = [*config] if isinstance(config, list | tuple) else [config]
     return sorted({int(each) for each in (*found, subject.tokenizer.eos_token_id) if each is not None})
 
 
-def _ask(subject: Any, number: int, question: Question) -> _Asked:
+def _ask(subject: Subject, number: int, question: Question) -> _Asked:
     prompt = make_prompt(subject.tokenizer, question)
     new_tokens = max(1, min(question.max_new_tokens, subject.context // 2))
     whole = prompt.ids(subject.tokenizer) or [pad_id(subject.tokenizer)]
@@ -87,13 +88,13 @@ def _plain_generation(model: Any) -> Iterator[None]:
         model.generation_config = kept
 
 
-def _complete(subject: Any, group: Sequence[_Asked], ends: list[int]) -> list[list[int]]:
+def _complete(subject: Subject, group: Sequence[_Asked], ends: list[int]) -> list[list[int]]:
     """The tokens that the model writes after each prompt, its end and padding behind it included."""
     from transformers import GenerationConfig
 
     pad = pad_id(subject.tokenizer)
     rows = [each.ids for each in group]
-    ids, mask = rectangle(rows, pad, subject.model.device, side="left")
+    ids, mask = rectangle(rows, subject, side="left")
     config = GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -101,7 +102,8 @@ def _complete(subject: Any, group: Sequence[_Asked], ends: list[int]) -> list[li
         eos_token_id=ends or None,
         pad_token_id=pad,
     )
-    out = subject.model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    generate: Any = subject.model.generate
+    out = generate(input_ids=ids, attention_mask=mask, generation_config=config)
     # Greedy text is the same however much may follow: each answer is cut at its question's own bound.
     new = out[:, ids.shape[1] :].tolist()
     return [row[: each.new_tokens] for row, each in zip(new, group, strict=True)]

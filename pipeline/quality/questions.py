@@ -40,9 +40,7 @@ _MAX_TEXT = 200_000  # characters of a prompt, more than contexts hold; of any t
 _MAX_CHOICES = 100
 _MAX_QUESTIONS = 1_000_000
 _SHOWN = 10  # problems in a message
-_KEYS = frozenset(
-    {"task", "id", "prompt", "answer", "pattern", "choices", "system", "max_new_tokens"}
-)
+_KEYS = frozenset({"task", "id", "prompt", "answer", "pattern", "choices", "system", "max_new_tokens"})
 
 
 @dataclass(frozen=True, slots=True)

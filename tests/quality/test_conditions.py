@@ -132,17 +132,19 @@ def test_length_and_depth_are_bounded():
 
 def test_the_metrics_are_those_that_reports_may_have():
     table = (report.__doc__ or "").partition("|---|")[2]
-    said = {name for row in table.splitlines() for name in re.findall(r"`([a-z_]+)", row.split(" | ")[0])}
+    said = {
+        name for row in table.splitlines() for name in re.findall(r"`([a-z_]+)", row.split(" | ")[0])
+    }
     assert said == set(METRICS)
 
 
 # -- 10,000 of them -------------------------------------------------------------------------------------
 
 TEXTS = [
-    "__import__('os').system('true')", "exec", "eval(", "open('x','w')", "lambda: 0", "{}", "[0]", "`id`",
-    "$(id)", "%s", "os.environ", "().__class__", "\\", "\x00", "\ud800", "∆", "≥", "#", "'", '"', "@", ";",
-    "==", ">=", "<", "(", ")", "*", "/", "-", ":", ".", ",", "^", "and", "every", "se", "base", "model",
-    "task:*", "1e9", "0" * 40, "\n", " ",
+    "__import__('os').system('true')", "exec", "eval(", "open('x','w')", "lambda: 0", "{}", "[0]",
+    "`id`", "$(id)", "%s", "os.environ", "().__class__", "\\", "\x00", "\ud800", "∆", "≥", "#", "'",
+    '"', "@", ";", "==", ">=", "<", "(", ")", "*", "/", "-", ":", ".", ",", "^", "and", "every", "se",
+    "base", "model", "task:*", "1e9", "0" * 40, "\n", " ",
 ]  # fmt: skip
 
 
@@ -159,7 +161,9 @@ def mutations(draw: st.DrawFn) -> str:
 
 
 expressions = st.one_of(
-    mutations(), st.lists(st.sampled_from([*TEXTS, *VALID]), max_size=12).map(" ".join), st.text(max_size=80)
+    mutations(),
+    st.lists(st.sampled_from([*TEXTS, *VALID]), max_size=12).map(" ".join),
+    st.text(max_size=80),
 )
 RUNS = {"exec", "compile", "import", "open", "os.system", "subprocess.Popen", "socket.connect"}
 watching: list[list[str]] = []

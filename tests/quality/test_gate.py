@@ -75,7 +75,10 @@ def test_a_star_is_every_set_and_each_is_judged_alone():
         ("task:copy >= base - 0.01", True),
         ("task:add >= base - 0.01", False),
     ]
-    assert [each.comparison for each in judged("1 > kl:*.p99")] == ["1 > kl:prose.p99", "1 > kl:code.p99"]
+    assert [each.comparison for each in judged("1 > kl:*.p99")] == [
+        "1 > kl:prose.p99",
+        "1 > kl:code.p99",
+    ]
     shown = [each.comparison for each in judged("task:* - base.task:* < 1 and finite == 1")]
     assert shown == ["task:copy - base.task:copy < 1", "task:add - base.task:add < 1", "finite == 1"]
 
@@ -94,7 +97,9 @@ def test_a_task_that_only_the_base_was_measured_on_is_not_passed_over():
         judged("every task >= base", report)
 
 
-@pytest.mark.parametrize("text", ["perplexity > 0", "perplexity < 9", "perplexity == perplexity", "9 > perplexity"])
+@pytest.mark.parametrize(
+    "text", ["perplexity > 0", "perplexity < 9", "perplexity == perplexity", "9 > perplexity"]
+)
 def test_what_is_no_number_passes_nothing(text):
     (found,) = judged(text)
     assert not found.passed and "no finite number" in found.why
@@ -190,7 +195,8 @@ def changed(name: str, value: object) -> str:
     "text",
     [
         "", "[]", "null", "{}", "[" * 100_000, '{"format": "other"}', REPORT.to_json(),
-        changed("passed", False), changed("passed", 1), changed("passed", "true"), changed("judgements", []),
+        changed("passed", False), changed("passed", 1), changed("passed", "true"),
+        changed("judgements", []),
         changed("judgements", [{"passed": True}]), changed("fingerprint", None), changed("require", 3),
         changed("format", "paramdelta-gate/9"),
     ],

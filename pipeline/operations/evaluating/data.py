@@ -10,8 +10,9 @@ from pipeline.checkpoints.files import read_file
 from pipeline.checkpoints.strict_json import parse_json
 from pipeline.errors import CorruptFile, UsageError
 from pipeline.quality.questions import NAME, QuestionSet, parse_questions
-from pipeline.quality.texts import LINES_ENDINGS, TextSet, place_of, read_texts
+from pipeline.quality.texts import LINES_ENDINGS, TextSet, read_texts
 from pipeline.settings import Settings
+from pipeline.storage.locations import Location, Scheme, parse_model
 from pipeline.storage.opening import open_parent
 
 Data = TextSet | QuestionSet
@@ -36,12 +37,13 @@ def read_data(words: Sequence[str], settings: Settings) -> list[Data]:
 def _read(word: str, settings: Settings) -> Data:
     given = _GIVEN_NAME.fullmatch(word)
     name, location = given.groups() if given else (None, word)
-    where = place_of(location)
+    where = _place(location)
     stem = PurePosixPath(where.path).stem
     name = name or re.sub(r"[^A-Za-z0-9_-]", "_", stem).lstrip("_-")[:100]
     if not NAME.fullmatch(name):
         raise UsageError("its name makes no name of a set", where=str(where), hint="write NAME=FILE")
-    if PurePosixPath(where.path).suffix.lower() in LINES_ENDINGS:
+    is_lines = PurePosixPath(where.path).suffix.lower() in LINES_ENDINGS
+    if is_lines and where.scheme is not Scheme.HUB:
         data = read_file(*open_parent(where, settings))
         if not _is_text(data):
             try:
@@ -49,6 +51,11 @@ def _read(word: str, settings: Settings) -> Data:
             except CorruptFile as error:
                 raise CorruptFile(error.what, where=str(where), hint=error.hint) from error
     return read_texts(location, settings=settings, name=name)
+
+
+def _place(location: str) -> Location:
+    """Where the file is: a plain name is a local path, and what is on the Hub says `read_texts`."""
+    return parse_model(location) if "://" in location else Location(Scheme.LOCAL, location)
 
 
 def _is_text(data: bytes) -> bool:

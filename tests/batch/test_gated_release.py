@@ -1,0 +1,79 @@
+"""configs/gated_release.json: a wrong delta is measured and refused, the right one gets its name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from pipeline.batch.report import BatchReport
+from pipeline.batch.runner import run_batch
+
+FAMILY = ROOT / "examples" / "family"
+CONFIG = "configs/gated_release.json"
+FINAL = Path("build/gated/releases/chat-v2")
+QUESTIONS = 16  # of 800, two of each task
+CHARACTERS = 500  # of prose
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory: the configs, the models, and a part of the held-out data."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    family = tmp_path / "examples" / "family"
+    (family / "heldout").mkdir(parents=True)
+    for name in ("base-v1", "post-v1", "base-v2", "post-v2"):
+        (family / name).symlink_to(FAMILY / name)
+    questions = (FAMILY / "heldout" / "tasks.jsonl").read_text().splitlines(keepends=True)
+    (family / "heldout" / "tasks.jsonl").write_text("".join(questions[:QUESTIONS]))
+    prose = (FAMILY / "heldout" / "topics.txt").read_text()[:CHARACTERS]
+    (family / "heldout" / "topics.txt").write_text(prose)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(**options: Any) -> BatchReport:
+    return run_batch(CONFIG, **options)
+
+
+def scaled(scale: float) -> None:
+    """Apply the delta times `scale` instead."""
+    config = json.loads((ROOT / CONFIG).read_text())
+    (candidate,) = (step for step in config["steps"] if step["run"] == "apply")
+    candidate["deltas"] = [f"{candidate['deltas'][0]}={scale}"]
+    Path(CONFIG).write_text(json.dumps(config))
+
+
+def test_a_sign_flipped_delta_is_refused_and_the_right_one_released() -> None:
+    scaled(-1)
+    wrong = run()
+    by_run = {step.run: step for step in wrong.steps}
+    assert [by_run[name].status for name in ("apply", "evaluate", "gate", "publish")] == [
+        "done", "done", "failed", "skipped",
+    ]  # fmt: skip
+    assert wrong.exit_code == 4
+    assert by_run["gate"].error is not None and "gap_recovered.mean >= 0.7" in by_run["gate"].error
+    assert not FINAL.exists()
+
+    shutil.copy(ROOT / CONFIG, CONFIG)
+    right = run()
+    assert right.ok, [step.error for step in right.steps if step.error]
+    by_run = {step.run: step for step in right.steps}
+    assert (by_run["evaluate"].status, by_run["publish"].status) == ("done", "done")
+    candidate = Path("build/gated/candidates/chat-v2/model.safetensors")
+    assert (FINAL / "model.safetensors").read_bytes() == candidate.read_bytes()
+    figures = by_run["evaluate"].result["figures"]
+    assert figures["gap_recovered.mean"]["value"] > 0.7
+
+    again = run()
+    assert {step.status for step in again.steps} == {"fresh"}
+
+    measured = Path("examples/family/heldout/topics.txt")
+    measured.write_text(measured.read_text() + "More.\n")
+    planned = {step.run: step for step in run(dry_run=True).steps}
+    assert planned["evaluate"].reason == "what is there is of other data"
+    assert planned["publish"].status == "planned"
