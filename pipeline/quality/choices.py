@@ -44,8 +44,8 @@ def choose_answers(
     """What the model chooses of each question's choices, judged; in their order.
 
     A prompt that does not fit into the context with its choice loses its beginning. batch: choices at
-    once, of short ones. advance: is told of the bytes of prompts that were read. Raises CorruptFile for a
-    chat template that fails.
+    once, of short ones. advance: is told of the bytes of prompts that were read. Raises CorruptFile for
+    a chat template that fails.
     """
     prompts = [make_prompt(subject.tokenizer, question) for question in questions]
     rows = [

@@ -118,7 +118,7 @@ def transfer_slope(model: Tasks, base: Tasks, donor: Tasks, donor_base: Tasks) -
 def hypothetical(
     model: Tasks, base: Tasks, donor: Tasks, donor_base: Tasks
 ) -> dict[str, tuple[float, float]]:
-    """Of each task that all four have: its hypothetical score, see `transfer_slope`, and the actual one."""
+    """Of each task that all four have: its hypothetical score (see `transfer_slope`) and its own."""
     return {
         task: (base[task].value + donor[task].value - donor_base[task].value, model[task].value)
         for task in model

@@ -1,8 +1,8 @@
 """Answers that a model writes: greedy, many at a time.
 
-Questions are sorted by length, so that little is padding; each row is padded on the left. The model's own
-settings of generation are left aside but for the tokens that end an answer: temperatures and penalties
-would measure something else than the model.
+Questions are sorted by length, so that little is padding; each row is padded on the left. The model's
+own settings of generation are left aside but for the tokens that end an answer: temperatures and
+penalties would measure something else than the model.
 """
 
 from __future__ import annotations
@@ -80,8 +80,9 @@ def _plain_generation(model: Any) -> Iterator[None]:
     """Have `generate` take nothing from the model's own settings, which it would mix in."""
     from transformers import GenerationConfig
 
+    nothing: Any = GenerationConfig
     kept = model.generation_config
-    model.generation_config = GenerationConfig()
+    model.generation_config = nothing()
     try:
         yield
     finally:
@@ -95,7 +96,8 @@ def _complete(subject: Subject, group: Sequence[_Asked], ends: list[int]) -> lis
     pad = pad_id(subject.tokenizer)
     rows = [each.ids for each in group]
     ids, mask = rectangle(rows, subject, side="left")
-    config = GenerationConfig(
+    make: Any = GenerationConfig
+    config = make(
         do_sample=False,
         num_beams=1,
         max_new_tokens=max(each.new_tokens for each in group),

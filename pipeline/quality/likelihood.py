@@ -7,20 +7,21 @@ per token, can't.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import UsageError
 from pipeline.progress import Progressing, silent
+from pipeline.quality.estimates import by_set, exponential, ratio
 from pipeline.quality.logits import Head
 from pipeline.quality.report import Measurement
-from pipeline.quality.statistics import exponential, ratio
 from pipeline.quality.subject import Subject
 from pipeline.quality.texts import TextSet
-from pipeline.quality.windows import DEFAULT_WINDOW, Window, batches, rolling_windows
+from pipeline.quality.windows import DEFAULT_LENGTH, Window, batches, rolling_windows
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +77,7 @@ def measure_text(
     nats, finite = np.zeros(len(ids)), np.zeros(len(ids), np.int64)
     head = Head(subject.model)
     with progress(f"read {texts.name}", texts.nbytes) as advance:
-        for rows in batches(windows, batch):
+        for rows in batches(windows, batch, size=lambda row: len(row.inputs)):
             of = np.repeat([row.document for row in rows], [len(row.targets) for row in rows])
             found = _score(head, rows)
             np.add.at(nats, of, found[0])
@@ -99,8 +100,7 @@ def measure_text(
 def text_figures(scores: Sequence[DocumentScore]) -> dict[str, Measurement]:
     """bits_per_byte, perplexity and finite of each text set, and over all of them."""
     figures: dict[str, Measurement] = {}
-    names = list(dict.fromkeys(score.data for score in scores))
-    for suffix, some in _groups(scores, names).items():
+    for suffix, some in by_set(scores).items():
         nats = [score.nats for score in some]
         nbytes, tokens = [score.nbytes for score in some], [score.tokens for score in some]
         finite = ratio([score.finite for score in some], [score.logits for score in some])
@@ -113,7 +113,7 @@ def text_figures(scores: Sequence[DocumentScore]) -> dict[str, Measurement]:
 def window_length(subject: Subject, window: int | None) -> int:
     """Tokens of a window: as said, else the model's context, at most 2048. Raises UsageError."""
     if window is None:
-        return min(subject.context, DEFAULT_WINDOW)
+        return min(subject.context, DEFAULT_LENGTH)
     if not 1 <= window <= subject.context:
         what = f"a window of {window} tokens, for a context of {subject.context}"
         raise UsageError(what, where=subject.location, hint=f"use 1 to {subject.context}")
@@ -126,20 +126,13 @@ def tokenize(subject: Subject, text: str) -> list[int]:
     return ids
 
 
-def _groups(
-    scores: Sequence[DocumentScore], names: Sequence[str]
-) -> Mapping[str, Sequence[DocumentScore]]:
-    """The scores of each set by the end of its figures' names, and all of them under none."""
-    return {"": scores} | {f":{name}": [s for s in scores if s.data == name] for name in names}
-
-
 def _bytes_of(window: Window, nbytes: int, tokens: int) -> int:
     """A window's share of its document's bytes; the shares of all windows make the document."""
     end = window.begin + len(window.targets)
     return nbytes * end // tokens - nbytes * window.begin // tokens
 
 
-def _score(head: Head, windows: Sequence[Window]) -> tuple[np.ndarray, np.ndarray]:
+def _score(head: Head, windows: Sequence[Window]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """For every target of `windows`: its negative log-likelihood, and how many logits are finite."""
     import torch
 

@@ -7,7 +7,7 @@
 | key | what it is |
 |---|---|
 | `prompt` | what the user says |
-| `answer` | alone: the text that the generated answer must be; with `choices`: the right one, or its number |
+| `answer` | what a generated answer must be; of `choices` the right one, or its number, from 0 |
 | `pattern` | a regular expression that the whole generated answer must match |
 | `choices` | texts, of which the model should hold the right one likeliest; nothing is generated |
 | `task` | what the question's result counts for; the set's name unless said otherwise |
@@ -154,11 +154,11 @@ def _wanted(raw: Mapping[str, Any]) -> tuple[Kind, str, tuple[str, ...], int]:
     choices = tuple(_text({"a choice": each}, "a choice").strip() for each in listed)
     if not all(choices) or len(set(choices)) != len(choices):
         raise ValueError("a choice is empty, or occurs twice")
-    answer = raw.get("answer")
-    if isinstance(answer, str) and answer.strip() in choices:
-        return "choices", "", choices, choices.index(answer.strip())
-    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
-        return "choices", "", choices, answer
+    right = raw.get("answer")
+    if isinstance(right, str) and right.strip() in choices:
+        return "choices", "", choices, choices.index(right.strip())
+    if isinstance(right, int) and not isinstance(right, bool) and 0 <= right < len(choices):
+        return "choices", "", choices, right
     raise ValueError(f"answer is neither a choice nor a number from 0 to {len(choices) - 1}")
 
 

@@ -32,7 +32,7 @@ def groups(rows: Sequence[_Row], most: int, tokens: Callable[[_Row], int]) -> It
 def rectangle(
     rows: Sequence[Sequence[int]], subject: Subject, *, side: Literal["left", "right"]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows as one tensor of ids where the model computes, padded on one side; and what is no padding."""
+    """The rows as one tensor of ids, padded on one side, and the mask of what is no padding."""
     import torch
 
     width = max(map(len, rows))

@@ -51,7 +51,7 @@ def by_task(items: Iterable[Item]) -> dict[str, list[Item]]:
 
 
 def task_figures(items: Iterable[Item]) -> Figures:
-    """Of each task `task:NAME`, `.normalised` of multiple choice, and `eos_rate:NAME` of what is written."""
+    """Of each task `task:NAME`, `.normalised` of multiple choice, `eos_rate:NAME` of what is written."""
     figures: Figures = {}
     for task, own in by_task(items).items():
         figures[f"task:{task}"] = mean([item.score for item in own])

@@ -3,7 +3,7 @@ r"""Text to measure on: documents from a file of plain text or of JSON lines.
 | file | documents |
 |---|---|
 | `.jsonl`, `.ndjson` | one a line: a JSON object whose "text" is the document; other keys are ignored |
-| `.txt`, `.text`, `.md` | the whole file, or what stands between lines that hold a form feed alone (`\f`) |
+| `.txt`, `.text`, `.md` | the whole file, or what lies between lines of a form feed alone (`\f`) |
 
 Blank lines do not separate documents: prose is full of them. The line end that closes a file of plain
 text belongs to no document, and neither do those around a form feed; a byte order mark is dropped.

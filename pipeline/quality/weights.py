@@ -70,7 +70,7 @@ class StoredTensor:
         for begin in range(0, entry.count, step):
             target = whole[begin : begin + step]
             piece = target if staged is None else staged[: len(target)]
-            buffer = memoryview(piece.view(torch.uint8).numpy())
+            buffer = piece.view(torch.uint8).numpy().data
             self._reader.read_into(entry.offset + begin * entry.dtype.itemsize, buffer)
             if staged is not None:
                 target.copy_(piece)

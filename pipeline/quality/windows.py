@@ -7,10 +7,13 @@ from one token of context on; the last one predicts what is left, and is filled 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-DEFAULT_WINDOW = 2048  # tokens: what a window costs in memory does not grow with the model's context
+T = TypeVar("T")
+
+DEFAULT_LENGTH = 2048  # tokens: what a window costs in memory does not grow with the model's context
 BATCH_TOKENS = 2048  # in a batch of several windows
 
 
@@ -38,14 +41,14 @@ def rolling_windows(document: int, ids: Sequence[int], prefix: int, length: int)
         done = end
 
 
-def batches(windows: Sequence[Window], most: int) -> Iterator[Sequence[Window]]:
-    """The windows, longest first, in batches of at most `most`, with few tokens of padding.
+def batches(items: Sequence[T], most: int, *, size: Callable[[T], int]) -> Iterator[Sequence[T]]:
+    """The items, longest first, in batches of at most `most`, with few tokens of padding.
 
-    A batch of more than one window has at most `BATCH_TOKENS` tokens, padding included.
+    size: tokens of an item. A batch of more than one has at most `BATCH_TOKENS`, padding included.
     """
-    ordered = sorted(windows, key=lambda window: -len(window.inputs))
+    ordered = sorted(items, key=lambda item: -size(item))
     at = 0
     while at < len(ordered):
-        rows = max(1, min(most, BATCH_TOKENS // len(ordered[at].inputs)))
+        rows = max(1, min(most, BATCH_TOKENS // size(ordered[at])))
         yield ordered[at : at + rows]
         at += rows

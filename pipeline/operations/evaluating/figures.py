@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pipeline.errors import UsageError
 from pipeline.operations.evaluating.measuring import Results
 from pipeline.quality.compare import Tasks, flips, gap_recovered, transfer_slope
+from pipeline.quality.divergence import divergence_figures
 from pipeline.quality.likelihood import text_figures
 from pipeline.quality.report import Role
 from pipeline.quality.scores import Figures, overall_figures, task_figures
@@ -49,8 +50,9 @@ def all_figures(results: Mapping[Role, Results], metrics: Sequence[str]) -> dict
     """The figures of every role, those of `metrics` alone; comparisons are the model's."""
     found: dict[Role, Figures] = {}
     for role, result in results.items():
-        tasks = task_figures(result.answers)
+        tasks = {**task_figures(result.answers), **result.harness}
         texts = text_figures(result.documents) if result.documents else {}
+        texts |= divergence_figures(result.divergences) if result.divergences else {}
         overall = overall_figures(result.answers, task_scores(tasks))
         found[role] = {**texts, **tasks, **overall}
     found["model"] |= _comparisons(results, {role: task_scores(each) for role, each in found.items()})

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import Any, Self
 
 from pipeline.operations.evaluating.measuring import Results
+from pipeline.quality.divergence import DocumentDivergence
 from pipeline.quality.items import to_line
 from pipeline.quality.report import Evaluation, Role
 from pipeline.settings import Settings
@@ -60,5 +61,14 @@ class ReportPlace:
 
 
 def _lines(results: Results) -> str:
-    records = (asdict(each) for each in (*results.answers, *results.documents))
+    records = [*map(asdict, results.answers), *map(asdict, results.documents)]
+    records += map(_mean, results.divergences)
     return "".join(f"{to_line(record)}\n" for record in records)
+
+
+def _mean(of: DocumentDivergence) -> dict[str, Any]:
+    """A document's own figures: those of its every position would fill the file."""
+    count = len(of.kl)
+    kl = float(of.kl.mean()) if count else None
+    shares = {"kl": kl, "same_top": of.same_top / count if count else None}
+    return {"data": of.data, "document": of.document, "tokens": of.tokens, "compared": count, **shares}

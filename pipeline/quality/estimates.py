@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from pipeline.quality.report import Measurement
+
+
+class OfData(Protocol):
+    """What was found in one item of a data set."""
+
+    @property
+    def data(self) -> str:
+        """The set's name."""
+
+
+Found = TypeVar("Found", bound=OfData)
+
+
+def by_set(found: Sequence[Found]) -> Mapping[str, Sequence[Found]]:
+    """What was found in each set, by the end of its figures' names: `:SET`; under "", all of it."""
+    names = dict.fromkeys(each.data for each in found)
+    return {"": found} | {f":{name}": [e for e in found if e.data == name] for name in names}
 
 
 def ratio(parts: Sequence[float], wholes: Sequence[float], *, unit: float = 1.0) -> Measurement:
