@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import typer
 
+from pipeline.commands.analyze import analyze
 from pipeline.commands.artefacts import combine, convert, inspect, push, verify
 from pipeline.commands.batch import batch
 from pipeline.commands.endings import ending
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "publish": publish,
     "inspect": inspect,
     "verify": verify,
+    "analyze": analyze,
     "combine": combine,
     "convert": convert,
     "list": list_store,

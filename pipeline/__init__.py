@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.batch.runner import run_batch
     from pipeline.checkpoints.checkpoint import open_checkpoint
     from pipeline.deltas.delta import open_delta
+    from pipeline.operations.analyze import analyze
     from pipeline.operations.apply import apply
     from pipeline.operations.arguments import Difference
     from pipeline.operations.catalog import catalog
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "Difference": "pipeline.operations.arguments",
+    "analyze": "pipeline.operations.analyze",
     "apply": "pipeline.operations.apply",
     "apply_delta": "pipeline.tensors.state_dicts",
     "calculate_delta": "pipeline.tensors.state_dicts",
@@ -69,6 +71,7 @@ _PLACES = {
 __all__ = [
     "Difference",
     "__version__",
+    "analyze",
     "apply",
     "apply_delta",
     "calculate_delta",

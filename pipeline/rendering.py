@@ -12,8 +12,10 @@ from pipeline.errors import printable
 from pipeline.units import format_bytes
 
 if TYPE_CHECKING:
+    from pipeline.analysis.report import Part, TensorFigures
     from pipeline.batch.events import Event
     from pipeline.batch.report import BatchReport, StepResult
+    from pipeline.operations.analyze import AnalyzeReport
     from pipeline.operations.doctor.report import Health
     from pipeline.operations.inspect import Inspection
     from pipeline.operations.storing.cleaning import CleanReport
@@ -90,6 +92,43 @@ def show_inspection(found: Inspection) -> None:
         rows.append((line.name, line.dtype, shape, size, *(f"{n:,}" for n in counts)))
     print()
     _print_table(("tensor", "dtype", "shape", "size", *_COUNTS[: 3 * is_delta]), rows)
+
+
+_TOP_TENSORS = 5
+
+
+def show_analysis(report: AnalyzeReport) -> None:
+    """Print what analyze found: of each delta its groups and foremost tensors, then each pair."""
+    if report.analysis is None:
+        show(report)
+        return
+    for number, delta in enumerate(report.analysis.deltas, 1):
+        print(printable(f"{number}: {delta.location}" if len(report.deltas) > 1 else delta.location))
+        parts = [("all", delta.total), *((part.group or "", part) for part in delta.groups)]
+        known = [tensor for tensor in delta.tensors if tensor.relative is not None]
+        top = sorted(known, key=lambda tensor: -(tensor.relative or 0.0))[:_TOP_TENSORS]
+        rows = [(name, *_figures(part)) for name, part in parts]
+        rows += [(tensor.name, *_figures(tensor)) for tensor in top]
+        _print_table(("", "elements", "changed", "|δ|", "|δ|/|base|", "max |δ|"), rows)
+        left_out = sum(tensor.left_out is not None for tensor in delta.tensors)
+        grown = sum(tensor.grown_rows for tensor in delta.tensors)
+        if left_out or grown:
+            print(f"not counted: {left_out} carried or empty tensors, {grown} rows that the base lacks")
+        print()
+    for pair in report.analysis.pairs:
+        figures = {"cosine": pair.total.cosine, "equal signs": pair.total.same_sign}
+        text = ", ".join(f"{name} {_number(value)}" for name, value in figures.items())
+        print(f"{pair.first + 1} and {pair.second + 1}: {text}")
+    print(printable(f"{len(report.files)} files in {report.output}"))
+
+
+def _figures(part: Part | TensorFigures) -> tuple[str, ...]:
+    changed = "" if part.changed is None else f"{part.changed:.2%}"
+    return f"{part.elements:,}", changed, *map(_number, (part.l2, part.relative, part.max))
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:.4g}"
 
 
 def show_listing(found: Listing) -> None:

@@ -17,16 +17,23 @@ from pipeline.analysis.sketch import DEFAULT_SIZE, chunk_bytes, sketch_bytes
 from pipeline.analysis.statistics import scratch_bytes
 from pipeline.analysis.summary import Summary
 from pipeline.analysis.tables import Item, Sketches, Tables, pairs_of
+from pipeline.analysis.threads import one_thread_each
 from pipeline.checkpoints.alignment import show
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from pipeline.checkpoints.files import read_file
 from pipeline.deltas.delta import Delta, open_delta
 from pipeline.engine.plan import Input, Job, Plan, Ragged
 from pipeline.engine.walk import walk
 from pipeline.engine.work import Work
 from pipeline.errors import Mismatch, UsageError
+from pipeline.operations.arguments import Scaled
 from pipeline.operations.kernels.analyze import AnalyzeKernel
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.setup import Reading, Setup
+from pipeline.quality.report import Evaluation
+from pipeline.settings import Settings
+from pipeline.storage.locations import parse_output_model
+from pipeline.storage.opening import open_parent
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 from pipeline.tensors.dtypes import compute_dtype
 
@@ -69,6 +76,7 @@ def analyze(
     base: str | None = None,
     plots: Sequence[PlotFormat] = ("svg",),
     sketch: int = DEFAULT_SIZE,
+    evaluations: Sequence[Scaled] = (),
     **options: Unpack[Analyzing],
 ) -> AnalyzeReport:
     """Write figures of `deltas`, and of each pair of them, to the folder `output`; streamed.
@@ -76,11 +84,13 @@ def analyze(
     base: a model whose tensors' norms are measured, in place of those that the deltas say of their own
     base. plots: the formats of plots, if any. sketch: largest number of rows and columns whose singular
     values are computed; tensors with more are folded to so many, 0 leaves singular values out.
-    options: see `Analyzing`.
+    evaluations: reports of `evaluate`, each with the scale of the delta in the model that was measured:
+    their scores are drawn, too. options: see `Analyzing`.
     Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`.
     """
     _check(deltas, plots, sketch)
     setup = Setup.of(options)
+    scores = [(scale, _evaluation(each, setup.settings)) for each, scale in evaluations]
     place = Place.for_model(output, setup).refuse_taken(is_model=True)
     with ExitStack() as stack:
         opened = [stack.enter_context(open_delta(name, settings=setup.settings)) for name in deltas]
@@ -94,9 +104,18 @@ def analyze(
         if setup.dry_run:
             return report
         analysis = run.measure(setup)
-    files = {ANALYSIS: analysis.to_json().encode(), **_draw(analysis, plots)}
+    files = {ANALYSIS: analysis.to_json().encode(), **_draw(analysis, scores, plots)}
     _publish(place, files)
     return replace(report, files=list(files), analysis=analysis)
+
+
+def parse_plots(text: str) -> list[PlotFormat]:
+    """The formats that "svg,png" names; none for "none". Raises UsageError."""
+    words = [] if text == "none" else [word.strip() for word in text.split(",")]
+    known: dict[str, PlotFormat] = {"svg": "svg", "png": "png"}
+    if odd := [word for word in words if word not in known]:
+        raise UsageError(f"{odd[0]!r} is not a format of plots", hint="use svg, png, svg,png or none")
+    return [known[word] for word in dict.fromkeys(words)]
 
 
 def _check(deltas: Sequence[str], plots: Sequence[str], sketch: int) -> None:
@@ -106,16 +125,26 @@ def _check(deltas: Sequence[str], plots: Sequence[str], sketch: int) -> None:
         raise UsageError(f"{len(deltas)} deltas are more than {MOST_DELTAS}", hint="give fewer")
     if not 0 <= sketch <= LARGEST_SKETCH or sketch == 1:
         raise UsageError(f"a sketch can't have {sketch} rows", hint=f"give 0, or 2 to {LARGEST_SKETCH}")
-    if odd := [each for each in plots if each not in ("svg", "png")]:
-        raise UsageError(f"{odd[0]!r} is not a format of plots", hint="give svg, png or both")
+    parse_plots(",".join(plots) or "none")
 
 
-def _draw(analysis: Analysis, plots: Sequence[PlotFormat]) -> Mapping[str, bytes]:
+def _evaluation(location: str, settings: Settings) -> Evaluation:
+    """The report of an evaluation at `location`: a file, or a blob."""
+    store, name = open_parent(parse_output_model(location), settings)
+    text = read_file(store, name).decode(errors="replace")
+    return Evaluation.from_json(text, where=location)
+
+
+def _draw(
+    analysis: Analysis, scores: Sequence[tuple[float, Evaluation]], plots: Sequence[PlotFormat]
+) -> Mapping[str, bytes]:
     if not plots:
         return {}
     from pipeline.analysis.plots import draw_analysis
+    from pipeline.analysis.score_plots import draw_scores
 
-    return {f"plots/{name}": data for name, data in draw_analysis(analysis, plots).items()}
+    drawn = {**draw_analysis(analysis, plots), **draw_scores(scores, plots)}
+    return {f"plots/{name}": data for name, data in drawn.items()}
 
 
 def _publish(place: Place, files: Mapping[str, bytes]) -> None:
@@ -188,7 +217,8 @@ class _Run:
             ),
             scratch_bytes=self._scratch_bytes(),
         )
-        walk(work, setup.resources.limits, setup.progress)
+        with one_thread_each():
+            walk(work, setup.resources.limits, setup.progress)
         summary = Summary(self.items, self.plan, tables, measured=self.base is not None)
         pairs = enumerate(pairs_of(len(self.deltas)))
         return Analysis(
