@@ -138,17 +138,21 @@ def _score(head: Head, windows: Sequence[Window]) -> tuple[NDArray[np.float64], 
 
     states = head.read(windows)
     targets = torch.tensor([each for window in windows for each in window.targets], device=states.device)
-    nats, finite = [], []
+    nats = torch.empty(
+        len(targets), dtype=torch.float64
+    )  # made first: what is kept between large blocks
+    finite = torch.empty(len(targets), dtype=torch.int64)  # that come and go would tear memory to pieces
     for piece in head.chunks(states):
         logits = head.logits(states[piece])
-        picked = logits.gather(1, targets[piece, None])[:, 0]
-        nats.append((logits.logsumexp(1) - picked).double().cpu().numpy())
-        finite.append(_finite(logits).cpu().numpy())
-    return np.concatenate(nats), np.concatenate(finite)
+        nats[piece] = (logits.logsumexp(1) - logits.gather(1, targets[piece, None])[:, 0]).double().cpu()
+        finite[piece] = _finite(logits).cpu()
+    return nats.numpy(), finite.numpy()
 
 
 def _finite(logits: torch.Tensor) -> torch.Tensor:
     """How many logits of each row are finite; one sum is enough where all are."""
+    import torch
+
     if bool(logits.sum(1).isfinite().all()):
-        return logits.new_full((len(logits),), logits.shape[1]).long()
+        return torch.full((len(logits),), logits.shape[1])
     return logits.isfinite().sum(1)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-LOGITS_BYTES = 16 * MIB  # of the logits of one chunk
+LOGITS_BYTES = 8 * MIB  # of the logits of one chunk
 CUDA_LOGITS_BYTES = 256 * MIB  # small matrices would leave a GPU idle
 _CLOSE = 0.02  # relative distance of equal logits, rounded to bfloat16 in another order
 
@@ -59,10 +59,10 @@ class Head:
         with torch.inference_mode():
             return self._logits(states).float() if self.is_bounded else states.float()
 
-    def chunks(self, states: torch.Tensor, *, itemsize: int = 4) -> Iterator[slice]:
-        """Pieces of `states` whose logits, of `itemsize` bytes each, take `LOGITS_BYTES` at most."""
+    def chunks(self, states: torch.Tensor) -> Iterator[slice]:
+        """Pieces of `states` whose logits take `LOGITS_BYTES` at most, as float32."""
         limit = LOGITS_BYTES if states.device.type == "cpu" else CUDA_LOGITS_BYTES
-        rows = max(1, limit // (itemsize * self.width))
+        rows = max(1, limit // (4 * self.width))
         return (slice(at, at + rows) for at in range(0, len(states), rows))
 
     @property
