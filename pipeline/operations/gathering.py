@@ -46,6 +46,14 @@ _PLOTS = "plots/"
 _MAX_PLOTS = 40
 # What a folder may have that tells of it; its other files are left alone.
 _TELLING = (_ANALYSIS, "evaluation.json", "verdict.json", "report.json")
+_CAPTIONS = {
+    "modules": "Relative change by layer and module",
+    "norms": "Norms by layer",
+    "ranks": "Effective rank by layer and module",
+    "sizes": "How large the changes are",
+    "agreement": "How the deltas agree by layer",
+    "cosines": "Cosine of each pair of deltas",
+}
 _KINDS = {".svg": "svg+xml", ".png": "png"}
 
 
@@ -138,9 +146,18 @@ def _plots(folder: Store) -> list[Plot]:
         if f".{ending}" in _KINDS and (ending == "svg" or stem not in found):
             found[stem] = file.name
     return [
-        Plot(stem.replace("_", " ").replace("-", " "), _KINDS["." + name[-3:]], read_file(folder, name))
+        Plot(_caption(stem), _KINDS["." + name[-3:]], read_file(folder, name))
         for stem, name in list(found.items())[:_MAX_PLOTS]
     ]
+
+
+def _caption(stem: str) -> str:
+    """What the drawing called "2-norms" shows."""
+    number, dash, kind = stem.rpartition("-")
+    what = _CAPTIONS.get(kind)
+    if what is None or (dash and not number.isdecimal()):
+        return stem.replace("_", " ").replace("-", " ")
+    return f"{what}, delta {number}" if dash else what
 
 
 def read_delta(

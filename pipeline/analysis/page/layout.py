@@ -29,7 +29,7 @@ class Shape:
     is_down: bool
 
 
-ACROSS = Shape(width=188, height=58, layer_gap=56, gap=22, is_down=False)
+ACROSS = Shape(width=172, height=58, layer_gap=44, gap=22, is_down=False)
 DOWN = Shape(width=164, height=58, layer_gap=40, gap=12, is_down=True)
 
 

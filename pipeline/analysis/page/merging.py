@@ -12,12 +12,14 @@ _Fact = TypeVar("_Fact", Delta, Release)
 
 
 def merge(evidence: Evidence) -> Evidence:
-    """`evidence` with each delta, release and check once. What was said first counts."""
+    """`evidence` with each delta, release, check and verdict once. What was said first counts."""
     return replace(
         evidence,
         deltas=_each_once(evidence.deltas),
         releases=_each_once(evidence.releases),
         checks=_last_checks(evidence.checks),
+        verdicts=[each for n, each in enumerate(evidence.verdicts) if each not in evidence.verdicts[:n]],
+        published=list(dict.fromkeys(evidence.published)),
     )
 
 

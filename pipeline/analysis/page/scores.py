@@ -32,12 +32,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """An evaluation as tables. roles: those that were measured, in the order of columns."""
+    """An evaluation as tables. roles: those that were measured, in the order of columns.
+
+    figures: of all that was measured on; details: of one set or task each.
+    """
 
     evaluation: Evaluation
     roles: Sequence[Role]
     tasks: Sequence[Row]
     figures: Sequence[Row]
+    details: Sequence[Row]
     summary: Sequence[Row]
 
 
@@ -47,7 +51,10 @@ def arrange(evaluation: Evaluation) -> Scores:
     roles = [role for role in _ORDER if role in evaluation.scores]
     own = evaluation.model.figures
     names = list(dict.fromkeys(name for role in roles for name in evaluation.scores[role].figures))
-    tasks, figures, summary = [], [], []
+    tasks: list[Row] = []
+    figures: list[Row] = []
+    details: list[Row] = []
+    summary: list[Row] = []
     known = set(names)
     for name in names[:MAX_ROWS]:
         cells = dict(_cells(evaluation, name))
@@ -59,8 +66,10 @@ def arrange(evaluation: Evaluation) -> Scores:
         elif name == "task.min":
             summary.append(Row("lowest", cells, own.get(f"{GAP}.min")))
         elif not name.startswith(GAP):
-            figures.append(Row(name, cells))
-    return Scores(evaluation, roles, tasks, figures, summary)
+            (details if ":" in name else figures).append(Row(name, cells))
+    if not figures:
+        figures, details = details, []
+    return Scores(evaluation, roles, tasks, figures, details, summary)
 
 
 def _is_statistic(name: str, names: Container[str]) -> bool:

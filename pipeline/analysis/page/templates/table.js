@@ -48,7 +48,7 @@ for (const box of document.querySelectorAll("[data-sortable]")) {
       row.hidden = !words.every((word) => texts[index].includes(word));
       count += !row.hidden;
     });
-    output.textContent = count === rows.length ? `${count} rows` : `${count} of ${rows.length} rows`;
+    output.textContent = count === rows.length ? `${count} ${count === 1 ? "row" : "rows"}` : `${count} of ${rows.length} rows`;
   };
   input.addEventListener("input", filter);
   input.addEventListener("keydown", (event) => {
