@@ -61,17 +61,24 @@ def measure(values: NDArray[Any]) -> Sizes:
     """The figures of `values`, floats, of which what is not finite becomes zero."""
     shift, mask, bias = _EXPONENT[values.itemsize]
     bits = values.view(f"<u{values.itemsize}")
-    exponents = ((bits >> bits.dtype.type(shift)) & bits.dtype.type(mask)).astype(np.int64)
-    found = np.bincount(exponents, minlength=mask + 1)
+    shifted, masked = bits.dtype.type(shift), bits.dtype.type(mask)
+    found = np.zeros(mask + 1, np.int64)
+    filled, largest = 0, 0.0
+    for start in range(0, len(values), _PIECE):  # temporary arrays stay in the cache
+        piece = values[start : start + _PIECE]
+        exponents = ((bits[start : start + _PIECE] >> shifted) & masked).astype(np.int64)
+        counts = np.bincount(exponents, minlength=mask + 1)
+        if counts[mask]:
+            piece[exponents == mask] = 0
+        found += counts
+        filled += int(np.count_nonzero(piece))
+        largest = max(largest, float(piece.max()), -float(piece.min()))
     nonfinite = int(found[mask])
-    if nonfinite:
-        values[exponents == mask] = 0
-    zeros = len(values) - int(np.count_nonzero(values))
+    zeros = len(values) - filled
     found[0] += nonfinite - zeros  # what is left there is too small to be normal
     found[mask] = 0
     at = np.clip(np.arange(mask + 1) - bias, LOWEST, HIGHEST) - LOWEST
     bins = np.bincount(at, weights=found, minlength=BINS).astype(np.int64)
-    largest = float(np.max(np.abs(values), initial=0))
     return Sizes(sum_products(values, values), largest, zeros, nonfinite, bins)
 
 

@@ -42,16 +42,15 @@ def analyze(
     One pass over each delta writes its figures and plots; memory does not grow with the model.
     """
     from pipeline import analyze as run
-    from pipeline.operations.analyze import parse_plots
     from pipeline.operations.arguments import parse_scaled
 
     return run(
         deltas,
         output,
         base=base,
-        plots=parse_plots(plots),
+        plots=plots,
         sketch=sketch,
-        evaluations=[parse_scaled(text, 1.0) for text in evaluation or ()],
+        evaluation=[parse_scaled(text, 1.0) for text in evaluation or ()],
         **options,
         progress=bar,
     )

@@ -26,7 +26,7 @@ from pipeline.engine.plan import Input, Job, Plan, Ragged
 from pipeline.engine.walk import walk
 from pipeline.engine.work import Work
 from pipeline.errors import Mismatch, UsageError
-from pipeline.operations.arguments import Scaled
+from pipeline.operations.arguments import Scaled, scaled
 from pipeline.operations.kernels.analyze import AnalyzeKernel
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.setup import Reading, Setup
@@ -74,23 +74,26 @@ def analyze(
     output: str,
     *,
     base: str | None = None,
-    plots: Sequence[PlotFormat] = ("svg",),
+    plots: str = "svg",
     sketch: int = DEFAULT_SIZE,
-    evaluations: Sequence[Scaled] = (),
+    evaluation: Sequence[str | Scaled] | None = None,
     **options: Unpack[Analyzing],
 ) -> AnalyzeReport:
     """Write figures of `deltas`, and of each pair of them, to the folder `output`; streamed.
 
     base: a model whose tensors' norms are measured, in place of those that the deltas say of their own
-    base. plots: the formats of plots, if any. sketch: largest number of rows and columns whose singular
-    values are computed; tensors with more are folded to so many, 0 leaves singular values out.
-    evaluations: reports of `evaluate`, each with the scale of the delta in the model that was measured:
+    base. plots: formats of plots: svg, png, both with a comma, or none. sketch: largest number of rows
+    and columns whose singular values are computed; tensors with more are folded to so many, 0 leaves
+    singular values out.
+    evaluation: reports of `evaluate`, each with the scale of the delta in the model that was measured:
     their scores are drawn, too. options: see `Analyzing`.
     Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`.
     """
-    _check(deltas, plots, sketch)
+    _check(deltas, sketch)
+    formats = parse_plots(plots)
     setup = Setup.of(options)
-    scores = [(scale, _evaluation(each, setup.settings)) for each, scale in evaluations]
+    reports = scaled(evaluation) if evaluation else []
+    scores = [(scale, _evaluation(each, setup.settings)) for each, scale in reports]
     place = Place.for_model(output, setup).refuse_taken(is_model=True)
     with ExitStack() as stack:
         opened = [stack.enter_context(open_delta(name, settings=setup.settings)) for name in deltas]
@@ -104,7 +107,7 @@ def analyze(
         if setup.dry_run:
             return report
         analysis = run.measure(setup)
-    files = {ANALYSIS: analysis.to_json().encode(), **_draw(analysis, scores, plots)}
+    files = {ANALYSIS: analysis.to_json().encode(), **_draw(analysis, scores, formats)}
     _publish(place, files)
     return replace(report, files=list(files), analysis=analysis)
 
@@ -118,14 +121,13 @@ def parse_plots(text: str) -> list[PlotFormat]:
     return [known[word] for word in dict.fromkeys(words)]
 
 
-def _check(deltas: Sequence[str], plots: Sequence[str], sketch: int) -> None:
+def _check(deltas: Sequence[str], sketch: int) -> None:
     if not deltas:
         raise UsageError("no delta is given", hint="name one or more deltas")
     if len(deltas) > MOST_DELTAS:
         raise UsageError(f"{len(deltas)} deltas are more than {MOST_DELTAS}", hint="give fewer")
     if not 0 <= sketch <= LARGEST_SKETCH or sketch == 1:
         raise UsageError(f"a sketch can't have {sketch} rows", hint=f"give 0, or 2 to {LARGEST_SKETCH}")
-    parse_plots(",".join(plots) or "none")
 
 
 def _evaluation(location: str, settings: Settings) -> Evaluation:

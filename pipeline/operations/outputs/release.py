@@ -86,6 +86,7 @@ class Release:
         return {
             "fingerprint": str(fold_checkpoint(found.result)),
             "base_fingerprint": str(fold_checkpoint(found.base)),
+            "addend_fingerprints": [_fingerprints(origin) for origin, _ in self.origins],
             "nonfinite": nonfinite,
             "config_differences": tuple(config_differences(self.base.config, self.addends[0].config)),
         }
@@ -132,7 +133,7 @@ def _origin(release: Release, report: ApplyReport) -> dict[str, Any]:
     for key in (
         "output", "dry_run", "deltas", "files", "read_bytes", "written_bytes", "fingerprint",
         "download_bytes", "upload_bytes", "memory_bytes",
-        "base_fingerprint", "pushed",
+        "base_fingerprint", "addend_fingerprints", "pushed",
     ):  # fmt: skip
         del content[key]
     content["base"] = {
@@ -142,6 +143,14 @@ def _origin(release: Release, report: ApplyReport) -> dict[str, Any]:
     }
     content["deltas"] = [_described(origin, scale) for origin, scale in release.origins]
     return content
+
+
+def _fingerprints(origin: Origin) -> dict[str, str]:
+    """What an addend was made of: its own fingerprint, or those of its two sides."""
+    if origin.fingerprint is not None:
+        return {"delta": str(origin.fingerprint)}
+    sides = {"base": origin.base, "post": origin.post}
+    return {name: str(side.fingerprint) for name, side in sides.items() if side is not None}
 
 
 def _described(origin: Origin, scale: float) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 SAME_BASE = "same base, restored and verified bit for bit"
@@ -17,7 +17,8 @@ class ApplyReport:
     base_distance: |new base - old base| / |old base|, if the old base was given.
     carried: tensors taken whole from post because they are not float and differ from its base. pushed:
     the URL of the commit on the Hub. download_bytes, upload_bytes, memory_bytes: as planned, see
-    `Estimate`.
+    `Estimate`. addend_fingerprints: for each of `deltas`, that of the "delta", or of the "base" and
+    "post" whose difference was taken on the way.
     """
 
     output: str
@@ -32,6 +33,7 @@ class ApplyReport:
     files: Sequence[str]
     fingerprint: str | None = None
     base_fingerprint: str | None = None
+    addend_fingerprints: Sequence[Mapping[str, str]] = ()
     nonfinite: int | None = None
     base_distance: float | None = None
     carried: Sequence[str] = ()
