@@ -47,6 +47,8 @@ def test_reports_of_commands_are_told_by_their_keys() -> None:
     kind, found = taken(APPLIED)
     assert kind == "report of apply"
     assert [(part.scale, part.delta.location) for part in found.releases[0].parts] == [(0.5, DELTA)]
+    kind, found = taken({**APPLIED, "addend_fingerprints": [{"delta": "d" * 64}]})
+    assert found.releases[0].parts[0].delta == Model(DELTA, "d" * 64)
     kind, found = taken(VERIFIED)
     assert (kind, found.checks[0].restores_post) == ("report of verify", True)
 

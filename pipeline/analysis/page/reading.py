@@ -208,7 +208,7 @@ def _applied(content: Mapping[str, Any]) -> Release:
     return Release(
         model=Model(as_text(content["output"]), as_text(content.get("fingerprint"))),
         base=model_of(content["base"], content.get("base_fingerprint")),
-        parts=_scaled(content["deltas"]),
+        parts=_identified(_scaled(content["deltas"]), content.get("addend_fingerprints")),
         nbytes=as_count(content.get("written_bytes")),
         pushed=as_text(content.get("pushed")),
         **_counted(content),
@@ -265,6 +265,15 @@ def _scaled(value: object) -> list[Part]:
             location, scale = as_text(said.get("location")), as_number(said.get("scale"))
         found.append(Part(1.0 if scale is None else scale, Model(location)))
     return found
+
+
+def _identified(parts: list[Part], fingerprints: object) -> list[Part]:
+    """The parts with the fingerprints of those that are deltas, if they are said of just these."""
+    found = [as_text(as_mapping(each).get("delta")) for each in as_list(fingerprints)]
+    if len(found) != len(parts):
+        return parts
+    pairs = zip(parts, found, strict=True)
+    return [replace(part, delta=replace(part.delta, fingerprint=digest)) for part, digest in pairs]
 
 
 def _check(content: Mapping[str, Any]) -> Check:
