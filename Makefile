@@ -10,7 +10,7 @@ RESULT := build/quickstart/post-v2-transferred
 # Without compiling thousands of modules of which few are ever imported: that takes a minute.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: setup quickstart test test-long test-real test-ray test-harness lint bench clean help
+.PHONY: setup quickstart test test-long test-real test-ray test-harness test-page lint bench clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ test-ray: setup $(VENV)/.ray ## Run steps on a real Ray cluster of two nodes (do
 
 test-harness: setup $(VENV)/.lm-eval ## Run tasks of lm-evaluation-harness, offline (downloads 100 MB)
 	$(BIN)/python -m pytest -m harness tests/quality/test_harness.py
+
+test-page: setup $(VENV)/.page ## Look at pages in a headless Chromium (from Debian)
+	$(BIN)/python -m pytest -m browser tests/browser
 
 lint: $(VENV)/.dev ## Check style and types
 	$(BIN)/ruff check
@@ -71,6 +74,10 @@ $(VENV)/.ray: requirements-ray.txt $(VENV)/.dev
 
 $(VENV)/.lm-eval: requirements-lm-eval.txt $(VENV)/.dev
 	$(PIP) -r requirements-lm-eval.txt
+	touch $@
+
+$(VENV)/.page: requirements-page.txt $(VENV)/.dev
+	$(PIP) -r requirements-page.txt
 	touch $@
 
 .azurite/.done: Makefile

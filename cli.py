@@ -12,6 +12,7 @@ from pipeline.commands.artefacts import combine, convert, inspect, push, verify
 from pipeline.commands.batch import batch
 from pipeline.commands.endings import ending
 from pipeline.commands.gating import gate, publish
+from pipeline.commands.pages import catalog, page
 from pipeline.commands.quality import evaluate
 from pipeline.commands.storing import clean, copy, delete, doctor, list_store
 from pipeline.commands.transfer import apply, compute
@@ -49,6 +50,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "delete": delete,
     "clean": clean,
     "push": push,
+    "page": page,
+    "catalog": catalog,
     "doctor": doctor,
 }
 for name, command in COMMANDS.items():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.operations.analyze import analyze
     from pipeline.operations.apply import apply
     from pipeline.operations.arguments import Difference
+    from pipeline.operations.catalog import catalog
     from pipeline.operations.combine import combine
     from pipeline.operations.compute import compute
     from pipeline.operations.convert import convert
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline.operations.evaluate import evaluate
     from pipeline.operations.gate import gate
     from pipeline.operations.inspect import inspect
+    from pipeline.operations.page import page
     from pipeline.operations.publish import publish
     from pipeline.operations.push import push
     from pipeline.operations.storing.cleaning import clean
@@ -45,6 +47,7 @@ _PLACES = {
     "apply_delta": "pipeline.tensors.state_dicts",
     "calculate_delta": "pipeline.tensors.state_dicts",
     "combine_deltas": "pipeline.tensors.state_dicts",
+    "catalog": "pipeline.operations.catalog",
     "clean": "pipeline.operations.storing.cleaning",
     "combine": "pipeline.operations.combine",
     "convert": "pipeline.operations.convert",
@@ -59,6 +62,7 @@ _PLACES = {
     "inspect": "pipeline.operations.inspect",
     "open_checkpoint": "pipeline.checkpoints.checkpoint",
     "open_delta": "pipeline.deltas.delta",
+    "page": "pipeline.operations.page",
     "publish": "pipeline.operations.publish",
     "push": "pipeline.operations.push",
     "run_batch": "pipeline.batch.runner",
@@ -71,6 +75,7 @@ __all__ = [
     "apply",
     "apply_delta",
     "calculate_delta",
+    "catalog",
     "clean",
     "combine",
     "combine_deltas",
@@ -85,6 +90,7 @@ __all__ = [
     "list_store",
     "open_checkpoint",
     "open_delta",
+    "page",
     "publish",
     "push",
     "run_batch",

@@ -33,7 +33,7 @@ CONVERT = ("convert", "d.safetensors", "--codec", "none", "--output", "p.safeten
 
 COMMANDS = (
     "compute", "apply", "batch", "inspect", "verify", "combine", "convert", "list", "copy", "delete",
-    "clean", "push", "doctor",
+    "clean", "push", "page", "catalog", "doctor",
 )  # fmt: skip
 
 

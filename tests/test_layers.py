@@ -47,8 +47,9 @@ HEAVY = {
     "azure": set(),
     "huggingface_hub": set(),
     "numba": set(KERNELS),
-    "matplotlib": {f"analysis/{name}.py" for name in ("drawing", "plots", "score_plots")},
+    "jinja2": set(),
     "lark": {"quality/conditions.py"},
+    "matplotlib": {f"analysis/{name}.py" for name in ("drawing", "plots", "score_plots")},
 }
 INPUT_AND_OUTPUT = {
     "io", "os", "pathlib", "requests", "shutil", "socket", "subprocess", "tempfile", "urllib",

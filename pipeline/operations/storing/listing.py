@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -74,11 +74,11 @@ def _describe(store: Store, item: Item) -> Listed:
         signed=item.is_signed,
     )
     if item.is_model:
-        return replace(plain, problem="; ".join(_missing(item)) or None)
+        return replace(plain, problem=what_is_missing(item))
     if not item.name.endswith(SAFETENSORS):
         return plain
     try:
-        manifest = _read_manifest(store, item.name)
+        manifest = read_manifest(store, item.name)
     except AccessError:
         raise
     except PipelineError as error:
@@ -88,16 +88,18 @@ def _describe(store: Store, item: Item) -> Listed:
     return replace(plain, kind="delta", base=_location(manifest.base), post=_location(manifest.post))
 
 
-def _missing(item: Item) -> Iterator[str]:
+def what_is_missing(item: Item) -> str | None:
     """What keeps a folder from being a model."""
     if not item.is_whole:
-        yield "is being published or deleted, or was when that was stopped"
-    elif not item.has_weights:
-        yield "has no weights"
+        return "is being published or deleted, or was when that was stopped"
+    return None if item.has_weights else "has no weights"
 
 
-def _read_manifest(store: Store, name: str) -> Manifest | None:
-    """The manifest of the delta called `name`; None if it is another safetensors file."""
+def read_manifest(store: Store, name: str) -> Manifest | None:
+    """The manifest of the delta called `name`; None if it is another safetensors file.
+
+    Raises CorruptFile, and what the store raises.
+    """
     reader = store.open(name)
     try:
         header = read_header(reader)

@@ -1,0 +1,1 @@
+"""The page that shows evidence: what was reported comes in as plain data, HTML goes out."""

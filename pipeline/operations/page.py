@@ -1,0 +1,66 @@
+"""page: what is known of a transfer, from reports and from the files themselves, as one web page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Unpack
+
+from pipeline.analysis.page.build import build_page
+from pipeline.analysis.page.facts import Evidence
+from pipeline.deltas.signing import Verifier
+from pipeline.errors import UsageError
+from pipeline.operations.gathering import gather
+from pipeline.operations.outputs.places import Place
+from pipeline.operations.outputs.site import INDEX, write_site
+from pipeline.operations.setup import Setup, Writing
+
+
+@dataclass(frozen=True, slots=True)
+class PageReport:
+    """What page did, or with `dry_run` would do.
+
+    sources: what it was made from: each location with its kind.
+    """
+
+    output: str
+    dry_run: bool
+    sources: Sequence[str]
+    files: Sequence[str]
+    written_bytes: int
+
+
+def page(
+    reports: Sequence[str],
+    output: str,
+    *,
+    title: str | None = None,
+    key: str | None = None,
+    **options: Unpack[Writing],
+) -> PageReport:
+    """Write the folder `output` with a page of what `reports` say, which loads nothing from anywhere.
+
+    reports: locations of reports (of batch, evaluate, gate, and what other commands print as JSON), of
+    deltas and releases, and of folders that analyze wrote; of deltas and releases only headers are read.
+    title: in place of the release's name. key: a public key or certificate (PEM), by which signatures
+    are checked; one that does not hold is an error. options: see `Writing`.
+    Raises NotFound, CorruptFile, BadSignature, OutputExists and others of `pipeline.errors`.
+    """
+    if not reports:
+        raise UsageError("a page needs a report", hint="name a batch's report, a delta or a release")
+    setup = Setup.of(options)
+    place = Place.for_model(output, setup).refuse_taken(is_model=True)
+    verifier = Verifier.load(key) if key else None
+    evidence = Evidence()
+    for location in reports:
+        gather(evidence, location, setup.settings, verifier)
+    content = build_page(evidence, title=title)
+    if not setup.dry_run:
+        write_site(place, {INDEX: content})
+    return PageReport(
+        output=place.location,
+        dry_run=setup.dry_run,
+        sources=[f"{each.location} ({each.kind})" for each in evidence.sources],
+        files=[INDEX],
+        written_bytes=len(content),
+    )
