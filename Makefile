@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Exactly this version: a range resolves to an older one.
 AZURITE := azurite@3.37.0
 FAMILY := examples/family
-RESULT := build/quickstart/post-v2-transferred
+QUICK := build/quickstart
 
 # Without compiling thousands of modules of which few are ever imported: that takes a minute.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
@@ -17,10 +17,17 @@ help: ## Show this list
 
 setup: $(VENV)/.dev .azurite/.done ## Make .venv and install what the tests need, Azurite included
 
-quickstart: $(VENV)/.runtime ## Move post-training from base-v1 to base-v2, and measure it
+# evaluate finds all that the batch has measured, and shows it as a table.
+quickstart: $(VENV)/.runtime ## Move post-training from base-v1 to base-v2: compute, apply, evaluate, gate, page
 	$(BIN)/python cli.py batch configs/quickstart.json
-	$(BIN)/python $(FAMILY)/evaluate.py $(FAMILY)/base-v1 $(FAMILY)/post-v1 $(FAMILY)/base-v2 \
-		$(RESULT) $(FAMILY)/post-v2 --base $(FAMILY)/base-v2 --reference $(FAMILY)/post-v2
+	$(BIN)/python cli.py evaluate $(QUICK)/post-v2-transferred --base $(FAMILY)/base-v2 --reference $(FAMILY)/post-v2 \
+		--donor $(FAMILY)/post-v1 --donor-base $(FAMILY)/base-v1 --data tasks=$(FAMILY)/heldout/tasks.jsonl \
+		--data docstrings=$(FAMILY)/heldout/docstrings.txt --data topics=$(FAMILY)/heldout/topics.txt \
+		--dtype float32 --cache $(QUICK)/cache
+	$(BIN)/python cli.py analyze ./$(QUICK)/store/deltas/chat-v1.safetensors --output $(QUICK)/analysis --overwrite
+	$(BIN)/python cli.py page $(QUICK)/report.json $(QUICK)/evidence/evaluation.json $(QUICK)/evidence/verdict.json \
+		$(QUICK)/analysis ./$(QUICK)/store/deltas/chat-v1.safetensors ./$(QUICK)/post-v2-transferred \
+		--output $(QUICK)/page --overwrite
 
 test: setup ## Run the tests, ruff and mypy among them
 	$(BIN)/python -m pytest -n auto

@@ -25,8 +25,8 @@ app = typer.Typer(
     help="Move what post-training taught a model onto the next base model: delta = post − base, "
     "new post = new base + scale · delta.",
     epilog="--debug, anywhere, shows the traceback of an error. Exit codes: 0 done, 2 usage or config, "
-    "3 the work could not be done, 5 credentials or network, 6 damaged, 7 another checkpoint than the "
-    "delta's, 8 unsigned, 9 bad signature, 130 interrupted.",
+    "3 the work could not be done, 4 refused by a gate, 5 credentials or network, 6 damaged, 7 another "
+    "checkpoint than the delta's, 8 unsigned, 9 bad signature, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

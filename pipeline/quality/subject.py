@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoints.checkpoint import open_checkpoint
@@ -104,14 +105,20 @@ def load_subject(
 
 def choose_device(device: str) -> str:
     """cpu or cuda, for what people write. Raises UsageError."""
-    import torch
-
     if device not in DEVICES:
         raise UsageError(f"{device!r} is not a device", hint=f"use {', '.join(DEVICES)}")
-    has_cuda = device != "cpu" and torch.cuda.is_available()
+    has_cuda = device != "cpu" and _has_cuda()
     if device == "cuda" and not has_cuda:
         raise UsageError("no CUDA device was found", hint="use --device cpu")
     return "cuda" if has_cuda else "cpu"
+
+
+def _has_cuda() -> bool:
+    if version("torch").endswith("+cpu"):  # importing it, to be told so, takes two seconds
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _context(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

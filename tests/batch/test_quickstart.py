@@ -1,4 +1,4 @@
-"""configs/gated_release.json: a wrong delta is measured and refused, the right one gets its name."""
+"""configs/quickstart.json: a wrong delta is measured and refused, the right one gets its name."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pipeline.batch.report import BatchReport
 from pipeline.batch.runner import run_batch
 
 FAMILY = ROOT / "examples" / "family"
-CONFIG = "configs/gated_release.json"
-FINAL = Path("build/gated/releases/chat-v2")
+CONFIG = "configs/quickstart.json"
+FINAL = Path("build/quickstart/post-v2-transferred")
 QUESTIONS = 16  # of 800, two of each task
 CHARACTERS = 500  # of prose
 
@@ -30,8 +30,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (family / name).symlink_to(FAMILY / name)
     questions = (FAMILY / "heldout" / "tasks.jsonl").read_text().splitlines(keepends=True)
     (family / "heldout" / "tasks.jsonl").write_text("".join(questions[:QUESTIONS]))
-    prose = (FAMILY / "heldout" / "topics.txt").read_text()[:CHARACTERS]
-    (family / "heldout" / "topics.txt").write_text(prose)
+    for name in ("docstrings.txt", "topics.txt"):
+        prose = (FAMILY / "heldout" / name).read_text()[:CHARACTERS]
+        (family / "heldout" / name).write_text(prose)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -64,7 +65,7 @@ def test_a_sign_flipped_delta_is_refused_and_the_right_one_released() -> None:
     assert right.ok, [step.error for step in right.steps if step.error]
     by_run = {step.run: step for step in right.steps}
     assert (by_run["evaluate"].status, by_run["publish"].status) == ("done", "done")
-    candidate = Path("build/gated/candidates/chat-v2/model.safetensors")
+    candidate = Path("build/quickstart/candidate/model.safetensors")
     assert (FINAL / "model.safetensors").read_bytes() == candidate.read_bytes()
     figures = by_run["evaluate"].result["figures"]
     assert figures["gap_recovered.mean"]["value"] > 0.7
