@@ -83,7 +83,7 @@ def _check_layers(raw: Mapping[str, Any], tensors: int, where: str) -> None:
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     """The tokenizer that lies beside the weights. Raises NotACheckpoint if there is none."""
-    from transformers import AutoTokenizer
+    from transformers.models.auto.tokenization_auto import AutoTokenizer
 
     with TemporaryDirectory(prefix="paramdelta-tokenizer-") as place:
         folder = Path(place)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from models import formula, read_model, same_bits
 
 from pipeline.batch.report import BatchReport
 from pipeline.batch.runner import run_batch
@@ -67,6 +68,9 @@ def test_a_sign_flipped_delta_is_refused_and_the_right_one_released() -> None:
     assert (by_run["evaluate"].status, by_run["publish"].status) == ("done", "done")
     candidate = Path("build/quickstart/candidate/model.safetensors")
     assert (FINAL / "model.safetensors").read_bytes() == candidate.read_bytes()
+    base, post, new = (read_model(FAMILY / name) for name in ("base-v1", "post-v1", "base-v2"))
+    for name, tensor in read_model(FINAL).items():
+        assert same_bits(tensor, formula(new[name], (1.0, post[name], base[name]))), name
     figures = by_run["evaluate"].result["figures"]
     assert figures["gap_recovered.mean"]["value"] > 0.7
 
