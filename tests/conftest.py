@@ -42,6 +42,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name != "test_lint.py")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: some test always waits, for a server or for time to pass."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the credentials, the store or the Hub of whoever runs it."""

@@ -17,6 +17,7 @@ import pytest
 from azure.storage.blob import ExponentialRetry
 from canaries import HUB_TOKEN, PASSWORD, WRONG_KEY, World, commands, kept, write_batch
 from conftest import Cli
+from effort import times
 from keys import make_pair
 from models import cast, near, random_state, write_model
 from servers.azurite import Azurite
@@ -34,6 +35,7 @@ from pipeline.storage.azure.client import connect
 from pipeline.storage.locations import parse_store
 
 Run = Callable[..., tuple[int, bytes]]
+WAYS = ["url", "github", "string", "sas"][: times(2, 4)]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[byte
     return call
 
 
-@pytest.mark.parametrize("way", ["string", "sas", "url", "github"])
+@pytest.mark.parametrize("way", WAYS)
 def test_no_command_shows_or_keeps_a_secret_when_all_is_well(way: str, world: World, run: Run) -> None:
     place, env = world.credentials()[way]
     write_batch(world, place)

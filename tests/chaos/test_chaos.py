@@ -13,7 +13,7 @@ from tests.chaos.runs import Chaos, Outcome
 from tests.servers.faults import Fault
 
 SEED = 3
-RUNS = times(4, 50)
+RUNS = times(3, 50)
 WIRE = PROFILES["wire"]
 
 

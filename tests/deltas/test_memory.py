@@ -41,7 +41,7 @@ def least(run: Callable[[str], object]) -> str:
 def states() -> dict[str, dict[str, torch.Tensor]]:
     """Several chunks a tensor. To take a `tiny` post from the base loses something in every element."""
     seeded = torch.Generator().manual_seed(1)
-    base = {f"w{i}": torch.randn(1_300_000, generator=seeded) for i in range(2)}
+    base = {f"w{i}": torch.randn(700_000, generator=seeded) for i in range(2)}
     tiny = {name: tensor * 2.0**-20 for name, tensor in near(base, 3, scale=1).items()}
     return {"base": base, "near": near(base, 2), "tiny": tiny}
 
