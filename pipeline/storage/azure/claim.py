@@ -34,7 +34,7 @@ LEASE_S = 15  # the shortest that the service grants
 PATIENCE_S = 17.0  # beyond which whoever holds the lease is known to have renewed it
 _LOOK_S = 0.5
 _RENEW_S = 4.0
-_LAST_TRIES = 3  # of giving up: nothing depends on it but how soon others may go on
+_LAST_TRIES = 5  # of giving up: nothing depends on it but how soon others may go on
 
 _log = logging.getLogger(__name__)
 
