@@ -27,7 +27,7 @@ quickstart: $(VENV)/.runtime ## Move post-training from base-v1 to base-v2: comp
 	$(BIN)/python cli.py analyze ./$(QUICK)/store/deltas/chat-v1.safetensors --output $(QUICK)/analysis --overwrite
 	$(BIN)/python cli.py page $(QUICK)/report.json $(QUICK)/evidence/evaluation.json $(QUICK)/evidence/verdict.json \
 		$(QUICK)/analysis ./$(QUICK)/store/deltas/chat-v1.safetensors ./$(QUICK)/post-v2-transferred \
-		--output $(QUICK)/page --overwrite
+		--title "base-v2 + ∆" --output $(QUICK)/page --overwrite
 
 test: setup ## Run the tests, ruff and mypy among them
 	$(BIN)/python -m pytest -n auto
