@@ -76,7 +76,7 @@ model = load_subject(f"{folder}/model")
 nbytes, figures = model.nbytes, {}
 reference = None
 if what == "kl":
-    reference = load_subject(f"{folder}/reference")
+    reference = load_subject(f"{folder}/reference", beside=[model])
     nbytes += reference.nbytes
 loaded, begin = peak(), time.perf_counter()
 if reference is None:

@@ -81,17 +81,21 @@ def _check_layers(raw: Mapping[str, Any], tensors: int, where: str) -> None:
             raise CorruptFile(what, where=where, hint="fetch the model again")
 
 
-def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
-    """The tokenizer that lies beside the weights. Raises NotACheckpoint if there is none."""
+def tokenizer_files(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """All that `load_tokenizer` reads, by name: two models with the same files have one tokenizer."""
+    config = json.dumps(_harmless(checkpoint.config or {}), sort_keys=True)
+    return {**checkpoint.read_companions(), "config.json": config.encode()}
+
+
+def load_tokenizer(files: Mapping[str, bytes], *, where: str) -> PreTrainedTokenizerBase:
+    """The tokenizer that `files`, of the model at `where`, make. Raises NotACheckpoint if none."""
     from transformers.models.auto.tokenization_auto import AutoTokenizer
 
     with TemporaryDirectory(prefix="paramdelta-tokenizer-") as place:
         folder = Path(place)
-        for name, content in checkpoint.read_companions().items():
+        for name, content in files.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
-        config = json.dumps(_harmless(checkpoint.config or {}))
-        (folder / "config.json").write_text(config, encoding="utf-8")
         try:
             with quiet():
                 tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -101,7 +105,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
             first = (str(error) or type(error).__name__).splitlines()[0].replace(place, "")
             raise NotACheckpoint(
                 f"has no tokenizer that transformers can read: {first}",
-                where=checkpoint.location,
+                where=where,
                 hint="a model is measured together with its tokenizer.json and tokenizer_config.json",
             ) from error
     return tokenizer

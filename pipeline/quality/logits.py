@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-LOGITS_BYTES = 8 * MIB  # of the logits of one chunk
+LOGITS_BYTES = 4 * MIB  # of the logits of one chunk
 CUDA_LOGITS_BYTES = 256 * MIB  # small matrices would leave a GPU idle
 _CLOSE = 0.02  # relative distance of equal logits, rounded to bfloat16 in another order
 

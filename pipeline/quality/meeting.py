@@ -46,7 +46,8 @@ class Common:
     def of(cls, subject: Subject, reference: Subject, readings: Sequence[tuple[Ids, Ids]]) -> Common:
         """Compare the tokenizers, and how they read the texts: `readings`, the ids on both sides."""
         ours, theirs = subject.tokenizer, reference.tokenizer
-        if all(left == right for left, right in readings) and ours.get_vocab() == theirs.get_vocab():
+        is_same = ours is theirs or ours.get_vocab() == theirs.get_vocab()
+        if is_same and all(left == right for left, right in readings):
             return cls(subject, reference, None)  # as a rule; what is not made takes no memory
         return cls(subject, reference, (read_vocabulary(ours), read_vocabulary(theirs)))
 

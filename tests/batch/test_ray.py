@@ -167,7 +167,8 @@ def test_an_error_of_a_node_is_the_operations_own(bucket, engine, large_family):
     with pytest.raises(CorruptFile, match=r"plain\.safetensors") as caught:
         on_cluster(samples["model"].at("cluster"), engine)
     assert caught.value.exit_code == 6
-    assert not bucket.files("cluster/")
+    # A journal may lie there, of what the other node had done by then.
+    assert not [name for name in bucket.files("cluster/") if not name.endswith(".journal")]
 
 
 def test_what_is_not_split_runs_on_a_node(bucket, engine, large_family, tmp_path):

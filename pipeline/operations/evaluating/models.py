@@ -78,6 +78,7 @@ class Bench:
                 dtype=self._how.dtype,
                 device=self._how.device,
                 progress=self._setup.progress,
+                beside=self._loaded.values(),
             )
         return self._loaded[model.key]
 
