@@ -136,3 +136,11 @@ def test_weights_alone_and_options_that_mean_nothing_are_refused(model, tmp_path
         load_subject(str(model), dtype="int8")
     with pytest.raises(UsageError, match="'tpu' is not a device"):
         load_subject(str(model), device="tpu")
+
+
+def test_models_with_the_same_tokenizer_share_it():
+    base = load_subject(str(FAMILY / "base-v1"))
+    moved = load_subject(str(FAMILY / "base-v2"), beside=[base])
+    assert moved.tokenizer is base.tokenizer
+    post = load_subject(str(FAMILY / "post-v1"), beside=[base])
+    assert len(post.tokenizer) > len(base.tokenizer)
