@@ -63,7 +63,7 @@ def measure_divergence(
     tokenizers have too little in common: under a quarter of the positions, or half of the probability.
     """
     length = min(window_length(subject, window), window_length(reference, window))
-    readings = [(tokenize(subject, text), tokenize(reference, text)) for text in texts.documents]
+    readings = [_tokenize(subject, reference, text) for text in texts.documents]
     counts = [len(ours) for ours, _ in readings]
     common = Common.of(subject, reference, readings)
     pairs = [
@@ -98,6 +98,13 @@ def measure_divergence(
         )
         for n, count in enumerate(counts)
     ]
+
+
+def _tokenize(subject: Subject, reference: Subject, text: str) -> tuple[Sequence[int], Sequence[int]]:
+    """The text's ids for both; the very same where they share a tokenizer."""
+    ours = tokenize(subject, text)
+    is_shared = subject.tokenizer is reference.tokenizer
+    return ours, ours if is_shared else tokenize(reference, text)
 
 
 def divergence_figures(found: Sequence[DocumentDivergence]) -> dict[str, Measurement]:

@@ -42,11 +42,11 @@ class Pair:
 def pair_windows(document: int, model: Read, reference: Read, length: int) -> Iterator[Pair]:
     """Windows of `length` tokens at most over a text that is read in two ways."""
     if list(model.ends) == list(reference.ends):
-        for ours, theirs in zip(
-            rolling_windows(document, model.ids, model.prefix, length),
-            rolling_windows(document, reference.ids, reference.prefix, length),
-            strict=True,
-        ):
+        windows = list(rolling_windows(document, model.ids, model.prefix, length))
+        others = windows
+        if (reference.ids, reference.prefix) != (model.ids, model.prefix):
+            others = list(rolling_windows(document, reference.ids, reference.prefix, length))
+        for ours, theirs in zip(windows, others, strict=True):
             everything = range(len(ours.targets))
             yield Pair(ours, theirs, everything, everything)
         return

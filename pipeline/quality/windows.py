@@ -7,6 +7,7 @@ from one token of context on; the last one predicts what is left, and is filled 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -33,7 +34,7 @@ class Window:
 
 def rolling_windows(document: int, ids: Sequence[int], prefix: int, length: int) -> Iterator[Window]:
     """Windows of `length` tokens at most over the tokens `ids` of a text, after the token `prefix`."""
-    read = [prefix, *ids]  # position n predicts ids[n]
+    read = array("i", [prefix, *ids])  # position n predicts ids[n]
     done = 0
     while done < len(ids):
         end = min(done + length, len(ids))
