@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-LOGITS_BYTES = 4 * MIB  # of the logits of one chunk
+LOGITS_BYTES = 2 * MIB  # of one chunk on a CPU; more beside a large model, for few rows make slow products
+_SHARE = 1024
 CUDA_LOGITS_BYTES = 256 * MIB  # small matrices would leave a GPU idle
 _CLOSE = 0.02  # relative distance of equal logits, rounded to bfloat16 in another order
 
@@ -33,6 +34,8 @@ class Head:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._output: Any = None
+        nbytes = sum(each.numel() * each.element_size() for each in model.parameters())
+        self._limit = max(LOGITS_BYTES, nbytes // _SHARE)
         self.is_bounded = self._fits()
 
     def read(self, windows: Sequence[Window]) -> torch.Tensor:
@@ -60,8 +63,8 @@ class Head:
             return self._logits(states).float() if self.is_bounded else states.float()
 
     def chunks(self, states: torch.Tensor) -> Iterator[slice]:
-        """Pieces of `states` whose logits take `LOGITS_BYTES` at most, as float32."""
-        limit = LOGITS_BYTES if states.device.type == "cpu" else CUDA_LOGITS_BYTES
+        """Pieces of `states` whose logits, as float32, take little beside the model."""
+        limit = self._limit if states.device.type == "cpu" else CUDA_LOGITS_BYTES
         rows = max(1, limit // (4 * self.width))
         return (slice(at, at + rows) for at in range(0, len(states), rows))
 
