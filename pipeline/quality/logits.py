@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-LOGITS_BYTES = 2 * MIB  # of one chunk on a CPU; more beside a large model, for few rows make slow products
+LOGITS_BYTES = 2 * MIB  # of one chunk on a CPU; more beside a large model: few rows make slow products
 _SHARE = 1024
 CUDA_LOGITS_BYTES = 256 * MIB  # small matrices would leave a GPU idle
 _CLOSE = 0.02  # relative distance of equal logits, rounded to bfloat16 in another order
