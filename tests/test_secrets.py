@@ -39,11 +39,6 @@ WAYS = ["url", "github", "string", "sas"][: times(2, 4)]
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    return Certificate.make(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(scope="module")
 def servers(certificate: Certificate) -> Iterator[tuple[Azurite, Refusing, Tokens]]:
     with (
         Azurite(tls=certificate) as azurite,

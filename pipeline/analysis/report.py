@@ -20,11 +20,11 @@ rows that the base lacks, elements that are no finite numbers) is said of each t
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
+from pipeline.checkpoints.strict_json import plain
 from pipeline.errors import CorruptFile
 from pipeline.version import TOOL
 
@@ -173,7 +173,7 @@ class Analysis:
 
     def to_json(self) -> str:
         """The file's text. A figure that is no finite number is written as null."""
-        return json.dumps(_plain(asdict(self)), ensure_ascii=False, indent=1) + "\n"
+        return json.dumps(plain(asdict(self)), ensure_ascii=False, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str, *, where: str) -> Self:
@@ -222,14 +222,3 @@ def _pair(raw: Mapping[str, Any]) -> PairFigures:
         for name in ("groups", "layers", "layer_groups", "cells")
     }
     return PairFigures(**{**raw, **parts, "total": Agreement(**raw["total"])})
-
-
-def _plain(value: Any) -> Any:
-    """`value` as strict JSON has it: no NaN, no infinities."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return value

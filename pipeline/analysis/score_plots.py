@@ -10,9 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.analysis.drawing import STYLES, Style, canvas, entitle, legend_beside, render, shown
-from pipeline.quality.report import Evaluation, Measurement
+from pipeline.quality import compare
+from pipeline.quality.report import Evaluation, Measurement, Role
 
 Scaled = tuple[float, Evaluation]
+_ROLES: tuple[Role, ...] = ("model", "base", "donor", "donor_base")
 _MOST_TASKS = 24  # that are named in a plot
 _GREY = "#737373"
 
@@ -45,14 +47,13 @@ def tasks_of(evaluation: Evaluation) -> list[str]:
 
 def hypothetical(evaluation: Evaluation) -> dict[str, tuple[float, float]]:
     """Of each task its hypothetical score, base + (donor − donor_base), and the actual one."""
-    sides = [evaluation.scores.get(role) for role in ("base", "donor", "donor_base")]
-    found = {}
-    for name in tasks_of(evaluation):
-        values = [side.figures[name].value for side in sides if side and name in side.figures]
-        actual = evaluation.model.figures[name].value
-        if len(values) == 3 and all(map(math.isfinite, [*values, actual])):
-            found[name] = values[0] + values[1] - values[2], actual
-    return found
+    names = tasks_of(evaluation)
+    model, base, donor, donor_base = (
+        {name: scores.figures[name] for name in names if name in scores.figures} if scores else {}
+        for scores in map(evaluation.scores.get, _ROLES)
+    )
+    found = compare.hypothetical(model, base, donor, donor_base)
+    return {name: point for name, point in found.items() if all(map(math.isfinite, point))}
 
 
 def _scales(evaluations: Sequence[Scaled]) -> Figure:

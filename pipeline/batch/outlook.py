@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.batch.evidence import evidence_key
 from pipeline.batch.known import Known
-from pipeline.batch.specification import EVIDENCE, Specification
+from pipeline.batch.specification import EVIDENCE, SIDES, Specification
 from pipeline.checkpoints.checkpoint import open_checkpoint, open_files
 from pipeline.checkpoints.files import read_file
 from pipeline.deltas.delta import open_delta
@@ -32,7 +32,6 @@ from pipeline.settings import Settings
 from pipeline.storage.locations import parse_model
 from pipeline.tensors.fingerprint import Digest, digest_bytes
 
-_MODELS = ("base", "post")
 # What says how a step is done, not what comes of it.
 _MANNER = frozenset(
     {"store", "device", "hub_cache", "tier", "overwrite", "push_to_hub", "private", "revision"}
@@ -67,11 +66,11 @@ def examine(spec: Specification, known: Known) -> Freshness:
 
 def models_of(spec: Specification) -> Iterator[str]:
     """The locations of the checkpoints that `spec` reads whole."""
-    for key in (*ROLES,) if spec.run == "evaluate" else _MODELS:
+    for key in (*ROLES,) if spec.run == "evaluate" else SIDES:
         if key in spec.arguments:
             yield spec.arguments[key]
     for term in spec.arguments.get("deltas", ()):
-        yield from (term[key] for key in _MODELS if key in term)
+        yield from (term[key] for key in SIDES if key in term)
 
 
 def identities(spec: Specification, settings: Settings) -> dict[str, Digest]:
@@ -83,13 +82,13 @@ def fingerprints_of_inputs(
     spec: Specification, report: Mapping[str, Any]
 ) -> Iterator[tuple[str, Digest]]:
     """The fingerprint of each checkpoint that `spec` has read whole, by location, as the report says."""
-    for role in dict.fromkeys((*_MODELS, *ROLES)):
+    for role in dict.fromkeys((*SIDES, *ROLES)):
         text, found = spec.arguments.get(role), report.get(f"{role}_fingerprint")
         if text is not None and found:
             yield text, Digest.parse(found)
     terms = spec.arguments.get("deltas", ())
     for term, made_of in zip(terms, report.get("addend_fingerprints") or (), strict=False):
-        for side in _MODELS:
+        for side in SIDES:
             if side in term:
                 yield term[side], Digest.parse(made_of[side])
 
@@ -136,7 +135,7 @@ def step_key(spec: Specification, report: Mapping[str, Any], settings: Settings)
         content: dict[str, Any] = {"run": spec.run, "of": evidence_key(spec.run, spec.arguments, report)}
         return str(digest_bytes(json.dumps(content, sort_keys=True).encode()))
     said = {name: value for name, value in spec.arguments.items() if name not in _MANNER}
-    of: list[Any] = [report.get(f"{side}_fingerprint") for side in _MODELS]
+    of: list[Any] = [report.get(f"{side}_fingerprint") for side in SIDES]
     made_of = report.get("addend_fingerprints")
     for number, term in enumerate(said.pop("deltas", ())):
         if made_of:
@@ -144,7 +143,7 @@ def step_key(spec: Specification, report: Mapping[str, Any], settings: Settings)
             continue
         with open_delta(term["delta"], settings=settings) as delta:
             of.append([{"delta": str(delta.manifest.fingerprint)}, term["scale"]])
-    for name in (*_MODELS, "output", "location"):
+    for name in (*SIDES, "output", "location"):
         said.pop(name, None)
     content = {"run": spec.run, "options": said, "of": of}
     return str(digest_bytes(json.dumps(content, sort_keys=True).encode()))

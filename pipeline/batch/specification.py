@@ -23,6 +23,7 @@ from pipeline.batch.steps import (
 from pipeline.storage.locations import Scheme, parse_output_model
 
 _SHARED = ("store", "device", "hub_cache", "tier", "sign_key")
+SIDES = ("base", "post")  # of a difference
 EVIDENCE = ("evaluate", "gate", "publish")
 _HUB = ("push_to_hub", "private", "revision")
 

@@ -11,10 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.batch.report import StepResult
-from pipeline.batch.specification import Specification
+from pipeline.batch.specification import SIDES, Specification
 from pipeline.quality.report import ROLES
 
-_SIDES = ("base", "post")
 _FORESEEN = (
     "dry_run", "tensors", "elements", "read_bytes", "written_bytes", "download_bytes", "upload_bytes",
     "memory_bytes",
@@ -37,7 +36,7 @@ class StandIns:
         if spec.run not in ("compute", "apply", "evaluate"):
             return None
         arguments = {**spec.arguments, "overwrite": True}
-        for side in ROLES if spec.run == "evaluate" else _SIDES:
+        for side in ROLES if spec.run == "evaluate" else SIDES:
             if side in arguments:
                 arguments[side] = self._model(arguments[side])
         if "deltas" in arguments:
@@ -73,11 +72,11 @@ class StandIns:
 
     def _term(self, term: Mapping[str, Any]) -> dict[str, Any] | None:
         if "delta" not in term:
-            return {**term, **{side: self._model(term[side]) for side in _SIDES}}
+            return {**term, **{side: self._model(term[side]) for side in SIDES}}
         maker = self._makers.get(term["delta"])
         if maker is None:
             return dict(term)
         if maker.run != "compute":
             return None
-        sides = {side: self._model(maker.arguments[side]) for side in _SIDES}
+        sides = {side: self._model(maker.arguments[side]) for side in SIDES}
         return {**sides, "scale": term["scale"]}

@@ -17,6 +17,17 @@ MAX_DEPTH = 64
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
+def plain(value: Any) -> Any:
+    """`value` as strict JSON has it: None in place of NaN and infinities, lists in place of tuples."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return value
+
+
 def parse_json(data: bytes, *, nonfinite: bool = False) -> Any:
     """The value written as UTF-8 JSON `data`; `nonfinite`: with NaN and infinities, as Python has them.
 

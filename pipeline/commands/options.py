@@ -20,6 +20,14 @@ BASE_HELP = "Base checkpoint: org/name[@revision], a folder, a file or az://cont
 CODEC_HELP = "Packed losslessly, or not, for other readers of safetensors."
 
 Finished = Annotated[str, Argument(help="A delta, or a folder that apply wrote.", show_default=False)]
+Prefix = Annotated[
+    str | None,
+    Argument(
+        metavar="[PREFIX]",
+        help="What names begin with, as in deltas/; or a location, as az://container/path.",
+        show_default=False,
+    ),
+]
 NewDelta = Annotated[str, Option(help="The delta to write: a name in the store, or a location.")]
 Scaled = Annotated[list[str], Option(help="DELTA or DELTA=SCALE; may be given several times.")]
 Scale = Annotated[float, Option(help="Scale of each delta that has none of its own.")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Unpack
 from typer import Argument, Option
 
 from pipeline.commands.command import command
-from pipeline.commands.options import InStore, Planned, Replacing
+from pipeline.commands.options import InStore, Planned, Prefix, Replacing
 from pipeline.rendering import show
 
 if TYPE_CHECKING:
@@ -53,14 +53,7 @@ def page(
 @command(show)
 def catalog(
     output: NewFolder,
-    place: Annotated[
-        str | None,
-        Argument(
-            metavar="[PREFIX]",
-            help="What names begin with, as in deltas/; or a location, as az://container/path.",
-            show_default=False,
-        ),
-    ] = None,
+    place: Prefix = None,
     **options: Unpack[Showing],
 ) -> CatalogReport:
     """Write a web page of all that lies in a store.

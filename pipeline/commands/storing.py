@@ -9,7 +9,7 @@ from typer import Argument, Option
 from pipeline.commands.asking import Yes, asking, asking_if_there
 from pipeline.commands.command import command
 from pipeline.commands.endings import judge_checks
-from pipeline.commands.options import Bounded, InStore, InTier, Planned, Replacing
+from pipeline.commands.options import Bounded, InStore, InTier, Planned, Prefix, Replacing
 from pipeline.progress import bar
 from pipeline.rendering import show, show_checks, show_cleaning, show_deletion, show_listing
 
@@ -39,14 +39,7 @@ class Cleaning(InStore):
 
 @command(show_listing)
 def list_store(
-    place: Annotated[
-        str | None,
-        Argument(
-            metavar="[PREFIX]",
-            help="What names begin with, as in deltas/; or a location, as az://container/path.",
-            show_default=False,
-        ),
-    ] = None,
+    place: Prefix = None,
     **options: Unpack[InStore],
 ) -> Listing:
     """List the deltas and models of a store.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.checkpoints.strict_json import parse_json
+from pipeline.checkpoints.strict_json import parse_json, plain
 from pipeline.errors import CorruptFile
 
 
@@ -59,8 +59,7 @@ class Pair:
 
 def to_line(item: Mapping[str, Any]) -> str:
     """A line of JSON without its end; a number that is not finite is written as null."""
-    plain = {key: _plain(value) for key, value in item.items()}
-    return json.dumps(plain, ensure_ascii=False, allow_nan=False)
+    return json.dumps(plain(item), ensure_ascii=False, allow_nan=False)
 
 
 def item_lines(items: Iterable[Item]) -> Iterable[str]:
@@ -103,9 +102,3 @@ def pair_items(left: Sequence[Item], right: Sequence[Item]) -> list[Pair]:
     """The items that both have, in the order of `left`."""
     found = {item.key: item for item in right}
     return [Pair(item, found[item.key]) for item in left if item.key in found]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
+from pipeline.checkpoints.strict_json import plain
 from pipeline.errors import CorruptFile
 from pipeline.version import TOOL
 
@@ -90,7 +91,7 @@ class Evaluation:
 
     def to_json(self) -> str:
         """The file's text. A figure that is no finite number is written as null."""
-        return json.dumps(_plain(asdict(self)), ensure_ascii=False, indent=2) + "\n"
+        return json.dumps(plain(asdict(self)), ensure_ascii=False, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, *, where: str) -> Self:
@@ -121,14 +122,3 @@ def _scores(raw: Mapping[str, Any]) -> Scores:
 def _measurement(value: float | None, standard_error: float | None, count: int) -> Measurement:
     error = None if standard_error is None else float(standard_error)
     return Measurement(math.nan if value is None else float(value), error, int(count))
-
-
-def _plain(value: Any) -> Any:
-    """`value` as strict JSON has it: no NaN, no infinities."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return value
