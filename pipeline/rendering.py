@@ -268,6 +268,8 @@ def _lines(name: str, value: Any) -> Iterator[str]:
     if isinstance(value, list | tuple):
         for item in value:
             yield f"{item[0]} × {item[1]:g}" if isinstance(item, tuple) else str(item)
+    elif hasattr(value, "lines"):
+        yield from value.lines()
     elif name.endswith("bytes"):
         yield format_bytes(value)
     elif name.endswith("share"):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pipeline.checkpoints.derived import DerivedReader
 from pipeline.checkpoints.files import (
     PICKLES,
     SAFETENSORS,
@@ -74,6 +75,7 @@ class Checkpoint:
         parts = [f"{self.location}@{self.revision}"]
         if self.revision is None:
             parts = [f"{reader.name} {reader.nbytes} {reader.version}" for reader in self.readers]
+        parts += [each.version for each in self.readers if isinstance(each, DerivedReader)]
         return digest_bytes("\0".join(parts).encode())
 
     def input(self, name: str, first_reader: int = 0) -> Input:

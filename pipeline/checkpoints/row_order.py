@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 ABSENT = -1  # in place of a source's row: there is none, and zeros stand for it
@@ -50,11 +50,11 @@ class RowOrder:
         if not 0 < len(runs) <= MAX_RUNS:
             raise ValueError(f"{len(runs)} runs of rows")
         found = tuple(_run(run, rows) for run in runs)
-        for (first, count), (other, _) in zip(found, found[1:], strict=False):
+        for (first, count), (other, _) in pairwise(found):
             if other == (ABSENT if first == ABSENT else first + count):
                 raise ValueError("two runs of rows are one")
         used = sorted(run for run in found if run[0] != ABSENT)
-        if any(a + count > b for (a, count), (b, _) in zip(used, used[1:], strict=False)):
+        if any(a + count > b for (a, count), (b, _) in pairwise(used)):
             raise ValueError("a row of the base stands in two places")
         if sum(count for _, count in found) > MAX_ROWS:
             raise ValueError("too many rows")

@@ -37,8 +37,8 @@ class RowPlan:
 
     renamed: post's tokens that stand in the place of another added token. lacking: rows whose token the
     source lacks. kept: rows below post's end that are the source's own. own: the source's tokens that
-    the other side lacks, with their rows here. dropped: tokens whose rows are not used. displaced:
-    padding of the source that gave way to tokens.
+    the other side lacks, with their rows here. dropped: tokens of the source whose rows are not used.
+    displaced: padding of the source that gave way to tokens.
     """
 
     sources: Sequence[int]
@@ -57,15 +57,13 @@ class RowPlan:
 
 def plan_base(base: Side, post: Side) -> RowPlan:
     """Base's rows in post's order; rows whose token base lacks are absent."""
-    sources, renamed = _in_order(base, post)
+    sources, renamed = _in_order(base, post, lambda _: True)
     lacking = [
         row for row, source in enumerate(sources) if source == ABSENT and post.token(row) is not None
     ]
     used = set(sources)
     dropped = [
-        token
-        for row in range(base.rows)
-        if row not in used and (token := base.token(row)) is not None
+        token for row in range(base.rows) if row not in used and (token := base.token(row)) is not None
     ]
     return RowPlan(sources, renamed, lacking=lacking, dropped=dropped)
 
@@ -75,12 +73,16 @@ def plan_result(new: Side, post: Side, is_whole: Callable[[int], bool]) -> RowPl
 
     is_whole: whether a row of the delta is post's own, so that the new base's does not count.
     """
-    sources, renamed = _in_order(new, post)
+    sources, renamed = _in_order(new, post, lambda row: not is_whole(row))
     used = {source for source in sources if source != ABSENT}
     taken = set()  # rows of the result, below post's end, that belong to a token or to the delta
     lacking = []
+    dropped = []
     for row in range(post.rows):
         if is_whole(row):
+            token = post.token(row)
+            if sources[row] != ABSENT and token is not None:
+                dropped.append(token)
             sources[row] = ABSENT
         elif sources[row] == ABSENT and post.token(row) is not None:
             lacking.append(row)
@@ -108,10 +110,12 @@ def plan_result(new: Side, post: Side, is_whole: Callable[[int], bool]) -> RowPl
     for token, row in behind:
         own.append((token, len(sources)))
         sources.append(row)
-    return RowPlan(sources, renamed, lacking, kept, own, displaced=displaced)
+    return RowPlan(sources, renamed, lacking, kept, own, dropped, displaced)
 
 
-def _in_order(source: Side, post: Side) -> tuple[list[int], list[str]]:
+def _in_order(
+    source: Side, post: Side, may_be_renamed: Callable[[int], bool]
+) -> tuple[list[int], list[str]]:
     """For each of post's rows the source's row of the same token, and the tokens that were renamed."""
     sources = [_row_of(source, post, row) for row in range(post.rows)]
     if any(found not in (ABSENT, row) for row, found in enumerate(sources)):
@@ -119,7 +123,9 @@ def _in_order(source: Side, post: Side) -> tuple[list[int], list[str]]:
     renamed = []
     for row, found in enumerate(sources):
         token = post.token(row)
-        if found == ABSENT and token is not None and _is_renamed(source, post, row):
+        if found != ABSENT or token is None or not may_be_renamed(row):
+            continue
+        if _is_renamed(source, post, row):
             sources[row] = row
             renamed.append(token)
     return sources, renamed

@@ -1,4 +1,4 @@
-"""Which token has which id, as the files of a tokenizer say: data from outside, taken only if it is plain.
+"""Which token has which id, as the files of a tokenizer say: data from outside, checked first.
 
 Known are tokenizer.json (BPE, WordPiece and WordLevel keep an object of ids, Unigram a list of pieces in
 the order of their ids; added tokens, special ones among them, lie beside that), and the older vocab.json

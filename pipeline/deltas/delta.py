@@ -34,6 +34,7 @@ from pipeline.deltas.format import (
     PACKED,
     PLAIN,
     POST,
+    REORDERED_VERSION,
     STORED,
     VERSION_KEY,
     digests_per_chunk,
@@ -200,11 +201,11 @@ def _read_manifest(
             where=location,
             hint="make one with `cli.py compute`",
         )
-    if header.metadata[VERSION_KEY] != str(FORMAT_VERSION):
+    if header.metadata[VERSION_KEY] not in (str(FORMAT_VERSION), str(REORDERED_VERSION)):
         raise CorruptFile(
             f"is of delta format version {header.metadata[VERSION_KEY]}",
             where=location,
-            hint=f"this tool reads version {FORMAT_VERSION}: use a newer one",
+            hint=f"this tool reads versions {FORMAT_VERSION} and {REORDERED_VERSION}: use a newer one",
         )
     if not is_sealed(header.text, header.metadata.get(HEADER_KEY, "")):
         raise CorruptFile("its header does not match its digest", where=location)
@@ -213,7 +214,14 @@ def _read_manifest(
     data = read_entry(reader, entries[MANIFEST])
     if str(digest_bytes(data)) != header.metadata.get(MANIFEST_KEY):
         raise CorruptFile("its manifest does not match its digest", where=location)
-    return Manifest.from_json(data, where=location)
+    manifest = Manifest.from_json(data, where=location)
+    if header.metadata[VERSION_KEY] != str(manifest.version):
+        raise CorruptFile(
+            f"is of delta format version {header.metadata[VERSION_KEY]}, "
+            f"but its manifest of version {manifest.version}",
+            where=location,
+        )
+    return manifest
 
 
 def _read_tables(

@@ -33,6 +33,7 @@ from pipeline.errors import UsageError
 from pipeline.tensors.fingerprint import Digest, digest_bytes
 
 FORMAT_VERSION = 1
+REORDERED_VERSION = 2  # of deltas whose base stood in another order of rows, and of no others
 RESERVED = "__paramdelta__."
 PACKED = RESERVED + "packed"
 CORRECTIONS = RESERVED + "corrections"
@@ -74,11 +75,11 @@ def parse_codec(text: str) -> Codec:
     raise UsageError(f"{text!r} is not a codec", hint=f"known: {', '.join(CODECS)}")
 
 
-def metadata(manifest: Digest) -> dict[str, str]:
+def metadata(manifest: Digest, version: int = FORMAT_VERSION) -> dict[str, str]:
     """The header's `__metadata__`, before the header is sealed."""
     return {
         "format": "pt",
-        VERSION_KEY: str(FORMAT_VERSION),
+        VERSION_KEY: str(version),
         MANIFEST_KEY: str(manifest),
         HEADER_KEY: _UNSEALED,
     }

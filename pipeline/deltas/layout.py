@@ -23,6 +23,7 @@ from pipeline.deltas.format import (
     CORRECTIONS,
     DIGESTS,
     FILE,
+    FORMAT_VERSION,
     INDEX,
     MANIFEST,
     PACKED,
@@ -112,7 +113,8 @@ class DeltaLayout:
             tail.append(part)
         tail.flush()
         sizes_by_name = dict(zip(self._tables, sizes, strict=True))
-        writer.write(0, seal(self._header(sizes_by_name, digest_bytes(content))))
+        header = self._header(sizes_by_name, digest_bytes(content), manifest.version)
+        writer.write(0, seal(header))
         return tail.end
 
     @property
@@ -121,7 +123,9 @@ class DeltaLayout:
         grown = CORRECTIONS if self.codec == PLAIN else PACKED
         return [grown, INDEX, DIGESTS, *(FILE + name for name in self.companions), MANIFEST]
 
-    def _header(self, sizes: Mapping[str, int], manifest: Digest) -> bytes:
+    def _header(
+        self, sizes: Mapping[str, int], manifest: Digest, version: int = FORMAT_VERSION
+    ) -> bytes:
         stored = self.tensors if self.codec == PLAIN else []
         tables = [Tensor(name, U8, (size,)) for name, size in sizes.items()]
-        return build_header([*stored, *tables], metadata(manifest), room=self.room or None)
+        return build_header([*stored, *tables], metadata(manifest, version), room=self.room or None)

@@ -10,7 +10,8 @@ from typing import Any
 
 from pipeline.checkpoints.header import is_too_large
 from pipeline.checkpoints.strict_json import is_deep, parse_json
-from pipeline.deltas.format import CODECS, FORMAT_VERSION, Codec, is_reserved
+from pipeline.deltas.base_rows import BaseRows
+from pipeline.deltas.format import CODECS, FORMAT_VERSION, REORDERED_VERSION, Codec, is_reserved
 from pipeline.errors import CorruptFile
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 from pipeline.tensors.dtypes import BY_NAME, DType, Kind, compute_dtype
@@ -89,7 +90,8 @@ class Manifest:
     """Everything that a delta says of itself.
 
     post_config: the post model's config.json. files: the companions and their digests. ancestors: what
-    was combined, if this is a combination; it has no post then.
+    was combined, if this is a combination; it has no post then. base_rows: if base's vocabulary was
+    brought into post's order; what is said of base is said of it in that order.
     """
 
     base: Identity | None
@@ -100,6 +102,12 @@ class Manifest:
     files: Mapping[str, Digest]
     ancestors: Sequence[Ancestor] = ()
     tool: str = TOOL
+    base_rows: BaseRows | None = None
+
+    @property
+    def version(self) -> int:
+        """The format's, that the delta needs of its readers."""
+        return FORMAT_VERSION if self.base_rows is None else REORDERED_VERSION
 
     @property
     def fingerprint(self) -> Digest:
@@ -118,8 +126,11 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The manifest as UTF-8 JSON, the same bytes for the same content."""
-        head = {"version": FORMAT_VERSION, "chunk_elements": CHUNK_ELEMENTS}
+        head = {"version": self.version, "chunk_elements": CHUNK_ELEMENTS}
         content = {**head, **_plain(self)}
+        del content["base_rows"]
+        if self.base_rows is not None:
+            content["base_rows"] = self.base_rows.to_json()
         if self.post_config is not None:  # as text, for it may have infinities, which JSON has not
             content["post_config"] = json.dumps(self.post_config, ensure_ascii=False)
         text = json.dumps(
@@ -133,24 +144,34 @@ class Manifest:
         try:
             content = parse_json(data)
             said = content["version"], content["chunk_elements"]
-            if said != (FORMAT_VERSION, CHUNK_ELEMENTS) or not all(type(n) is int for n in said):
+            known = REORDERED_VERSION if "base_rows" in content else FORMAT_VERSION
+            if said != (known, CHUNK_ELEMENTS) or not all(type(n) is int for n in said):
                 raise CorruptFile(
                     f"is of delta format version {content['version']}",
                     where=where,
                     hint=f"this tool reads version {FORMAT_VERSION}: use a newer one",
                 )
+            tensors = tuple(_record(record) for record in content["tensors"])
             return cls(
                 base=_identity(content["base"]),
                 post=_identity(content["post"]),
                 codec=_codec(content["codec"], where),
-                tensors=tuple(_record(record) for record in content["tensors"]),
+                tensors=tensors,
                 post_config=_config(content["post_config"]),
                 files={name: Digest.parse(digest) for name, digest in content["files"].items()},
                 ancestors=tuple(_ancestor(each) for each in content["ancestors"]),
                 tool=_text(content["tool"]),
+                base_rows=_base_rows(content, tensors),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptFile(f"has no valid manifest: {error}", where=where) from error
+
+
+def _base_rows(content: Mapping[str, Any], tensors: Sequence[TensorRecord]) -> BaseRows | None:
+    if "base_rows" not in content:
+        return None
+    forms = {record.name: (record.shape, record.base_shape) for record in tensors if not record.carried}
+    return BaseRows.parse(content["base_rows"], forms)
 
 
 def _whole(norms: Sequence[float | None]) -> float | None:

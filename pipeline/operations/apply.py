@@ -14,9 +14,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Self, Unpack
 
-from pipeline.checkpoints.alignment import check_vocabulary
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.output import SHARD_BYTES
+from pipeline.deltas.base_rows import in_posts_order
 from pipeline.deltas.signing import Verifier
 from pipeline.engine.work import Work
 from pipeline.operations.addends.addend import Addend
@@ -32,6 +32,7 @@ from pipeline.operations.outputs.signatures import load_verifier
 from pipeline.operations.push import HubPush
 from pipeline.operations.same_base import looks_like_same_base
 from pipeline.operations.setup import Setup, Transferring
+from pipeline.operations.vocabulary import Settled, settle, settle_own
 from pipeline.storage.base import Reader
 from pipeline.tensors.arithmetic import sum_bytes
 from pipeline.tensors.dtypes import F64, DType, parse_dtype, torch_name
@@ -74,23 +75,19 @@ def apply(
     return replace(report, pushed=hub.model(output).pushed) if hub else report
 
 
-def _check_vocabularies(base: Checkpoint, addends: Sequence[Addend]) -> None:
-    """All tokenizers must agree, for rows are aligned by position."""
-    ours = base.read_tokenizer()
-    for addend in addends:
-        where = f"{base.location} and {addend.location}"
-        check_vocabulary(ours, addend.read_tokenizer(), where=where)
-
-
 @dataclass(frozen=True)
 class _Run:
-    """One sum, its inputs opened. old: the base that the first addend was made on, if it is wanted."""
+    """One sum, its inputs opened. old: the base that the first addend was made on, if it is wanted.
+
+    settled: once it is known, what became of the vocabulary; `base` is in the result's order then.
+    """
 
     base: Checkpoint
     old: Checkpoint | None
     addends: Sequence[Addend]
     scales: Sequence[float]
     dtype: DType | None
+    settled: Settled | None = None
 
     @classmethod
     def open(
@@ -110,25 +107,36 @@ class _Run:
         old = None
         if old_base is not None:
             old = stack.enter_context(open_checkpoint(old_base, settings=settings))
+            old = in_posts_order(old, opened[0].base_rows)
             opened[0].check_base(old)
         return cls(model, old, opened, [scale for _, scale in wanted], dtype)
 
     def apply(self, place: Place, shard_bytes: int) -> ApplyReport:
         """Write the sum, or on a dry run say what would be written."""
-        _check_vocabularies(self.base, self.addends)
+        own = self._with(settle_own(self.base, self.addends))
         same_base = list(self.scales) == [1.0] and looks_like_same_base(
-            self.base, self.addends[0], self.dtype
+            own.base, self.addends[0], self.dtype
         )
         if place.setup.dry_run:
-            return self._report(place, self._plan(shard_bytes, same_base=same_base), same_base=same_base)
+            run = own if same_base else self._aligned(reads=False)
+            return run._report(place, run._plan(shard_bytes, same_base=same_base), same_base=same_base)
         if same_base:
             with suppress(NotTheSameBase):  # identical where it was probed, different elsewhere
-                return self._write(place, shard_bytes, same_base=True)
-        return self._write(place, shard_bytes, same_base=False)
+                return own._write(place, shard_bytes, same_base=True)
+        return self._aligned(reads=True)._write(place, shard_bytes, same_base=False)
+
+    def _aligned(self, *, reads: bool) -> _Run:
+        """The run with the vocabulary of another base brought to post's. Raises Mismatch."""
+        return self._with(settle(self.base, self.addends, self.scales, reads=reads))
+
+    def _with(self, settled: Settled) -> _Run:
+        return replace(self, base=settled.base, settled=settled)
 
     def _plan(self, shard_bytes: int, *, same_base: bool) -> SumPlan:
         """The layout of the result. Raises Mismatch."""
         fitted = fit(self.base, self.addends, dtype=self.dtype, as_post=same_base)
+        if self.settled is not None:
+            fitted = self.settled.fitted(fitted)
         return plan_sum(self.base, self.old, self.addends, fitted, shard_bytes=shard_bytes)
 
     def _report(self, place: Place, layout: SumPlan, *, same_base: bool) -> ApplyReport:
@@ -146,6 +154,7 @@ class _Run:
             written_bytes=size,
             files=[shard.name for shard in layout.shards],
             **asdict(place.estimate(layout.plan, self._readers, size)),
+            vocabulary=self.settled.table if self.settled else None,
         )
 
     @property
@@ -159,8 +168,9 @@ class _Run:
         report = replace(self._report(place, layout, same_base=same_base), carried=layout.carried())
         found = Found.empty(layout.plan.rows)
         release = Release(
-            self.base, self.addends, self.scales, layout, same_base, torch_name(self.dtype)
-        )
+            self.base, self.addends, self.scales, layout, same_base, torch_name(self.dtype),
+            self.settled.own if self.settled else (),
+        )  # fmt: skip
 
         def finish() -> Beside:
             nonlocal report
@@ -195,7 +205,7 @@ class _Run:
                 *(found.base, found.result, found.nonfinite, found.distance),
                 *(table for addend in self.addends for table in addend.findings),
             ],
-            options=[self.scales, same_base],
+            options=[self.scales, same_base, *(self.settled.rules if self.settled else ())],
             scratch_bytes=sum_bytes(_dtypes(layout))
             + sum(addend.scratch_bytes for addend in self.addends),
         )

@@ -9,6 +9,9 @@ from typing import Any, Self, Unpack
 from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.header import Tensor
+from pipeline.checkpoints.vocabulary_rows import AlignedBase, align_base
+from pipeline.checkpoints.vocabulary_table import VocabularyTable
+from pipeline.deltas.base_rows import BaseRows
 from pipeline.deltas.format import CARRIED, DEFAULT_CODEC, Codec, parse_codec
 from pipeline.deltas.layout import DeltaLayout
 from pipeline.deltas.manifest import Identity, Manifest, TensorRecord
@@ -33,8 +36,8 @@ class ComputeReport:
     """What compute did, or with `dry_run` would do.
 
     written_bytes: the file's size; on a dry run that of its values, unpacked. download_bytes,
-    upload_bytes, memory_bytes: as planned, see `Estimate`. fingerprint: the delta's.
-    pushed: the URL of the commit on the Hub.
+    upload_bytes, memory_bytes: as planned, see `Estimate`. fingerprint: the delta's. vocabulary: how
+    base's rows were brought into post's order. pushed: the URL of the commit on the Hub.
     """
 
     output: str
@@ -56,6 +59,7 @@ class ComputeReport:
     download_bytes: int = 0
     upload_bytes: int = 0
     memory_bytes: int = 0
+    vocabulary: VocabularyTable | None = None
 
 
 def compute(
@@ -85,7 +89,7 @@ def compute(
         open_checkpoint(base, settings=setup.settings, headers_only=setup.dry_run) as base_model,
         open_checkpoint(post, settings=setup.settings, headers_only=setup.dry_run) as post_model,
     ):
-        run = Computation.prepare(base_model, post_model, storage, form)
+        run = Computation.prepare(base_model, post_model, storage, form, reads=not setup.dry_run)
         report = run.report(place)
         if setup.dry_run:
             return report
@@ -103,10 +107,24 @@ class Computation:
     pairs: Sequence[Pair]
     layout: DeltaLayout
     plan: Plan
+    aligned: AlignedBase
 
     @classmethod
-    def prepare(cls, base: Checkpoint, post: Checkpoint, storage: DType | None, codec: Codec) -> Self:
-        """What is to be done. Raises Mismatch, and NotACheckpoint for names that deltas keep."""
+    def prepare(
+        cls,
+        base: Checkpoint,
+        post: Checkpoint,
+        storage: DType | None,
+        codec: Codec,
+        *,
+        reads: bool = False,
+    ) -> Self:
+        """What is to be done. Raises Mismatch, and NotACheckpoint for names that deltas keep.
+
+        reads: whether weights may be read by now, see `align_base`.
+        """
+        aligned = align_base(base, post, reads=reads)
+        base = aligned.base
         pairs = pair_for_delta(base, post)
         stored = {tensor.name: (tensor, pair) for tensor, pair in _stored(pairs, storage)}
         layout = DeltaLayout.plan(
@@ -115,7 +133,7 @@ class Computation:
         ordered = [stored[tensor.name][1] for tensor in layout.tensors]
         first = len(post.readers)
         inputs = [(post.input(pair.name), base.input(pair.name, first)) for pair in ordered]
-        return cls(base, post, ordered, layout, layout.fill(inputs))
+        return cls(base, post, ordered, layout, layout.fill(inputs), aligned)
 
     def report(self, place: Place) -> ComputeReport:
         """What is known before the run."""
@@ -129,6 +147,7 @@ class Computation:
             read_bytes=self.plan.read_bytes,
             written_bytes=self.layout.value_bytes,
             **asdict(place.estimate(self.plan, self._readers, self.layout.value_bytes)),
+            vocabulary=self.aligned.table,
         )
 
     @property
@@ -170,6 +189,7 @@ class Computation:
             tensors=tensors,
             post_config=post.config,
             files={name: digest_bytes(content) for name, content in companions.items()},
+            base_rows=BaseRows.of(self.aligned),
         )
 
 

@@ -14,6 +14,7 @@ from pipeline.checkpoints.output import Shard, plan_shards
 from pipeline.engine.plan import Input, Job, Plan, Ragged
 from pipeline.errors import Mismatch
 from pipeline.operations.addends.addend import AddedTensor, Addend
+from pipeline.operations.kernels.rows import RowRule
 from pipeline.tensors.dtypes import DType
 
 Shape = tuple[int, ...]
@@ -26,6 +27,7 @@ class Fitted:
     base: Entry
     added: tuple[AddedTensor, ...]
     result: Tensor
+    rules: tuple[RowRule, ...] = ()  # for rows in which not everything counts
 
 
 @dataclass(frozen=True)

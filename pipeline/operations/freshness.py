@@ -32,6 +32,7 @@ from pipeline.operations.outputs.release import Release
 from pipeline.operations.outputs.report import SAME_BASE
 from pipeline.operations.outputs.signatures import find_signature
 from pipeline.operations.setup import Setup, Transferring, Writing
+from pipeline.operations.vocabulary import settle, settle_own
 from pipeline.storage.base import Store
 from pipeline.tensors.dtypes import parse_dtype, torch_name
 from pipeline.tensors.fingerprint import Digest, digest_bytes
@@ -161,11 +162,13 @@ def apply_freshness(
             problems.append("is not signed")
         scales = [factor for _, factor in wanted]
         same_base = said.origin.get("case") == SAME_BASE
-        fitted = fit(model, addends, dtype=form, as_post=same_base)
-        layout = plan_sum(model, None, addends, fitted, shard_bytes=parse_bytes(shard_size))
+        own = settle_own(model, addends) if same_base else settle(model, addends, scales, reads=False)
+        view = own.base
+        fitted = own.fitted(fit(view, addends, dtype=form, as_post=same_base))
+        layout = plan_sum(view, None, addends, fitted, shard_bytes=parse_bytes(shard_size))
         if said.shards != {shard.name: digest_bytes(shard.header) for shard in layout.shards}:
             problems.append("has other tensors, formats or shards")
-        release = Release(model, addends, scales, layout, same_base, torch_name(form))
+        release = Release(view, addends, scales, layout, same_base, torch_name(form), own.own)
         expected = {**release.companions(), CONFIG: as_json(release.config)}
         if any(said.files.get(name) != digest for name, digest in _digests(expected).items()):
             problems.append("has another tokenizer or config")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.checkpoints.alignment import show
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from pipeline.deltas.base_rows import in_posts_order
 from pipeline.deltas.chunks import ChunkDecoder
 from pipeline.deltas.delta import Delta, open_delta
 from pipeline.deltas.format import BASE, POST
@@ -54,6 +55,8 @@ def check_delta(
         for side, where in ((BASE, base), (POST, post)):
             if where is not None:
                 models[side] = stack.enter_context(open_checkpoint(where, settings=settings))
+                if side == BASE:
+                    models[side] = in_posts_order(models[side], delta.manifest.base_rows)
                 check_form(delta, models[side], side)
         run = _Run(delta, models, resources)
         run.check(progress)

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.vocabulary import Vocabulary
+from pipeline.deltas.base_rows import BaseRows
 from pipeline.deltas.manifest import Identity, TensorForm
 from pipeline.engine.plan import Input, Ragged
 from pipeline.engine.work import Tables
@@ -79,6 +81,13 @@ class Addend(Protocol):
     @property
     def vocab_size(self) -> int | None:
         """Rows of post's embedding, as its config says."""
+
+    @property
+    def base_rows(self) -> BaseRows | None:
+        """The order in which its base's vocabulary stands, if that is not its own."""
+
+    def read_vocabulary(self) -> Vocabulary | None:
+        """The tokens of post, if its tokenizer is of a known form."""
 
     @property
     def findings(self) -> Tables:

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.files import TOKENIZER
+from pipeline.checkpoints.vocabulary import VOCABULARY_FILES, Vocabulary, read_vocabulary
+from pipeline.deltas.base_rows import BaseRows
 from pipeline.deltas.delta import Delta
 from pipeline.deltas.format import BASE
 from pipeline.deltas.stored import StoredTensor
@@ -87,6 +90,17 @@ class StoredAddend:
             np.array_equal(first_digest(base, name), self.tensors[name].digests[0, BASE])
             for name in probes
         )
+
+    @property
+    def base_rows(self) -> BaseRows | None:
+        """See `Addend`."""
+        return self.delta.manifest.base_rows
+
+    def read_vocabulary(self) -> Vocabulary | None:
+        """See `Addend`."""
+        known = [name for name in VOCABULARY_FILES if name in self.delta.companions]
+        names = known[:1] if TOKENIZER in known else known
+        return read_vocabulary({name: self.delta.read_companion(name) for name in names})
 
     def check_base(self, old: Checkpoint) -> None:
         """See `Addend`."""

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.vocabulary import Vocabulary
+from pipeline.checkpoints.vocabulary_rows import align_base, vocabulary_of
+from pipeline.deltas.base_rows import BaseRows
 from pipeline.deltas.corrections import NO_CORRECTIONS
 from pipeline.deltas.format import BASE, POST
 from pipeline.deltas.manifest import Identity, TensorForm
@@ -77,10 +80,13 @@ class Subtraction:
     tensors: Mapping[str, SubtractedTensor]
     table: NDArray[np.uint8]
     headers_only: bool
+    base_rows: BaseRows | None = None
 
     @classmethod
     def of(cls, base: Checkpoint, post: Checkpoint, *, headers_only: bool) -> Self:
         """The difference of two checkpoints. Raises what compute would raise for them."""
+        aligned = align_base(base, post, reads=False)
+        base = aligned.base
         forms = [_form(pair) for pair in pair_for_delta(base, post)]
         ends = np.cumsum([-(-post.tensors[form.name].entry.count // CHUNK_ELEMENTS) for form in forms])
         table = np.zeros((int(ends[-1]), 2, DIGEST_BYTES), np.uint8)
@@ -88,7 +94,7 @@ class Subtraction:
             form.name: SubtractedTensor(form, rows, base, post)
             for form, rows in zip(forms, np.split(table, ends[:-1]), strict=True)
         }
-        return cls(base, post, tensors, table, headers_only)
+        return cls(base, post, tensors, table, headers_only, BaseRows.of(aligned))
 
     @property
     def location(self) -> str:
@@ -159,6 +165,10 @@ class Subtraction:
         return not self.headers_only and all(
             np.array_equal(first_digest(base, name), first_digest(self.base, name)) for name in probes
         )
+
+    def read_vocabulary(self) -> Vocabulary | None:
+        """See `Addend`."""
+        return vocabulary_of(self.post)
 
     def check_base(self, old: Checkpoint) -> None:
         """See `Addend`."""

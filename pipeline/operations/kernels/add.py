@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from pipeline.engine.plan import Slice
 from pipeline.errors import CorruptFile, OtherCheckpoint, PipelineError
 from pipeline.operations.addends.addend import AddedTensor, Addend, Decoder
 from pipeline.operations.fit import Fitted
+from pipeline.operations.kernels.rows import settle_rows
 from pipeline.tensors.arithmetic import Arithmetic, Corrections, Operand, Term
 from pipeline.tensors.dtypes import Bytes
 from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_into
@@ -136,9 +138,20 @@ class AddKernel:
         self.found.nonfinite[part.row] = self.arithmetic.add(
             Operand(base, item.base.dtype), [each.term for each in decoded], result
         )
+        if item.rules:
+            self.found.nonfinite[part.row] += self._settle_rows(item, part, base, decoded, result)
         if self.same_base:
             exceptions = decoded[0].corrections
             result.bits[exceptions.lost_at] = exceptions.lost
+
+    def _settle_rows(
+        self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[_Decoded], result: Operand
+    ) -> int:
+        numbers = {id(tensor): number for number, tensor in enumerate(item.added)}
+        terms = [(numbers[id(each.tensor)], each.term) for each in decoded]
+        width = math.prod(item.result.shape[1:])
+        before = Operand(base, item.base.dtype)
+        return settle_rows(self.arithmetic, item.rules, width, part, before, terms, result)
 
 
 def _carry(item: Fitted, base: Bytes, decoded: Sequence[_Decoded], out: Bytes) -> None:

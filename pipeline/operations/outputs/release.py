@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.files import SAFETENSORS_INDEX
+from pipeline.checkpoints.files import SAFETENSORS_INDEX, TOKENIZER
 from pipeline.checkpoints.output import CONFIG, as_json, build_index
 from pipeline.checkpoints.policy import config_differences, transfer_config, vocab_size
+from pipeline.checkpoints.tokenizer_union import Own, with_own
 from pipeline.deltas.manifest import Identity
 from pipeline.deltas.signing import SUFFIX, Signer
 from pipeline.operations.addends.addend import Addend, Origin
@@ -44,6 +45,7 @@ class Release:
     layout: SumPlan
     same_base: bool
     dtype: str | None  # by torch's name, if one was asked for
+    own: Sequence[Own] = ()  # the new base's added tokens that the tokenizer takes in
 
     @cached_property
     def origins(self) -> list[tuple[Origin, float]]:
@@ -63,7 +65,10 @@ class Release:
 
     def companions(self) -> dict[str, bytes]:
         """Tokenizer, chat template and generation config: the first addend's, else the new base's."""
-        return self.addends[0].read_companions() or self.base.read_companions()
+        files = self.addends[0].read_companions() or self.base.read_companions()
+        if self.own:
+            files[TOKENIZER] = with_own(files[TOKENIZER], self.own)
+        return files
 
     def fingerprints(self, base: NDArray[np.uint8], result: NDArray[np.uint8]) -> Fingerprints:
         """The fingerprints of new base and result, from their chunks' digests."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.checkpoints.vocabulary_table import VocabularyTable
+
 SAME_BASE = "same base, restored and verified bit for bit"
 ANOTHER_BASE = "another base, the formula rounded once"
 
@@ -18,7 +20,7 @@ class ApplyReport:
     carried: tensors taken whole from post because they are not float and differ from its base. pushed:
     the URL of the commit on the Hub. download_bytes, upload_bytes, memory_bytes: as planned, see
     `Estimate`. addend_fingerprints: for each of `deltas`, that of the "delta", or of the "base" and
-    "post" whose difference was taken on the way.
+    "post" whose difference was taken on the way. vocabulary: how rows were brought together.
     """
 
     output: str
@@ -42,3 +44,4 @@ class ApplyReport:
     download_bytes: int = 0
     upload_bytes: int = 0
     memory_bytes: int = 0
+    vocabulary: VocabularyTable | None = None

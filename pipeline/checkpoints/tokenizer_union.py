@@ -1,0 +1,72 @@
+"""A tokenizer.json that makes another tokenizer's added tokens, too, under ids that are given.
+
+The `tokenizers` library does not keep to the ids that the file states: on reading, an added token gets
+the id that the model's vocabulary has for it, else the next one behind all others
+(`AddedVocabulary::add_tokens`). So where ids leave a gap, all added tokens go into that vocabulary as
+well, which is possible if it is an object of ids (BPE, WordPiece, WordLevel) and not a list (Unigram).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.checkpoints.strict_json import parse_json
+
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """An added token of the new base: its id in the result, and how text is matched to it."""
+
+    token: str
+    id: int
+    flags: Mapping[str, bool]
+
+
+def own_tokens(
+    own: Sequence[tuple[str, int]], source: bytes | None, target: bytes | None
+) -> tuple[tuple[Own, ...], list[str]]:
+    """Those of the tokens `own`, with their ids, that `with_own` can add to `target`, and the others.
+
+    source: the tokenizer.json that they are from; only its added tokens can be added to another.
+    """
+    flags = {} if source is None else {each["content"]: each for each in _added(parse_json(source))}
+    found = tuple(
+        Own(token, number, {name: flags[token].get(name) is True for name in _FLAGS})
+        for token, number in sorted(own, key=lambda each: each[1])
+        if token in flags
+    )
+    if target is None or not (_follow(parse_json(target), found) or _by_id(parse_json(target))):
+        found = ()
+    taken = {each.token for each in found}
+    return found, [token for token, _ in own if token not in taken]
+
+
+def with_own(target: bytes, own: Sequence[Own]) -> bytes:
+    """The tokenizer.json `target` with the tokens `own`, as `own_tokens` found that it can be."""
+    fields = parse_json(target)
+    listed = _added(fields) + [{"id": each.id, "content": each.token, **each.flags} for each in own]
+    if not _follow(fields, own):
+        vocab = {**fields["model"]["vocab"], **{each["content"]: each["id"] for each in listed}}
+        fields = {**fields, "model": {**fields["model"], "vocab": vocab}}
+    return json.dumps({**fields, "added_tokens": listed}, ensure_ascii=False).encode()
+
+
+def _added(fields: Any) -> list[Any]:
+    return list(fields.get("added_tokens") or ())
+
+
+def _by_id(fields: Any) -> bool:
+    """Whether the model's vocabulary can have any ids."""
+    return isinstance(fields["model"]["vocab"], dict)
+
+
+def _follow(fields: Any, own: Sequence[Own]) -> bool:
+    """Whether the library would give `own`, in order, just the ids that they have."""
+    known = [each["id"] for each in _added(fields)]
+    first = max(len(fields["model"]["vocab"]), max(known, default=-1) + 1)
+    return [each.id for each in own] == list(range(first, first + len(own)))

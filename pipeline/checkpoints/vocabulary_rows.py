@@ -1,0 +1,177 @@
+"""Base and post brought to one order of vocabulary rows, by token string where ids differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.checkpoints.alignment import check_vocabulary
+from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.files import TOKENIZER, read_all
+from pipeline.checkpoints.reordered import reorder
+from pipeline.checkpoints.row_order import ABSENT, MAX_RUNS, RowOrder
+from pipeline.checkpoints.row_plan import RowPlan, Side, plan_base
+from pipeline.checkpoints.special_rows import untrained_rows
+from pipeline.checkpoints.vocabulary import VOCABULARY_FILES, Vocabulary, read_vocabulary
+from pipeline.checkpoints.vocabulary_table import BY_POSITION, BY_STRING, Tokens, VocabularyTable
+from pipeline.errors import Mismatch
+
+# Sizes of a config that tensors may have in their first dimension, and that might be the vocabulary's.
+_OTHER_SIZES = ("hidden_size", "intermediate_size", "moe_intermediate_size", "n_embd", "d_model")
+_VOCABULARY_NAMES = ("embed", "wte", "head", "shared", "output")
+
+
+@dataclass(frozen=True)
+class AlignedBase:
+    """base: in post's order of rows. order: None where that is its own. tensors: that it holds for."""
+
+    base: Checkpoint
+    order: RowOrder | None
+    tensors: Sequence[str]
+    table: VocabularyTable | None
+
+
+def vocabulary_of(model: Checkpoint) -> Vocabulary | None:
+    """The vocabulary that a model's tokenizer has, if its form is known."""
+    files = {name: model.companions[name] for name in VOCABULARY_FILES if name in model.companions}
+    if TOKENIZER in files:
+        files = {TOKENIZER: files[TOKENIZER]}
+    return read_vocabulary({name: read_all(reader) for name, reader in files.items()})
+
+
+def vocabulary_tensors(model: Checkpoint) -> list[str]:
+    """The tensors with a row for each token: their first dimension is the config's vocab_size."""
+    size = model.vocab_size
+    return [name for name, source in model.tensors.items() if source.entry.shape[:1] == (size,)]
+
+
+def check_vocabulary_tensors(names: Sequence[str], *models: Checkpoint) -> list[str]:
+    """Why rows of `names` must not be re-ordered, a line for each reason; none if they may be.
+
+    The sizes tell which tensors have a row for each token, unless another size is the same; then names
+    are asked, but only to refuse.
+    """
+    problems = []
+    for model in models:
+        size, config = model.vocab_size, model.config or {}
+        text = config.get("text_config")
+        sizes = {**config, **(text if isinstance(text, dict) else {})}
+        if any(sizes.get(key) in (size, (size or 0) // 2) for key in _OTHER_SIZES):
+            problems += [
+                f"{name} in {model.location} has {size} rows, as the vocabulary and another size have"
+                for name in names
+                if not any(part in name for part in _VOCABULARY_NAMES)
+            ]
+        problems += [
+            f"{name} in {model.location} is not float: its rows cannot be put into another order"
+            for name in names
+            if not model.tensors[name].entry.dtype.is_float
+        ]
+    return problems
+
+
+def align_base(base: Checkpoint, post: Checkpoint, *, reads: bool) -> AlignedBase:
+    """`base` with its vocabulary in post's order of rows, the rows that it lacks being zeros.
+
+    Nothing is made where the order is the same. reads: whether weights may be read, a few rows, for
+    what the table says of untrained tokens. Raises Mismatch if the tokenizers have little in common.
+    """
+    names = [name for name in vocabulary_tensors(post) if name in vocabulary_tensors(base)]
+    if not names or base.vocab_size is None or post.vocab_size is None:
+        return AlignedBase(base, None, (), None)
+    where = f"{base.location} and {post.location}"
+    ours, theirs = vocabulary_of(base), vocabulary_of(post)
+    if ours is None or theirs is None:
+        check_vocabulary(base.read_tokenizer(), post.read_tokenizer(), where=where)
+        return AlignedBase(base, None, names, by_position_only(post.vocab_size, ours, theirs))
+    left, right = Side(ours, base.vocab_size), Side(theirs, post.vocab_size)
+    plan = plan_base(left, right)
+    _check_common(plan, right, base, post, where)
+    found = untrained_rows(base, names, _special_rows(plan, left, right)) if reads else ()
+    table = _table(plan, left, right, found)
+    if _is_same(plan.sources, left.rows):
+        return AlignedBase(base, None, names, table)
+    order = checked_order(plan.sources, left.rows, names, where, base, post)
+    return AlignedBase(reorder(base, order, names), order, names, table)
+
+
+def checked_order(
+    sources: Sequence[int], rows: int, names: Sequence[str], where: str, *models: Checkpoint
+) -> RowOrder:
+    """The order that `sources` say, if the rows of `names` may be re-ordered. Raises Mismatch."""
+    order = RowOrder.of(sources, rows)
+    problems = check_vocabulary_tensors(names, *models)
+    if len(order.runs) > MAX_RUNS:
+        problems.append(f"the rows stand in {len(order.runs)} runs, at most {MAX_RUNS} are possible")
+    if problems:
+        raise Mismatch(
+            problems,
+            where=where,
+            hint="the tokenizers have other ids, and these rows cannot be put into order: use a base "
+            "with post's tokenizer",
+        )
+    return order
+
+
+def by_position_only(rows: int, *sides: Vocabulary | None) -> VocabularyTable:
+    """The table where there is nothing to compare."""
+    missing = sum(side is None for side in sides)
+    return VocabularyTable(BY_POSITION, rows, f"{missing} of {len(sides)} tokenizers not known")
+
+
+def _is_same(sources: Sequence[int], rows: int) -> bool:
+    """Whether each row is its own, and only rows behind the source's end are absent."""
+    if len(sources) < rows:
+        return False
+    return all(s == row if row < rows else s == ABSENT for row, s in enumerate(sources))
+
+
+def _check_common(plan: RowPlan, post: Side, base: Checkpoint, model: Checkpoint, where: str) -> None:
+    """Half of post's ordinary tokens must be base's; added ones may be new. Raises Mismatch."""
+    ordinary = post.vocabulary.ordinary
+    count = sum(ordinary(row) for row in range(post.rows))
+    lacking = [row for row in plan.lacking if ordinary(row)]
+    if not lacking or 2 * len(lacking) < count:
+        return
+    check_vocabulary(base.read_tokenizer(), model.read_tokenizer(), where=where)
+    raise Mismatch(
+        [f"{post.token(row)!r} (id {row}) is no token of the base" for row in lacking],
+        where=where,
+        hint="these are tokenizers of unrelated models: check that both are the right ones",
+        noun="token",
+    )
+
+
+def _special_rows(plan: RowPlan, base: Side, post: Side) -> dict[str, int]:
+    """Base's rows of those of post's added tokens that it has."""
+    added = sorted(row for row in post.vocabulary.added if row < post.rows)
+    tokens = {post.token(row) or "": plan.sources[row] for row in added}
+    return {token: row for token, row in tokens.items() if 0 <= row < base.rows}
+
+
+def _table(plan: RowPlan, base: Side, post: Side, untrained: Sequence[str]) -> VocabularyTable:
+    tokens = post.vocabulary.tokens
+    return VocabularyTable(
+        BY_POSITION if _is_same(plan.sources, base.rows) else BY_STRING,
+        post.rows,
+        moved=plan.moved,
+        added=Tokens.of(tokens[row] for row in plan.lacking),
+        renamed=Tokens.of(plan.renamed),
+        dropped=Tokens.of(plan.dropped),
+        padding=sum(row not in tokens for row in range(post.rows)),
+        untrained=untrained,
+    )
+
+
+def invalid_ids(configs: Mapping[str, Mapping[str, Any] | None], rows: int) -> list[str]:
+    """A line for each token id of `configs`, by their names, that has no row among `rows`."""
+    found = []
+    for name, config in configs.items():
+        text = (config or {}).get("text_config")
+        for fields in (config or {}, text if isinstance(text, dict) else {}):
+            for key, value in fields.items():
+                ids = value if isinstance(value, list) else [value]
+                if key.endswith("_token_id") and any(type(n) is int and n >= rows for n in ids):
+                    found.append(f"{name} {key} {value}")
+    return found

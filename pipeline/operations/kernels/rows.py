@@ -1,0 +1,71 @@
+"""Rows of a sum in which not every operand counts: post's own, and the new base's own."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.engine.plan import Slice
+from pipeline.tensors.arithmetic import Arithmetic, Operand, Term
+
+
+@dataclass(frozen=True, slots=True)
+class RowRule:
+    """What counts in the rows start..stop.
+
+    keeps_base: whether the new base's rows do. scales: by which each addend's rows are multiplied, None
+    if they do not count.
+    """
+
+    start: int
+    stop: int
+    keeps_base: bool
+    scales: tuple[float | None, ...]
+
+
+def settle_rows(
+    arithmetic: Arithmetic,
+    rules: Sequence[RowRule],
+    width: int,
+    part: Slice,
+    base: Operand,
+    terms: Sequence[tuple[int, Term]],
+    result: Operand,
+) -> int:
+    """Do the sum of a chunk again where `rules` say so.
+
+    width: elements of a row. terms: with the numbers of their addends. Returns by how many the results
+    that are not finite become more, or fewer if it is negative.
+    """
+    more = 0
+    end = part.start + part.count
+    first = bisect_right(rules, part.start // width, key=lambda rule: rule.stop)
+    for rule in rules[first:]:
+        if rule.start * width >= end:
+            break
+        low = max(rule.start * width - part.start, 0)
+        high = min(rule.stop * width - part.start, part.count)
+        counted = [
+            _cut(term, low, high, scale)
+            for number, term in terms
+            if (scale := rule.scales[number]) is not None
+        ]
+        out = _piece(result, low, high)
+        more -= arithmetic.add(out, [], Operand(np.empty_like(out.data), out.dtype))
+        more += arithmetic.add(_piece(base, low, high if rule.keeps_base else low), counted, out)
+    return more
+
+
+def _piece(operand: Operand, low: int, high: int) -> Operand:
+    size = operand.dtype.itemsize
+    return Operand(operand.data[low * size : high * size], operand.dtype)
+
+
+def _cut(term: Term, low: int, high: int, scale: float) -> Term:
+    """Elements low..high of a term, by another scale."""
+    first, last = np.searchsorted(term.rest_at, (low, high))
+    at = term.rest_at[first:last] - np.uint32(low)
+    return Term(_piece(term.stored, low, high), scale, at, term.rest[first:last], term.width)

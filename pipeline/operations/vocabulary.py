@@ -1,0 +1,251 @@
+"""The vocabulary of a sum: the new base's rows brought to post's, and what counts in each row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.checkpoints.alignment import check_vocabulary
+from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.reordered import reorder
+from pipeline.checkpoints.row_order import ABSENT
+from pipeline.checkpoints.row_plan import RowPlan, Side, plan_result
+from pipeline.checkpoints.special_rows import untrained_rows
+from pipeline.checkpoints.tokenizer_union import Own, own_tokens
+from pipeline.checkpoints.vocabulary import Vocabulary
+from pipeline.checkpoints.vocabulary_rows import (
+    by_position_only,
+    checked_order,
+    invalid_ids,
+    vocabulary_of,
+    vocabulary_tensors,
+)
+from pipeline.checkpoints.vocabulary_table import BY_POSITION, BY_STRING, Tokens, VocabularyTable
+from pipeline.deltas.base_rows import in_posts_order
+from pipeline.errors import Mismatch
+from pipeline.operations.addends.addend import Addend
+from pipeline.operations.fit import Fitted
+from pipeline.operations.kernels.rows import RowRule
+
+
+@dataclass(frozen=True)
+class Settled:
+    """base: the new base, in the result's order of rows. rules: what counts, by rows, in `tensors`.
+
+    own: the new base's added tokens that the result's tokenizer must take in.
+    """
+
+    base: Checkpoint
+    table: VocabularyTable | None = None
+    tensors: frozenset[str] = frozenset()
+    rules: tuple[RowRule, ...] = ()
+    own: tuple[Own, ...] = ()
+
+    def fitted(self, tensors: Sequence[Fitted]) -> list[Fitted]:
+        """`tensors` with the rules for those that have them."""
+        return [
+            replace(each, rules=self.rules) if each.result.name in self.tensors else each
+            for each in tensors
+        ]
+
+
+def settle_own(base: Checkpoint, addends: Sequence[Addend]) -> Settled:
+    """`base` in the order that the first addend's own base has, if it is that: then post comes back."""
+    rows = addends[0].base_rows
+    view = in_posts_order(base, rows)
+    size = view.vocab_size
+    if rows is None or size is None or view is base:
+        return Settled(base)
+    dropped = rows.order.rows - sum(count for first, count in rows.order.runs if first != ABSENT)
+    added = sum(stop - start for start, stop in rows.order.absent)
+    return Settled(
+        view,
+        VocabularyTable(BY_STRING, size, added=Tokens(added), dropped=Tokens(dropped)),
+    )
+
+
+def settle(
+    base: Checkpoint, addends: Sequence[Addend], scales: Sequence[float], *, reads: bool
+) -> Settled:
+    """Align the new base's vocabulary with that of the addends, which must agree among themselves.
+
+    reads: whether weights may be read, a few rows. Raises Mismatch if tokens have no row, or other
+    tokens the same.
+    """
+    where = f"{base.location} and {', '.join(addend.location for addend in addends)}"
+    ours, theirs = vocabulary_of(base), [addend.read_vocabulary() for addend in addends]
+    names = _names(base, addends)
+    known = [each for each in theirs if each is not None]
+    if ours is None or len(known) < len(theirs) or not names or base.vocab_size is None:
+        tokenizer = base.read_tokenizer()
+        for addend in addends:
+            check_vocabulary(tokenizer, addend.read_tokenizer(), where=where)
+        _check_without_tokenizer(addends, where)
+        rows = max([base.vocab_size or 0, *(addend.vocab_size or 0 for addend in addends)])
+        return Settled(base, by_position_only(rows, ours, *theirs) if names else None)
+    wholes = [_whole_rows(addend, names[0]) for addend in addends]
+    post = Side(_union(known, where), max(len(whole) for whole in wholes))
+    new = Side(ours, base.vocab_size)
+    whole = _any_whole(wholes, post.rows)
+    plan = plan_result(new, post, lambda row: bool(whole[row]))
+    _check_lacking(plan, post, where)
+    moves = _moves(plan, new.rows, whole) or any(addend.base_rows for addend in addends)
+    view = base
+    if moves:
+        order = checked_order(plan.sources, new.rows, names, where, base)
+        view = reorder(base, order, names)
+    special = {t: s for t, s in _special(plan, post).items() if s != ABSENT}
+    own, unreachable = own_tokens(plan.own, base.read_tokenizer(), addends[0].read_tokenizer())
+    table = VocabularyTable(
+        BY_STRING if moves else BY_POSITION,
+        len(plan.sources),
+        moved=plan.moved,
+        added=Tokens.of(
+            token for row in np.flatnonzero(whole).tolist() if (token := post.token(row)) is not None
+        ),
+        renamed=Tokens.of(plan.renamed),
+        kept=Tokens.of(token for token, _ in plan.own),
+        unreachable=Tokens.of(unreachable),
+        dropped=Tokens.of(plan.dropped),
+        padding=len(plan.sources)
+        - sum(row < post.rows for row in post.vocabulary.tokens)
+        - len(plan.own),
+        displaced=plan.displaced,
+        untrained=untrained_rows(base, names, special) if reads else (),
+        invalid=invalid_ids({"config": addends[0].config}, len(plan.sources)),
+    )
+    rules = _rules(plan, wholes, scales, in_view=moves, rows=new.rows)
+    return Settled(view, table, frozenset(names), rules, own)
+
+
+def _names(base: Checkpoint, addends: Sequence[Addend]) -> list[str]:
+    """The tensors with a row for each token, in the new base and in every addend."""
+    return [
+        name
+        for name in vocabulary_tensors(base)
+        if all(
+            name in addend.tensors
+            and addend.tensors[name].record.shape[:1] == (addend.vocab_size,)
+            and not addend.tensors[name].record.carried
+            for addend in addends
+        )
+    ]
+
+
+def _check_without_tokenizer(addends: Sequence[Addend], where: str) -> None:
+    """Rows that were put into order by tokens go nowhere without them. Raises Mismatch."""
+    lost = [addend.location for addend in addends if addend.base_rows is not None]
+    if lost:
+        raise Mismatch(
+            [f"{location} was made by token string" for location in lost],
+            where=where,
+            hint="the new base's tokenizer is missing, or of no known form: add its tokenizer.json",
+            noun="delta",
+        )
+
+
+def _whole_rows(addend: Addend, name: str) -> NDArray[np.bool_]:
+    """For each of post's rows whether the addend has it whole, for its base had none."""
+    record = addend.tensors[name].record
+    whole = np.zeros(record.shape[0], bool)
+    whole[record.base_shape[0] :] = True
+    for start, stop in addend.base_rows.order.absent if addend.base_rows else ():
+        whole[start:stop] = True
+    return whole
+
+
+def _any_whole(wholes: Sequence[NDArray[np.bool_]], rows: int) -> NDArray[np.bool_]:
+    found = np.zeros(rows, bool)
+    for whole in wholes:
+        found[: len(whole)] |= whole
+    return found
+
+
+def _union(known: Sequence[Vocabulary], where: str) -> Vocabulary:
+    """The tokens of all, which must agree by position. Raises Mismatch."""
+    first = known[0]
+    tokens, ids = dict(first.tokens), dict(first.ids)
+    problems = []
+    for other in known[1:]:
+        for number, token in other.tokens.items():
+            if tokens.setdefault(number, token) != token or ids.setdefault(token, number) != number:
+                problems.append(
+                    f"id {number} is {tokens[number]!r} in one delta and {token!r} in another"
+                )
+    if problems:
+        raise Mismatch(
+            problems,
+            where=where,
+            hint="deltas add up only if their posts have the same tokens, added ones too: apply them "
+            "one after another, each result being the next base",
+            noun="token",
+        )
+    return Vocabulary(tokens, ids, frozenset().union(*(each.added for each in known)))
+
+
+def _check_lacking(plan: RowPlan, post: Side, where: str) -> None:
+    if plan.lacking:
+        raise Mismatch(
+            [f"{post.token(row)!r} (id {row}) is no token of the new base" for row in plan.lacking],
+            where=where,
+            hint="the delta changes their rows, and a change to nothing means nothing: use a base that "
+            "has these tokens",
+            noun="token",
+        )
+
+
+def _special(plan: RowPlan, post: Side) -> Mapping[str, int]:
+    """The new base's rows of post's added tokens."""
+    added = sorted(row for row in post.vocabulary.added if row < post.rows)
+    return {post.token(row) or "": plan.sources[row] for row in added}
+
+
+def _moves(plan: RowPlan, rows: int, whole: NDArray[np.bool_]) -> bool:
+    """Whether any row must stand in another place than in the new base, whole ones apart."""
+    if len(plan.sources) != max(len(whole), rows) or plan.kept:
+        return True
+    return any(
+        source != row and not (row < len(whole) and whole[row])
+        for row, source in enumerate(plan.sources)
+    )
+
+
+def _rules(
+    plan: RowPlan,
+    wholes: Sequence[NDArray[np.bool_]],
+    scales: Sequence[float],
+    *,
+    in_view: bool,
+    rows: int,
+) -> tuple[RowRule, ...]:
+    """What counts where not everything does, neighbours with the same rule in one.
+
+    A row that is whole in any addend has no part in the new base; of several, the first counts, once.
+    in_view: whether the new base has zeros in whole rows. rows: how many it has otherwise.
+    """
+    kept = set(plan.kept)
+    plain = len(scales) == 1 and scales[0] == 1
+    found: list[RowRule] = []
+    for row in range(max(len(whole) for whole in wholes)):
+        whole = [row < len(each) and bool(each[row]) for each in wholes]
+        if row in kept:
+            what: tuple[bool, tuple[float | None, ...]] = True, (None,) * len(scales)
+        elif not any(whole) or (plain and (in_view or row >= rows)):
+            continue
+        else:
+            first = whole.index(True)
+            what = (
+                False,
+                tuple(
+                    (1.0 if number == first else None) if is_whole else scale
+                    for number, (is_whole, scale) in enumerate(zip(whole, scales, strict=True))
+                ),
+            )
+        if found and found[-1].stop == row and (found[-1].keeps_base, found[-1].scales) == what:
+            found[-1] = replace(found[-1], stop=row + 1)
+        else:
+            found.append(RowRule(row, row + 1, *what))
+    return tuple(found)
