@@ -36,6 +36,8 @@ def transfer_config(
     for key, value in (post or {}).items():
         if key.endswith("_token_id"):
             config[key] = value
+    if ids := text_token_ids(post):
+        config["text_config"] = {**(config.get("text_config") or {}), **ids}
     if vocab_size is not None:
         text = config.get("text_config")
         if "vocab_size" not in config and isinstance(text, dict):
@@ -46,6 +48,13 @@ def transfer_config(
         config.pop("torch_dtype", None)  # its older name
         config["dtype"] = dtype
     return config
+
+
+def text_token_ids(config: Config | None) -> dict[str, Any]:
+    """The special tokens' ids in a multimodal config's text part."""
+    text = (config or {}).get("text_config")
+    fields = text if isinstance(text, dict) else {}
+    return {key: value for key, value in fields.items() if key.endswith("_token_id")}
 
 
 def config_differences(base: Config | None, post: Config | None) -> list[str]:

@@ -10,6 +10,7 @@ from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.reordered import reorder
 from pipeline.checkpoints.row_order import RowOrder
 from pipeline.checkpoints.vocabulary_rows import AlignedBase
+from pipeline.errors import Mismatch
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,21 @@ class BaseRows:
 def in_posts_order(base: Checkpoint, rows: BaseRows | None) -> Checkpoint:
     """`base` as a delta with these `rows` was made on it."""
     return base if rows is None else rows.view(base)
+
+
+def check_same_rows(deltas: Mapping[str, BaseRows | None]) -> None:
+    """The bases of `deltas`, by location, must have stood in one order. Raises Mismatch.
+
+    Else a row might be whole in one and a difference in another, which no sum of them could say.
+    """
+    orders = {location: rows.order.runs if rows else None for location, rows in deltas.items()}
+    if len(set(orders.values())) > 1:
+        raise Mismatch(
+            [
+                f"the base of {location} stood in {'its own' if runs is None else 'another'} order"
+                for location, runs in orders.items()
+            ],
+            where=", ".join(orders),
+            hint="give them to `cli.py apply` together: it takes rows by token string",
+            noun="delta",
+        )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Self, Unpack
 
 from pipeline.checkpoints.alignment import check_vocabulary, name_problems, show
+from pipeline.deltas.base_rows import check_same_rows
 from pipeline.deltas.delta import Delta, open_delta
 from pipeline.deltas.format import DEFAULT_CODEC, Codec, parse_codec
 from pipeline.deltas.layout import DeltaLayout
@@ -85,6 +86,7 @@ def _check_fit(deltas: Sequence[Delta]) -> None:
             where=", ".join(delta.location for delta in deltas),
             hint="only deltas of one architecture add up: compare them with `cli.py inspect`",
         )
+    check_same_rows({delta.location: delta.manifest.base_rows for delta in deltas})
     for other in deltas[1:]:
         where = f"{first.location} and {other.location}"
         check_vocabulary(first.read_tokenizer(), other.read_tokenizer(), where=where)
@@ -193,6 +195,7 @@ class _Run:
             post_config=first.post_config,
             files=first.files,
             ancestors=tuple(ancestors),
+            base_rows=first.base_rows,
         )
 
 

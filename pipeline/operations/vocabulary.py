@@ -14,6 +14,7 @@ from pipeline.checkpoints.reordered import reorder
 from pipeline.checkpoints.row_order import ABSENT
 from pipeline.checkpoints.row_plan import RowPlan, Side, plan_result
 from pipeline.checkpoints.special_rows import untrained_rows
+from pipeline.checkpoints.strict_json import parse_json
 from pipeline.checkpoints.tokenizer_union import Own, own_tokens
 from pipeline.checkpoints.vocabulary import Vocabulary
 from pipeline.checkpoints.vocabulary_rows import (
@@ -29,6 +30,8 @@ from pipeline.errors import Mismatch
 from pipeline.operations.addends.addend import Addend
 from pipeline.operations.fit import Fitted
 from pipeline.operations.kernels.rows import RowRule
+
+GENERATION = "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def settle(
         - len(plan.own),
         displaced=plan.displaced,
         untrained=untrained_rows(base, names, special) if reads else (),
-        invalid=invalid_ids({"config": addends[0].config}, len(plan.sources)),
+        invalid=_invalid(addends[0], len(plan.sources)),
     )
     rules = _rules(plan, wholes, scales, in_view=moves, rows=new.rows)
     return Settled(view, table, frozenset(names), rules, own)
@@ -195,6 +198,16 @@ def _check_lacking(plan: RowPlan, post: Side, where: str) -> None:
             "has these tokens",
             noun="token",
         )
+
+
+def _invalid(post: Addend, rows: int) -> tuple[str, ...]:
+    """Token ids of post's configs that the result has no row for."""
+    try:
+        generation = parse_json(post.read_companions().get(GENERATION, b"{}"), nonfinite=True)
+    except ValueError:
+        generation = None
+    fields = generation if isinstance(generation, dict) else None
+    return tuple(invalid_ids({"config": post.config, GENERATION: fields}, rows))
 
 
 def _special(plan: RowPlan, post: Side) -> Mapping[str, int]:
