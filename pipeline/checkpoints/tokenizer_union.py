@@ -34,13 +34,16 @@ def own_tokens(
 
     source: the tokenizer.json that they are from; only its added tokens can be added to another.
     """
+    if not own:
+        return (), []
     flags = {} if source is None else {each["content"]: each for each in _added(parse_json(source))}
     found = tuple(
         Own(token, number, {name: flags[token].get(name) is True for name in _FLAGS})
         for token, number in sorted(own, key=lambda each: each[1])
         if token in flags
     )
-    if target is None or not (_follow(parse_json(target), found) or _by_id(parse_json(target))):
+    fields = None if target is None else parse_json(target)
+    if fields is None or not (_follow(fields, found) or _by_id(fields)):
         found = ()
     taken = {each.token for each in found}
     return found, [token for token, _ in own if token not in taken]

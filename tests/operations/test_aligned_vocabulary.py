@@ -25,10 +25,8 @@ from pipeline.operations.arguments import Difference
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 CHAT = ("<|user|>", "<|bot|>", "<|end|>")  # post's, behind the words
-OWN = {"<pad>": 1, "<own>": 10}  # the new base's, so far behind the words; post has a token at one
-    "<pad>": 1,
-    "<own>": 10,
-}  # the new base's, so far behind the words: one stands where post has another
+# The new base's own, so far behind the words; where one stands, post has another.
+OWN = {"<pad>": 1, "<own>": 10}
 SMALL = 320
 POST, NEW, HEADS = 1 << 17, 1 << 18, 1 << 19
 

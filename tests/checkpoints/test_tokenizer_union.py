@@ -1,0 +1,54 @@
+"""A tokenizer takes in another's added tokens: the library gives them just the ids that were chosen."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
+from tokenizers_for_tests import added_token, words
+
+from pipeline.checkpoints.tokenizer_union import own_tokens, with_own
+
+TARGET = words(["a", "b"], {"<x>": 2, "<y>": 3})
+SOURCE = words(["a", "b"], {"<own>": 2, "<more>": 3})
+
+
+def dump(tokenizer: dict[str, Any]) -> bytes:
+    return json.dumps(tokenizer).encode()
+
+
+def union(target: bytes, own: list[tuple[str, int]]) -> Tokenizer:
+    found, left = own_tokens(own, dump(SOURCE), target)
+    assert left == []
+    return Tokenizer.from_str(with_own(target, found).decode())
+
+
+@pytest.mark.parametrize("ids", [(4, 5), (5, 4), (4, 9), (70, 7)], ids=str)
+def test_all_tokens_have_their_ids_with_gaps_and_without(ids):
+    made = union(dump(TARGET), [("<own>", ids[0]), ("<more>", ids[1])])
+    assert made.encode("a <own> b <y> <more> <x>").ids == [0, ids[0], 1, 3, ids[1], 2]
+
+
+def test_without_a_gap_nothing_but_the_added_tokens_changes():
+    found, _ = own_tokens([("<own>", 4)], dump(SOURCE), dump(TARGET))
+    made = json.loads(with_own(dump(TARGET), found))
+    own = {**added_token("<own>", 4)}
+    assert made == {**TARGET, "added_tokens": [*TARGET["added_tokens"], own]}
+
+
+def test_a_list_of_pieces_takes_tokens_only_right_behind_all_others():
+    pieces = Tokenizer(Unigram([("a", -1.0), ("b", -2.0)], unk_id=0))
+    target = pieces.to_str().encode()
+    assert union(target, [("<own>", 2)]).token_to_id("<own>") == 2
+    assert own_tokens([("<own>", 3)], dump(SOURCE), target) == ((), ["<own>"])
+
+
+def test_ordinary_tokens_and_those_without_a_tokenizer_are_left():
+    own = [("b", 5), ("<own>", 6)]
+    found, left = own_tokens(own, dump(SOURCE), dump(TARGET))
+    assert ([each.token for each in found], left) == (["<own>"], ["b"])
+    assert own_tokens(own, None, dump(TARGET)) == ((), ["b", "<own>"])
+    assert own_tokens(own, dump(SOURCE), None) == ((), ["b", "<own>"])
