@@ -36,8 +36,8 @@ def transfer_config(
     for key, value in (post or {}).items():
         if key.endswith("_token_id"):
             config[key] = value
-    if ids := text_token_ids(post):
-        config["text_config"] = {**(config.get("text_config") or {}), **ids}
+    if isinstance(config.get("text_config"), dict):
+        config["text_config"] = {**config["text_config"], **_text_token_ids(post)}
     if vocab_size is not None:
         text = config.get("text_config")
         if "vocab_size" not in config and isinstance(text, dict):
@@ -50,7 +50,7 @@ def transfer_config(
     return config
 
 
-def text_token_ids(config: Config | None) -> dict[str, Any]:
+def _text_token_ids(config: Config | None) -> dict[str, Any]:
     """The special tokens' ids in a multimodal config's text part."""
     text = (config or {}).get("text_config")
     fields = text if isinstance(text, dict) else {}

@@ -20,6 +20,7 @@ from pipeline.errors import Mismatch
 # Sizes of a config that tensors may have in their first dimension, and that might be the vocabulary's.
 _OTHER_SIZES = ("hidden_size", "intermediate_size", "moe_intermediate_size", "n_embd", "d_model")
 _VOCABULARY_NAMES = ("embed", "wte", "head", "shared", "output")
+_ALWAYS = ("lm_head", "embed_tokens", "wte")  # in the names of tensors that nothing else is called like
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,13 @@ def check_vocabulary_tensors(names: Sequence[str], *models: Checkpoint) -> list[
                 for name in names
                 if not any(part in name for part in _VOCABULARY_NAMES)
             ]
+        problems += [
+            f"{name} in {model.location} may have a row for each token, but its size is not that"
+            for name, source in model.tensors.items()
+            if name not in names
+            and len(source.entry.shape) > 1
+            and (source.entry.shape[0] == size or any(part in name for part in _ALWAYS))
+        ]
         problems += [
             f"{name} in {model.location} is not float: its rows cannot be put into another order"
             for name in names

@@ -22,6 +22,8 @@ from pipeline import apply, combine, compute, open_delta, verify
 from pipeline.errors import Mismatch
 from pipeline.operations.apply import ANOTHER_BASE, SAME_BASE
 from pipeline.operations.arguments import Difference
+from pipeline.operations.freshness import apply_freshness
+from pipeline.tensors.fingerprint import Digest
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 CHAT = ("<|user|>", "<|bot|>", "<|end|>")  # post's, behind the words
@@ -352,3 +354,56 @@ def test_special_tokens_that_the_base_never_trained_are_reported(tmp_path: Path)
     assert sorted(report.vocabulary.untrained) == sorted(
         [*filler, f"'<zero>' in {EMBEDDING}: near zero"]
     )
+
+
+@pytest.mark.parametrize("whose", ["base", "new"])
+def test_a_result_that_was_aligned_is_seen_to_be_fresh(
+    models: Models, tmp_path: Path, whose: str
+) -> None:
+    report = apply(models[whose], [models["delta"]], str(tmp_path / "out"))
+    known = {models[whose]: report.base_fingerprint}
+    again = apply_freshness(
+        models[whose],
+        [models["delta"]],
+        str(tmp_path / "out"),
+        fingerprint_of=lambda model: Digest.parse(known[model.location]),
+    )
+    assert again.state == "fresh"
+
+
+def test_a_head_that_could_not_be_aligned_with_the_embedding_is_refused(tmp_path: Path) -> None:
+    made = Models(tmp_path, [], [])
+    padded = {**state(50, 0), HEAD: torch.ones(64, 4)}
+    made.add("base", padded, words(listed(50)))
+    made.add("post", {**padded}, words(listed(50)[::-1]))
+    with pytest.raises(Mismatch, match=r"lm_head\.weight in .* may have a row for each token"):
+        compute(made["base"], made["post"], made["d"])
+
+
+def test_a_tensor_that_only_has_the_vocabularys_size_by_chance_is_not_re_ordered(tmp_path: Path) -> None:
+    made = Models(tmp_path, [], [])
+    tensors = {**state(48, 0), "model.layers.0.mlp.up_proj.weight": torch.ones(48, 4)}
+    for name, tokens in (("base", listed(48)), ("post", listed(48)[::-1])):
+        made.add(name, tensors, words(tokens), intermediate_size=48)
+    with pytest.raises(Mismatch, match="as the vocabulary and another size have"):
+        compute(made["base"], made["post"], made["d"])
+
+
+def test_a_multimodal_text_part_gets_the_size_and_posts_ids(tmp_path: Path) -> None:
+    made = Models(tmp_path, [], [])
+    for name, rows, first, tokens in (
+        ("base", 40, 0, words(listed(40))),
+        ("post", 41, POST, words(listed(40)[::-1], {"<a>": 40})),
+        ("new", 48, NEW, words(listed(40))),
+    ):
+        folder = write_model(made.folder / name, state(rows, first))
+        text = {"vocab_size": rows, "eos_token_id": rows - 1, "hidden_size": 4}
+        (folder / "config.json").write_text(json.dumps({"model_type": "x", "text_config": text}))
+        put(folder, tokens)
+    compute(made["base"], made["post"], made["d"])
+    report = apply(made["new"], [made["d"]], made["out"])
+    config = json.loads(Path(made["out"], "config.json").read_text())
+    assert config["text_config"] == {"vocab_size": 48, "eos_token_id": 40, "hidden_size": 4}
+    assert read_model(Path(made["out"]))[EMBEDDING][40, 0] == POST + 40
+    assert report.vocabulary is not None
+    assert report.vocabulary.added.first == ("<a>",)
