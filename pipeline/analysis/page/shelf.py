@@ -14,8 +14,8 @@ from pipeline.analysis.page.templates import fill
 class Entry:
     """One thing in a store. kind: delta, release, model or other. modified: UTC.
 
-    parts: how many deltas were combined into it. deltas: what a release was made of. problem: why it
-    can't be used, if so.
+    signed_by: the key whose signature was seen to hold. parts: how many deltas were combined into it.
+    deltas: what a release was made of. problem: why it can't be used, if so.
     """
 
     name: str
@@ -23,6 +23,7 @@ class Entry:
     nbytes: int
     modified: str
     is_signed: bool = False
+    signed_by: str | None = None
     fingerprint: str | None = None
     base: Model | None = None
     post: Model | None = None
