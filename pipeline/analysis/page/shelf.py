@@ -14,8 +14,8 @@ from pipeline.analysis.page.templates import fill
 class Entry:
     """One thing in a store. kind: delta, release, model or other. modified: UTC.
 
-    signed_by: the key whose signature was seen to hold. parts: how many deltas were combined into it.
-    deltas: what a release was made of. problem: why it can't be used, if so.
+    parts: how many deltas were combined into it. deltas: what a release was made of. problem: why it
+    can't be used, if so. signed_by: the key whose signature was seen to hold.
     """
 
     name: str
@@ -23,7 +23,6 @@ class Entry:
     nbytes: int
     modified: str
     is_signed: bool = False
-    signed_by: str | None = None
     fingerprint: str | None = None
     base: Model | None = None
     post: Model | None = None
@@ -31,6 +30,7 @@ class Entry:
     deltas: Sequence[Model] = ()
     case: str | None = None
     problem: str | None = None
+    signed_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
