@@ -407,3 +407,19 @@ def test_a_multimodal_text_part_gets_the_size_and_posts_ids(tmp_path: Path) -> N
     assert read_model(Path(made["out"]))[EMBEDDING][40, 0] == POST + 40
     assert report.vocabulary is not None
     assert report.vocabulary.added.first == ("<a>",)
+
+
+@pytest.mark.parametrize("odd", [b"[" * 100_000, b'{"model": {"vocab": {"w0": 0, "x": -1}}}', b"\xff"])
+def test_a_hostile_tokenizer_is_as_good_as_none(tmp_path: Path, odd: bytes) -> None:
+    made = Models(tmp_path, [], [])
+    for name, first in (("base", 0), ("post", POST)):
+        made.add(name, state(40, first), words(listed(40)))
+    (tmp_path / "base" / "tokenizer.json").write_bytes(odd)
+    report = compute(made["base"], made["post"], made["d"])
+    assert report.vocabulary is not None
+    assert report.vocabulary.aligned == "by position"
+    assert report.vocabulary.why == "1 of 2 tokenizers not known"
+    made.add("wide", state(44, 0), words(listed(40)))
+    (tmp_path / "wide" / "tokenizer.json").write_bytes(odd)
+    with pytest.raises(Mismatch, match="44 × 4 in base, 40 × 4 in post"):
+        compute(made["wide"], made["post"], made["d2"])
