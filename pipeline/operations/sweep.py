@@ -230,7 +230,11 @@ def _begin(
         others=shown,
         data=report.data,
         settings=report.settings,
-        made_of={"making": dict(making), "weights": [weight for _, weight in deltas]},
+        made_of={
+            "making": dict(making),
+            "weights": [weight for _, weight in deltas],
+            "deltas": digests_of([each for each in deltas if isinstance(each[0], str)], reading),
+        },
         model_bytes=nbytes,
         disk_bytes=_room(nbytes, len(moving), keep, place),
         started=report.started,
