@@ -17,6 +17,11 @@ _SHARED = ("store", "device", "hub_cache", "tier", "sign_key")
 SIDES = ("base", "post")  # of a difference
 SHOWING = ("analyze", "page", "sweep")
 EVIDENCE = ("evaluate", "gate", "publish", *SHOWING)
+_UNTOLD = {  # what an operation has no option for
+    "sweep": ("tier", "sign_key"),
+    "analyze": ("device", "tier", "sign_key"),
+    "page": ("device", "hub_cache", "tier", "sign_key"),
+}
 _HUB = ("push_to_hub", "private", "revision")
 
 
@@ -111,23 +116,9 @@ def specify(step: AnyStep, steps: Mapping[str, AnyStep], options: Defaults) -> S
         case Evaluate():
             arguments |= {**_measuring(step, locate), "output": step.output}
             _leave_out(arguments, "tier", "sign_key")
-        case Sweep():
-            arguments |= {**_measuring(step, locate), "output": step.output}
-            arguments["deltas"] = [_locate_term(term, 1.0, locate) for term in step.deltas]
-            arguments |= given(step, "scales", "plots")
-            _leave_out(arguments, "tier", "sign_key")
-        case Analyze():
-            arguments["deltas"] = [{"delta": locate(text), "scale": 1.0} for text in step.deltas]
-            arguments |= {side: locate(text) for side, text in given(step, "base").items()}
-            scaled = [split_scale(text) for text in step.evaluation]
-            arguments["evaluation"] = [[locate(text), float(scale or 1)] for text, scale in scaled]
-            arguments |= {**given(step, "plots"), "output": step.output}
-            arguments |= {} if step.sketch is None else {"sketch": step.sketch}
-            _leave_out(arguments, "device", "tier", "sign_key")
-        case Page():
-            arguments["reports"] = [locate(text) for text in step.reports]
-            arguments |= {**given(step, "title", "key"), "output": step.output}
-            _leave_out(arguments, "device", "hub_cache", "tier", "sign_key")
+        case Sweep() | Analyze() | Page():
+            arguments |= {**_showing(step, locate), "output": step.output}
+            arguments = {name: arguments[name] for name in arguments if name not in _UNTOLD[step.run]}
         case Gate():
             arguments = {"overwrite": arguments["overwrite"], "report": locate(step.of)}
             arguments |= {"require": step.require, "output": step.output}
@@ -148,6 +139,22 @@ def _measuring(step: Evaluate | Sweep, locate: Callable[[str], str]) -> dict[str
     found |= given(step, "metrics", "lm_eval", "lm_eval_tasks", "device", "dtype", "batch_size", "cache")
     found["data"] = step.data
     return found if step.seed is None else {**found, "seed": step.seed}
+
+
+def _showing(step: Sweep | Analyze | Page, locate: Callable[[str], str]) -> dict[str, Any]:
+    """What is shown, and how."""
+    match step:
+        case Sweep():
+            deltas = [_locate_term(term, 1.0, locate) for term in step.deltas]
+            return {**_measuring(step, locate), "deltas": deltas, **given(step, "scales", "plots")}
+        case Page():
+            return {"reports": [locate(text) for text in step.reports], **given(step, "title", "key")}
+    scaled = [split_scale(text) for text in step.evaluation]
+    found: dict[str, Any] = given(step, "plots")
+    found["deltas"] = [{"delta": locate(text), "scale": 1.0} for text in step.deltas]
+    found["evaluation"] = [[locate(text), float(scale or 1)] for text, scale in scaled]
+    found |= {side: locate(text) for side, text in given(step, "base").items()}
+    return found if step.sketch is None else {**found, "sketch": step.sketch}
 
 
 def _required(gates: Sequence[str], steps: Mapping[str, AnyStep]) -> list[str]:

@@ -63,17 +63,9 @@ def evaluate(
     if place:
         place.refuse_taken(names)
     prepared = Prepared.of(
-        [*named],
-        setup.settings,
-        data=data,
-        metrics=metrics,
-        lm_eval=lm_eval,
-        lm_eval_tasks=lm_eval_tasks,
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        seed=seed,
-    )
+        [*named], setup.settings, data=data, metrics=metrics, lm_eval=lm_eval,
+        lm_eval_tasks=lm_eval_tasks, device=device, dtype=dtype, batch_size=batch_size, seed=seed,
+    )  # fmt: skip
     report = prepared.report(names)
     if dry_run:
         return _with(report, scores=_planned(named, setup), began=began)
