@@ -15,6 +15,7 @@ from pipeline.commands.gating import gate, publish
 from pipeline.commands.pages import catalog, page
 from pipeline.commands.quality import evaluate
 from pipeline.commands.storing import clean, copy, delete, doctor, list_store
+from pipeline.commands.sweep import sweep
 from pipeline.commands.transfer import apply, compute
 from pipeline.logs import logging_from
 from pipeline.redaction import redacting
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compute": compute,
     "apply": apply,
     "evaluate": evaluate,
+    "sweep": sweep,
     "batch": batch,
     "gate": gate,
     "publish": publish,

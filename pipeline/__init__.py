@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pipeline.operations.storing.copying import copy
     from pipeline.operations.storing.deleting import delete
     from pipeline.operations.storing.listing import list_store
+    from pipeline.operations.sweep import sweep
     from pipeline.operations.verify import verify
     from pipeline.tensors.state_dicts import apply_delta, calculate_delta, combine_deltas
 
@@ -66,6 +67,7 @@ _PLACES = {
     "publish": "pipeline.operations.publish",
     "push": "pipeline.operations.push",
     "run_batch": "pipeline.batch.runner",
+    "sweep": "pipeline.operations.sweep",
 }
 
 __all__ = [
@@ -94,6 +96,7 @@ __all__ = [
     "publish",
     "push",
     "run_batch",
+    "sweep",
     "verify",
 ]
 

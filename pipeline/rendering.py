@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.operations.storing.deleting import DeleteReport
     from pipeline.operations.storing.listing import Listing
     from pipeline.quality.report import Evaluation, Measurement
+    from pipeline.quality.sweep import Sweep
     from pipeline.quality.verdict import Verdict
 
 
@@ -200,6 +201,31 @@ def _figure(found: Measurement | None) -> str:
         return ""
     value = f"{found.value:.4g}" if abs(found.value) >= 100 else f"{found.value:.4f}"
     return value if found.standard_error is None else f"{value} ± {found.standard_error:.2g}"
+
+
+def show_sweep(report: Sweep) -> None:
+    """Print a table with a row for each figure and a column for each scale; * marks the best."""
+    found = dict.fromkeys(name for point in report.points for name in point.figures)
+    names = [name for name in found if not name.startswith(_PARTS) and not name.endswith(_BEHIND)]
+    rows = []
+    for name in names:
+        best = report.best.get(name)
+        cells = [
+            _figure(point.figures.get(name)) + (" *" if best and point.scale == best.scale else "")
+            for point in report.points
+        ]
+        near = ", ".join(f"{scale:g}" for scale in best.within) if best else ""
+        rows.append((name, *cells, near))
+    heads = [f"{point.scale:g}" for point in report.points]
+    deltas = [f"{name} × {weight:g}" for name, weight in report.deltas]
+    sizes = {"model_bytes": report.model_bytes, "disk_bytes": report.disk_bytes}
+    _print_lines({"base": report.base, "deltas": deltas, "scales": ", ".join(heads), **sizes})
+    if rows:
+        print()
+        _print_table(("figure", *heads, "as good as the best"), rows)
+        print("\n* the best scale; as good: within one standard error of it")
+        print(printable(f"{len(report.files)} files in {report.output}"))
+        print(f"note: {report.note}")
 
 
 def show_checks(report: Health) -> None:

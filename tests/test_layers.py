@@ -49,7 +49,7 @@ HEAVY = {
     "numba": set(KERNELS),
     "jinja2": set(),
     "lark": {"quality/conditions.py"},
-    "matplotlib": {f"analysis/{name}.py" for name in ("drawing", "plots", "score_plots")},
+    "matplotlib": {f"analysis/{name}.py" for name in ("drawing", "plots", "score_plots", "sweep_plots")},
 }
 INPUT_AND_OUTPUT = {
     "io", "os", "pathlib", "requests", "shutil", "socket", "subprocess", "tempfile", "urllib",

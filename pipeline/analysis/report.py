@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 from pipeline.checkpoints.strict_json import plain
@@ -162,7 +162,10 @@ class PairFigures:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """Deltas, and each pair of them. seconds: how long it took. started: UTC, ISO 8601."""
+    """Deltas, and each pair of them. seconds: how long it took. started: UTC, ISO 8601.
+
+    made_of: what tells whether a run would write the same: digests, and options.
+    """
 
     deltas: Sequence[DeltaFigures]
     pairs: Sequence[PairFigures] = ()
@@ -170,6 +173,7 @@ class Analysis:
     started: str = ""
     format: str = FORMAT
     tool: str = TOOL
+    made_of: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The file's text. A figure that is no finite number is written as null."""
@@ -188,6 +192,7 @@ class Analysis:
                 seconds=float(raw["seconds"]),
                 started=str(raw["started"]),
                 tool=str(raw["tool"]),
+                made_of={**raw.get("made_of", {})},
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             hint = "analyse the deltas again: cli.py analyze DELTA --output DIR"

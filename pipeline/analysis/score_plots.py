@@ -64,7 +64,9 @@ def _scales(evaluations: Sequence[Scaled]) -> Figure:
     for number, name in enumerate(shown_names):
         points = _points(evaluations, name)
         hollow = number >= len(STYLES)
-        _bars(axes, points, STYLES[number % len(STYLES)], shown(name.partition(":")[2]), hollow=hollow)
+        draw_bars(
+            axes, points, STYLES[number % len(STYLES)], shown(name.partition(":")[2]), hollow=hollow
+        )
     left_out = len(names) - len(shown_names)
     entitle(figure, f"Score by scale ({left_out} tasks left out)" if left_out else "Score by scale")
     axes.set_xlabel("scale of the delta (0 is the base alone)")
@@ -86,9 +88,10 @@ def _points(evaluations: Sequence[Scaled], name: str) -> list[tuple[float, Measu
     return sorted(points, key=lambda point: point[0])
 
 
-def _bars(
+def draw_bars(
     axes: Axes, points: Sequence[tuple[float, Measurement]], style: Style, label: str, *, hollow: bool
 ) -> None:
+    """Draw figures against scales as one line, with error bars of one standard error."""
     axes.errorbar(
         [x for x, _ in points],
         [point.value for _, point in points],

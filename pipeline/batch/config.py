@@ -56,7 +56,8 @@ from pipeline.batch.references import (
     needs_of,
     reference_problems,
 )
-from pipeline.batch.steps import AnyStep, Apply, Compute, Difference, Model, Pair, Step, Term
+from pipeline.batch.steps import AnyStep, Compute, Pair, Step
+from pipeline.batch.terms import Difference, Model, Term
 from pipeline.batch.variables import fill_in
 from pipeline.errors import ConfigError, UsageError
 
@@ -198,8 +199,12 @@ def _resolve(step: AnyStep, locations: Mapping[str, str], on_the_way: Mapping[st
         text = getattr(step, key, None)
         if text is not None:
             changes[key] = locate(text)
-    if isinstance(step, Apply) or step.run == "combine":
+    if step.run in ("apply", "combine", "sweep"):
         changes["deltas"] = tuple(term(each) for each in step.deltas)
+    if step.run == "analyze":
+        changes["deltas"] = tuple(locate(each) for each in step.deltas)
+    if step.run == "page":
+        changes["reports"] = tuple(locate(each) for each in step.reports)
     return step.model_copy(update=changes)
 
 

@@ -99,6 +99,8 @@ def conditions_told(result: Mapping[str, Any] | None) -> Iterator[str]:
 def evidence_key(run: str, arguments: Mapping[str, Any], report: Mapping[str, Any]) -> list[Any]:
     """What a step's result depends on beside its options: digests, whatever their places are."""
     match run:
+        case "analyze" | "page" | "sweep":
+            return [report["made_of"]]
         case "gate":
             return [report["report_digest"], list(arguments["require"])]
         case "publish":

@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 
 from pipeline.batch.fields import CodecName, DTypeName, Id, ModelIn, NotEmpty, Scale, Template
 from pipeline.batch.references import MARK, Places
-from pipeline.batch.steps import AnyTerm, Apply, Compute, Difference, Model, Pair, Term
+from pipeline.batch.steps import Apply, Compute, Pair
+from pipeline.batch.terms import AnyTerm, Difference, Model, Term
 from pipeline.storage.locations import parse_delta
 
 _LONGEST_STEM = 90  # leaves room for a number behind it

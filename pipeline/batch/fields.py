@@ -19,6 +19,7 @@ from pipeline.storage.locations import (
     parse_model,
     parse_output_model,
     parse_store,
+    split_scale,
 )
 from pipeline.units import parse_bytes
 
@@ -73,6 +74,32 @@ def _parse_released(text: str) -> None:
         parse_delta(text)
     else:
         parse_output_model(text)
+
+
+def _parse_shown(text: str) -> None:
+    """A report, a delta, or a folder: what a page can be made from."""
+    try:
+        parse_output_model(text)
+    except UsageError:
+        parse_delta(text)
+
+
+def _check_scaled_report(text: str) -> str:
+    """A report, with the scale of the delta that was measured behind it."""
+    location, scale = split_scale(text)
+    _checked(parse_output_model, is_output=False)(location)
+    try:
+        float(scale or 1)
+    except ValueError:
+        raise ValueError(f"{scale!r} is not a scale: write REPORT=0.5") from None
+    return text
+
+
+def _check_plots(text: str) -> str:
+    """Formats of plots, as analyze reads them."""
+    if text != "none" and not {word.strip() for word in text.split(",")} <= {"svg", "png"}:
+        raise ValueError("should be svg, png, svg,png or none")
+    return text
 
 
 def _check_template(text: str) -> str:
@@ -131,6 +158,9 @@ StorePlace = Annotated[str, AfterValidator(_checked(parse_store, is_output=True)
 ReportIn = Annotated[str, AfterValidator(_checked(parse_output_model, is_output=False))]
 ConditionText = Annotated[str, AfterValidator(_check_condition)]
 ReportPlace = ModelOut  # local unless it says otherwise, as a model to be written is
+ShownIn = Annotated[str, AfterValidator(_checked(_parse_shown, is_output=False))]
+ScaledReport = Annotated[str, AfterValidator(_check_scaled_report)]
+PlotsText = Annotated[str, AfterValidator(_check_plots)]
 Size = Annotated[str | int, PlainValidator(_check_size, json_schema_input_type=str | int)]
 NotEmpty = BeforeValidator(_check_not_empty)
 Scale = Annotated[float, Field(allow_inf_nan=False)]

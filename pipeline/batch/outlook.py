@@ -27,6 +27,11 @@ from pipeline.operations.freshness import (
     compute_freshness,
 )
 from pipeline.operations.outputs.provenance import PROVENANCE
+from pipeline.operations.showing_freshness import (
+    analyze_freshness,
+    page_freshness,
+    sweep_freshness,
+)
 from pipeline.quality.report import ROLES
 from pipeline.settings import Settings
 from pipeline.storage.locations import parse_model
@@ -59,6 +64,14 @@ def examine(spec: Specification, known: Known) -> Freshness:
             return gate_freshness(**arguments)
         case "publish":
             return publish_freshness(**arguments)
+        case "analyze":
+            arguments["deltas"] = [name for name, _ in spec.terms]
+            return analyze_freshness(**arguments)
+        case "page":
+            return page_freshness(**arguments)
+        case "sweep":
+            arguments["deltas"] = spec.terms
+            return sweep_freshness(**arguments, fingerprint_of=known.fingerprint)
     if known.passed(check_key(spec)):
         return Freshness("fresh")
     return Freshness("missing")
@@ -66,7 +79,7 @@ def examine(spec: Specification, known: Known) -> Freshness:
 
 def models_of(spec: Specification) -> Iterator[str]:
     """The locations of the checkpoints that `spec` reads whole."""
-    for key in (*ROLES,) if spec.run == "evaluate" else SIDES:
+    for key in (*ROLES,) if spec.run in ("evaluate", "sweep") else SIDES:
         if key in spec.arguments:
             yield spec.arguments[key]
     for term in spec.arguments.get("deltas", ()):

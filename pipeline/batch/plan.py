@@ -11,7 +11,7 @@ from pipeline.batch.evidence import foresee_publish, raise_refusal
 from pipeline.batch.faults import explain
 from pipeline.batch.known import Known
 from pipeline.batch.outlook import examine
-from pipeline.batch.references import inputs_of, needs_of
+from pipeline.batch.references import FOLDERS, inputs_of, needs_of
 from pipeline.batch.report import StepResult
 from pipeline.batch.specification import Specification
 from pipeline.batch.stand_ins import StandIns
@@ -109,7 +109,7 @@ class Planner:
         is_delta = step.makes == "delta"
         place = parse_delta(step.output) if is_delta else parse_output_model(step.output)
         store, name = open_parent(place, self.settings)
-        return store.has_folder(name) if step.makes == "model" else store.stat(name) is not None
+        return store.has_folder(name) if step.makes in FOLDERS else store.stat(name) is not None
 
     def _look_at(self, step: AnyStep) -> None:
         """Check what can be of a step that waits for others: its other inputs, and its output."""

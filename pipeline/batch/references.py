@@ -20,7 +20,7 @@ from pipeline.storage.locations import Scheme, parse_delta, parse_output_model, 
 
 MARK = "@"
 
-Kind = Literal["delta", "model", "evaluation", "verdict"]
+Kind = Literal["delta", "model", "evaluation", "verdict", "analysis", "page", "sweep"]
 
 # What publish makes depends on what it publishes, see `published_kind`; verify makes nothing.
 MAKES: Mapping[str, Kind] = {
@@ -29,11 +29,16 @@ MAKES: Mapping[str, Kind] = {
     "combine": "delta",
     "evaluate": "evaluation",
     "gate": "verdict",
+    "analyze": "analysis",
+    "page": "page",
+    "sweep": "sweep",
 }
 Places = Mapping[JsonPath, JsonPath]
 # Where a step may name one.
 MODELS = ("base", "post", "old_base", "model", "reference", "donor_base", "donor")
 EITHER = ("target", "source")  # a delta or a model
+FOLDERS = ("model", "analysis", "page", "sweep")  # what is no single file
+_PAGED = ("delta", "model", "evaluation", "verdict", "analysis")  # what a page shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +65,14 @@ class Input:
     """A location that a step reads: where in the step it is written, its text, and what it must hold.
 
     kind: None if a delta will do as well as a model. fuses: whether a delta may be one that is never
-    written.
+    written. shows: whether whatever a page can show will do.
     """
 
     path: JsonPath
     text: str
     kind: Kind | None
     fuses: bool = False
+    shows: bool = False
 
     @property
     def reference(self) -> str | None:
@@ -82,10 +88,12 @@ def inputs_of(step: Mapping[str, Any]) -> Iterator[Input]:
             yield Input((key,), text, None)
     if isinstance(text := step.get("of"), str):
         yield Input(("of",), text, "evaluation")
-    gates = step.get("gates")
-    for number, gate in enumerate(gates if isinstance(gates, list | tuple) else ()):
-        if isinstance(gate, str):
-            yield Input(("gates", number), gate, "verdict")
+    for number, gate in _texts(step, "gates"):
+        yield Input(("gates", number), gate, "verdict")
+    for number, report in _texts(step, "reports"):
+        yield Input(("reports", number), report, None, shows=True)
+    for number, report in _texts(step, "evaluation"):
+        yield Input(("evaluation", number), split_scale(report)[0], "evaluation")
     fuses = step.get("run") == "apply"
     deltas = step.get("deltas")
     for number, term in enumerate(deltas if isinstance(deltas, list | tuple) else ()):
@@ -95,6 +103,14 @@ def inputs_of(step: Mapping[str, Any]) -> Iterator[Input]:
             if isinstance(text := term.get("delta"), str):
                 yield Input(("deltas", number), text, "delta", fuses)
             yield from _models_of(term, ("deltas", number))
+
+
+def _texts(step: Mapping[str, Any], key: str) -> Iterator[tuple[int, str]]:
+    """The texts of a list, each with its number."""
+    found = step.get(key)
+    for number, text in enumerate(found if isinstance(found, list | tuple) else ()):
+        if isinstance(text, str):
+            yield number, text
 
 
 def _models_of(holder: Mapping[str, Any], path: JsonPath) -> Iterator[Input]:
@@ -193,7 +209,9 @@ class _Found:
             output = str(step.get("output")).partition("?")[0]
             if item.kind is None and makes == "delta" and not output.endswith(SAFETENSORS):
                 return f"{name!r} writes a delta that no name ending tells of: call it *{SAFETENSORS}"
-            if item.kind is None and makes in ("evaluation", "verdict"):
+            if item.shows:
+                return None if makes in _PAGED else f"{name!r} makes {_a(makes)}, which no page shows"
+            if item.kind is None and makes not in ("delta", "model"):
                 return f"{name!r} makes {_a(makes)}, but a delta or a model is wanted here"
             if item.path == ("source",) and makes != _makes(self.steps[number].step):
                 return (
@@ -250,7 +268,7 @@ def is_fused(step: Mapping[str, Any]) -> bool:
 
 
 def _a(kind: Kind | None) -> str:
-    return f"an {kind}" if kind == "evaluation" else f"a {kind}"
+    return f"an {kind}" if kind in ("evaluation", "analysis") else f"a {kind}"
 
 
 def _makes(step: Mapping[str, Any]) -> Kind | None:

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 
 from pipeline.batch.config import Config
 from pipeline.batch.report import BatchReport, StepResult
-from pipeline.batch.steps import Model
+from pipeline.batch.terms import Model
 
 FOLDER = Path("configs")
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"

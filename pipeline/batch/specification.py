@@ -7,24 +7,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.batch.config import Defaults
-from pipeline.batch.references import MARK
-from pipeline.batch.steps import (
-    AnyStep,
-    Apply,
-    Combine,
-    Compute,
-    Evaluate,
-    Gate,
-    Publish,
-    Term,
-    Verify,
-    given,
-)
-from pipeline.storage.locations import Scheme, parse_output_model
+from pipeline.batch.evidence_steps import Analyze, Evaluate, Gate, Page, Publish, Sweep
+from pipeline.batch.references import FOLDERS, MARK
+from pipeline.batch.steps import AnyStep, Apply, Combine, Compute, Verify, given
+from pipeline.batch.terms import Term
+from pipeline.storage.locations import Scheme, parse_output_model, split_scale
 
 _SHARED = ("store", "device", "hub_cache", "tier", "sign_key")
 SIDES = ("base", "post")  # of a difference
-EVIDENCE = ("evaluate", "gate", "publish")
+SHOWING = ("analyze", "page", "sweep")
+EVIDENCE = ("evaluate", "gate", "publish", *SHOWING)
+_UNTOLD = {  # what an operation has no option for
+    "sweep": ("tier", "sign_key"),
+    "analyze": ("device", "tier", "sign_key"),
+    "page": ("device", "hub_cache", "tier", "sign_key"),
+}
 _HUB = ("push_to_hub", "private", "revision")
 
 
@@ -41,6 +38,10 @@ class Specification:
 
     def perform(self, **context: Any) -> dict[str, Any]:
         """Do it; returns the operation's report. context: what depends on who does it, as progress."""
+        if self.run in SHOWING:
+            from pipeline.batch.showing import show
+
+            return show(self.run, self._call(), **context)
         if self.run in EVIDENCE:
             from pipeline.batch.evidence import perform
 
@@ -113,13 +114,11 @@ def specify(step: AnyStep, steps: Mapping[str, AnyStep], options: Defaults) -> S
             arguments |= {side: locate(text) for side, text in given(step, "base", "post").items()}
             _leave_out(arguments, "device", "tier", "sign_key")
         case Evaluate():
-            roles = given(step, "model", "reference", "base", "donor", "donor_base")
-            arguments |= {role: locate(text) for role, text in roles.items()}
-            arguments |= given(step, "metrics", "lm_eval", "lm_eval_tasks", "device", "dtype")
-            arguments |= given(step, "batch_size", "cache")
-            arguments |= {"data": step.data, "output": step.output}
-            arguments |= {} if step.seed is None else {"seed": step.seed}
+            arguments |= {**_measuring(step, locate), "output": step.output}
             _leave_out(arguments, "tier", "sign_key")
+        case Sweep() | Analyze() | Page():
+            arguments |= {**_showing(step, locate), "output": step.output}
+            arguments = {name: arguments[name] for name in arguments if name not in _UNTOLD[step.run]}
         case Gate():
             arguments = {"overwrite": arguments["overwrite"], "report": locate(step.of)}
             arguments |= {"require": step.require, "output": step.output}
@@ -132,6 +131,32 @@ def specify(step: AnyStep, steps: Mapping[str, AnyStep], options: Defaults) -> S
     return Specification(step.id, step.run, arguments)
 
 
+def _measuring(step: Evaluate | Sweep, locate: Callable[[str], str]) -> dict[str, Any]:
+    """What models are measured, on what and how."""
+    roles = ("model", "reference", "base", "donor", "donor_base")
+    named = given(step, *(role for role in roles if hasattr(step, role)))
+    found: dict[str, Any] = {role: locate(text) for role, text in named.items()}
+    found |= given(step, "metrics", "lm_eval", "lm_eval_tasks", "device", "dtype", "batch_size", "cache")
+    found["data"] = step.data
+    return found if step.seed is None else {**found, "seed": step.seed}
+
+
+def _showing(step: Sweep | Analyze | Page, locate: Callable[[str], str]) -> dict[str, Any]:
+    """What is shown, and how."""
+    match step:
+        case Sweep():
+            deltas = [_locate_term(term, 1.0, locate) for term in step.deltas]
+            return {**_measuring(step, locate), "deltas": deltas, **given(step, "scales", "plots")}
+        case Page():
+            return {"reports": [locate(text) for text in step.reports], **given(step, "title", "key")}
+    scaled = [split_scale(text) for text in step.evaluation]
+    found: dict[str, Any] = given(step, "plots")
+    found["deltas"] = [{"delta": locate(text), "scale": 1.0} for text in step.deltas]
+    found["evaluation"] = [[locate(text), float(scale or 1)] for text, scale in scaled]
+    found |= {side: locate(text) for side, text in given(step, "base").items()}
+    return found if step.sketch is None else {**found, "sketch": step.sketch}
+
+
 def _required(gates: Sequence[str], steps: Mapping[str, AnyStep]) -> list[str]:
     """What the gates of this config require: an older verdict may be by other conditions."""
     named = (steps[text.removeprefix(MARK)] for text in gates if text.startswith(MARK))
@@ -141,7 +166,7 @@ def _required(gates: Sequence[str], steps: Mapping[str, AnyStep]) -> list[str]:
 def output_of(step: AnyStep) -> str:
     """Where a step's output is read from."""
     assert step.output is not None, "only steps that write are referred to"
-    if step.makes == "model":
+    if step.makes in FOLDERS:
         location = parse_output_model(step.output)
         if location.scheme is Scheme.LOCAL and not location.path.startswith(("/", "./", "../")):
             return f"./{location.path}"  # else read as an id of the Hub

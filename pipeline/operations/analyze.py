@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Self, Unpack
 
@@ -36,6 +36,7 @@ from pipeline.storage.locations import parse_output_model
 from pipeline.storage.opening import open_parent
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 from pipeline.tensors.dtypes import compute_dtype
+from pipeline.tensors.fingerprint import digest_bytes
 
 ANALYSIS = "analysis.json"
 PlotFormat = Literal["svg", "png"]
@@ -56,7 +57,10 @@ class Analyzing(Reading, total=False):
 
 @dataclass(frozen=True, slots=True)
 class AnalyzeReport:
-    """What analyze did, or with `dry_run` would do. analysis: as it stands in `analysis.json`."""
+    """What analyze did, or with `dry_run` would do. analysis: as it stands in `analysis.json`.
+
+    made_of: what tells whether a run would write the same.
+    """
 
     output: str
     deltas: Sequence[str]
@@ -67,6 +71,7 @@ class AnalyzeReport:
     files: Sequence[str] = ()
     base: str | None = None
     analysis: Analysis | None = None
+    made_of: Mapping[str, Any] = field(default_factory=dict)
 
 
 def analyze(
@@ -103,13 +108,32 @@ def analyze(
                 open_checkpoint(base, settings=setup.settings, headers_only=setup.dry_run)
             )
         run = _Run.prepare(opened, model, sketch)
-        report = run.report(place)
+        made_of = _made_of(opened, model, sketch, formats, scores)
+        report = replace(run.report(place), made_of=made_of)
         if setup.dry_run:
             return report
-        analysis = run.measure(setup)
+        analysis = replace(run.measure(setup), made_of=made_of)
     files = {ANALYSIS: analysis.to_json().encode(), **_draw(analysis, scores, formats)}
     _publish(place, files)
     return replace(report, files=list(files), analysis=analysis)
+
+
+def _made_of(
+    deltas: Sequence[Delta],
+    base: Checkpoint | None,
+    sketch: int,
+    plots: Sequence[PlotFormat],
+    scores: Sequence[tuple[float, Evaluation]],
+) -> dict[str, Any]:
+    """What tells whether a run would write the same, without reading any tensor."""
+    reports = [[scale, str(digest_bytes(each.to_json().encode()))] for scale, each in scores]
+    return {
+        "deltas": [str(delta.manifest_digest) for delta in deltas],
+        "base": str(base.identity) if base else None,
+        "sketch": sketch,
+        "plots": [*plots],
+        "evaluations": reports,
+    }
 
 
 def parse_plots(text: str) -> list[PlotFormat]:

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import replace
 from typing import Unpack
 
 from pipeline.checkpoints.checkpoint import open_checkpoint
-from pipeline.errors import UsageError
 from pipeline.operations.evaluating.cache import Cache
-from pipeline.operations.evaluating.data import Data, read_data
-from pipeline.operations.evaluating.figures import TOKEN_BY_TOKEN, all_figures, choose_metrics
-from pipeline.operations.evaluating.measuring import Measuring, Results
-from pipeline.operations.evaluating.models import Bench, How, Model, identify
+from pipeline.operations.evaluating.models import Bench, identify
+from pipeline.operations.evaluating.preparing import Prepared
 from pipeline.operations.evaluating.publishing import ReportPlace
 from pipeline.operations.setup import Reading, Setup
-from pipeline.quality.harness import Harness, open_tasks
-from pipeline.quality.questions import QuestionSet
 from pipeline.quality.rectangles import DEFAULT_BATCH
-from pipeline.quality.report import ROLES, DataSet, Evaluation, Role, Scores
-from pipeline.quality.subject import choose_device
-from pipeline.quality.weights import DTYPES
-
-_COMPUTING = ("torch", "transformers", "tokenizers", "lm_eval")
+from pipeline.quality.report import ROLES, Evaluation, Role, Scores
 
 
 def evaluate(
@@ -73,47 +62,19 @@ def evaluate(
     names = place.items(named) if place and items else {}
     if place:
         place.refuse_taken(names)
-    sets, harness = read_data(data or (), setup.settings), _open_harness(lm_eval, lm_eval_tasks)
-    chosen = _choose(metrics, named, sets, has_harness=harness is not None)
-    how = _how(device=device, dtype=dtype, batch_size=batch_size, seed=seed)
-    report = _begin(how, chosen, sets, harness, names)
+    prepared = Prepared.of(
+        [*named], setup.settings, data=data, metrics=metrics, lm_eval=lm_eval,
+        lm_eval_tasks=lm_eval_tasks, device=device, dtype=dtype, batch_size=batch_size, seed=seed,
+    )  # fmt: skip
+    report = prepared.report(names)
     if dry_run:
         return _with(report, scores=_planned(named, setup), began=began)
-    measuring = Measuring(sets, harness, how, Cache.at(cache), Bench(setup, how), setup.progress)
-    scores, results = _measure(measuring, identify(named, **options), chosen)
+    models, bench = identify(named, **options), Bench(setup, prepared.how)
+    scores, results = prepared.measure(models, Cache.at(cache), bench, setup.progress)
     report = _with(report, scores=scores, began=began)
     if place:
         place.publish(report, results)
     return report
-
-
-def _begin(
-    how: How,
-    metrics: Sequence[str],
-    sets: Sequence[Data],
-    harness: Harness | None,
-    items: Mapping[Role, str],
-) -> Evaluation:
-    """The report as far as it is known before anything is measured."""
-    return Evaluation(
-        scores={},
-        data=(*map(_data_set, sets), *(harness.data if harness else ())),
-        settings={**asdict(how), "metrics": [*metrics]},
-        items=items,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
-def _measure(
-    measuring: Measuring, models: Mapping[Role, Model], metrics: Sequence[str]
-) -> tuple[dict[Role, Scores], dict[Role, Results]]:
-    """The figures of every role, and the results that they were made of."""
-    results = measuring.measure(models, token_by_token=bool({*metrics} & {*TOKEN_BY_TOKEN}))
-    figures = all_figures(results, metrics)
-    scores = {
-        role: Scores(each.location, each.fingerprint, figures[role]) for role, each in models.items()
-    }
-    return scores, results
 
 
 def _by_role(**named: str | None) -> dict[Role, str]:
@@ -123,56 +84,6 @@ def _by_role(**named: str | None) -> dict[Role, str]:
         if text is not None:
             found[role] = text
     return found
-
-
-def _words(given: Sequence[str] | None) -> list[str]:
-    """Words that may be given one by one or with commas between."""
-    return [word for text in given or () for word in text.split(",") if word]
-
-
-def _open_harness(tasks: Sequence[str] | None, folder: str | None) -> Harness | None:
-    names = _words(tasks)
-    if not names:
-        return None
-    return open_tasks(names, folder)
-
-
-def _choose(
-    metrics: Sequence[str] | None, named: Mapping[Role, str], sets: Sequence[Data], *, has_harness: bool
-) -> list[str]:
-    if not sets and not has_harness:
-        raise UsageError("there is nothing to measure on", hint="add --data FILE")
-    tasks = [isinstance(each, QuestionSet) for each in sets]
-    return choose_metrics(
-        _words(metrics) or None,
-        [*named],
-        has_text=not all(tasks),
-        has_tasks=any(tasks) or has_harness,
-    )
-
-
-def _how(*, device: str, dtype: str, batch_size: int, seed: int) -> How:
-    if batch_size < 1:
-        raise UsageError(f"a batch of {batch_size} holds nothing", hint="use --batch-size 1 or more")
-    if dtype not in DTYPES:
-        raise UsageError(f"{dtype!r} is not a dtype for models", hint=f"use {', '.join(DTYPES)}")
-    return How(batch_size, seed, choose_device(device), dtype, _versions(_COMPUTING))
-
-
-def _versions(packages: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _data_set(data: Data) -> DataSet:
-    if isinstance(data, QuestionSet):
-        return DataSet(data.name, "task", data.digest, len(data.questions))
-    return DataSet(data.name, "text", data.digest, len(data.documents))
 
 
 def _planned(named: Mapping[Role, str], setup: Setup) -> dict[Role, Scores]:

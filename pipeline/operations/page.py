@@ -14,13 +14,14 @@ from pipeline.operations.gathering import gather
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.outputs.site import INDEX, write_site
 from pipeline.operations.setup import Setup, Writing
+from pipeline.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class PageReport:
     """What page did, or with `dry_run` would do.
 
-    sources: what it was made from: each location with its kind.
+    sources: what it was made from: each location with its kind. made_of: their digests, and the title.
     """
 
     output: str
@@ -28,6 +29,7 @@ class PageReport:
     sources: Sequence[str]
     files: Sequence[str]
     written_bytes: int
+    made_of: Sequence[str | None] = ()
 
 
 def page(
@@ -50,11 +52,7 @@ def page(
         raise UsageError("a page needs a report", hint="name a batch's report, a delta or a release")
     setup = Setup.of(options)
     place = Place.for_model(output, setup).refuse_taken(is_model=True)
-    verifier = Verifier.load(key) if key else None
-    evidence = Evidence()
-    for location in reports:
-        gather(evidence, location, setup.settings, verifier)
-    content = build_page(evidence, title=title)
+    content, evidence = page_content(reports, setup.settings, title=title, key=key)
     if not setup.dry_run:
         write_site(place, {INDEX: content})
     return PageReport(
@@ -63,4 +61,16 @@ def page(
         sources=[f"{each.location} ({each.kind})" for each in evidence.sources],
         files=[INDEX],
         written_bytes=len(content),
+        made_of=[*(each.digest for each in evidence.sources), title],
     )
+
+
+def page_content(
+    reports: Sequence[str], settings: Settings, *, title: str | None, key: str | None
+) -> tuple[bytes, Evidence]:
+    """The page of what `reports` say, and what that is. Raises what `page` does."""
+    verifier = Verifier.load(key) if key else None
+    evidence = Evidence()
+    for location in reports:
+        gather(evidence, location, settings, verifier)
+    return build_page(evidence, title=title), evidence

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from pipeline.batch.config import Config, read_config
 from pipeline.batch.fields import CodecName, DeviceName, DTypeName
-from pipeline.batch.steps import Apply, Compute, Term
+from pipeline.batch.steps import Apply, Compute
+from pipeline.batch.terms import Term
 from pipeline.deltas.format import CODECS
 from pipeline.errors import ConfigError
 from pipeline.tensors.dtypes import parse_dtype
@@ -84,7 +85,7 @@ def test_the_quickstart_is_a_config(monkeypatch, tmp_path):
         (tmp_path / "examples/family" / name).mkdir(parents=True)
     config = read_config(ROOT / "configs/quickstart.json")
     assert config.graph.order() == [
-        "delta-v1", "exact", "candidate", "measured", "good-enough", "release",
+        "delta-v1", "exact", "candidate", "measured", "good-enough", "release", "anatomy", "page",
     ]  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.batch.config import Config, read_config
-from pipeline.batch.steps import Apply, Compute, Difference, Term
+from pipeline.batch.steps import Apply, Compute
+from pipeline.batch.terms import Difference, Term
 from pipeline.errors import ConfigError
 
 MODELS = {"v1": "org/base-v1", "v2": "org/base-v2", "v3": "org/base-v3"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Unpack
 
@@ -52,9 +52,13 @@ def identify(named: Mapping[Role, str], **options: Unpack[Reading]) -> dict[Role
 
 
 def _identify(text: str, options: Reading) -> Model:
-    weights = str(fingerprint(text, **options))
+    return identify_known(text, str(fingerprint(text, **options)), Setup.of(options))
+
+
+def identify_known(text: str, weights: str, setup: Setup) -> Model:
+    """The model at `text`, whose weights have the fingerprint `weights`: they are not read."""
     digest = blake3(weights.encode())
-    with open_checkpoint(text, settings=Setup.of(options).settings) as checkpoint:
+    with open_checkpoint(text, settings=setup.settings) as checkpoint:
         digest.update(json.dumps(checkpoint.config, sort_keys=True).encode())
         for name, content in sorted(checkpoint.read_companions().items()):
             digest.update(json.dumps(name).encode() + blake3(content).digest())
@@ -62,16 +66,20 @@ def _identify(text: str, options: Reading) -> Model:
 
 
 class Bench:
-    """Models in memory while they are needed."""
+    """Models in memory while they are needed. before_load: is told of each that is to be read now."""
 
-    def __init__(self, setup: Setup, how: How) -> None:
+    def __init__(
+        self, setup: Setup, how: How, before_load: Callable[[Model], None] = lambda model: None
+    ) -> None:
         self._setup = setup
         self._how = how
+        self._before_load = before_load
         self._loaded: dict[str, Subject] = {}
 
     def subject(self, model: Model) -> Subject:
         """The model, loaded if it is not yet. Raises what `load_subject` does."""
         if model.key not in self._loaded:
+            self._before_load(model)
             self._loaded[model.key] = load_subject(
                 model.text,
                 settings=self._setup.settings,

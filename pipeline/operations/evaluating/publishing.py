@@ -46,7 +46,7 @@ class ReportPlace:
     def publish(self, report: Evaluation, results: Mapping[Role, Results]) -> None:
         """Write the items that the report names, and then the report: where it is, all is."""
         for role, name in report.items.items():
-            self._put(self._beside(name), _lines(results[role]))
+            self._put(self._beside(name), items_text(results[role]))
         self._put(self.name, report.to_json())
 
     def _beside(self, name: str) -> str:
@@ -60,7 +60,8 @@ class ReportPlace:
             writer.commit()
 
 
-def _lines(results: Results) -> str:
+def items_text(results: Results) -> str:
+    """The text of a file of items: a line of JSON for each answer, document and comparison."""
     records = [*map(asdict, results.answers), *map(asdict, results.documents)]
     records += map(_mean, results.divergences)
     return "".join(f"{to_line(record)}\n" for record in records)
