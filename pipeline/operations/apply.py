@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Self, Unpack
 
 from pipeline.checkpoints.alignment import check_vocabulary
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from pipeline.checkpoints.meeting import NameNotes
 from pipeline.checkpoints.output import SHARD_BYTES
 from pipeline.deltas.signing import Verifier
 from pipeline.engine.work import Work
@@ -24,6 +25,7 @@ from pipeline.operations.addends.opening import open_addend
 from pipeline.operations.arguments import Difference, ScaledAddend, scaled
 from pipeline.operations.fit import SumPlan, fit, plan_sum
 from pipeline.operations.kernels.add import AddKernel, Found, NotTheSameBase
+from pipeline.operations.names import as_base_of, under_own_names
 from pipeline.operations.outputs.model import Beside, write_model
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.outputs.release import Release, other_files
@@ -91,6 +93,7 @@ class _Run:
     addends: Sequence[Addend]
     scales: Sequence[float]
     dtype: DType | None
+    names: NameNotes = field(default_factory=NameNotes)
 
     @classmethod
     def open(
@@ -110,21 +113,33 @@ class _Run:
         old = None
         if old_base is not None:
             old = stack.enter_context(open_checkpoint(old_base, settings=settings))
+            old = as_base_of(opened[0], old)
             opened[0].check_base(old)
         return cls(model, old, opened, [scale for _, scale in wanted], dtype)
 
     def apply(self, place: Place, shard_bytes: int) -> ApplyReport:
         """Write the sum, or on a dry run say what would be written."""
         _check_vocabularies(self.base, self.addends)
+        seen = self._as_base() if list(self.scales) == [1.0] else self
         same_base = list(self.scales) == [1.0] and looks_like_same_base(
-            self.base, self.addends[0], self.dtype
+            seen.base, self.addends[0], self.dtype
         )
         if place.setup.dry_run:
-            return self._report(place, self._plan(shard_bytes, same_base=same_base), same_base=same_base)
+            run = seen if same_base else self._on_another_base()
+            return run._report(place, run._plan(shard_bytes, same_base=same_base), same_base=same_base)
         if same_base:
             with suppress(NotTheSameBase):  # identical where it was probed, different elsewhere
-                return self._write(place, shard_bytes, same_base=True)
-        return self._write(place, shard_bytes, same_base=False)
+                return seen._write(place, shard_bytes, same_base=True)
+        return self._on_another_base()._write(place, shard_bytes, same_base=False)
+
+    def _as_base(self) -> Self:
+        """The run with its base under the names of the one addend, as if that had been made on it."""
+        return replace(self, base=as_base_of(self.addends[0], self.base))
+
+    def _on_another_base(self) -> Self:
+        """The run with everything under the new base's names. Raises Mismatch."""
+        names = under_own_names(self.base, self.old, self.addends)
+        return replace(self, base=names.base, old=names.old, addends=names.addends, names=names.notes)
 
     def _plan(self, shard_bytes: int, *, same_base: bool) -> SumPlan:
         """The layout of the result. Raises Mismatch."""
@@ -145,6 +160,7 @@ class _Run:
             read_bytes=layout.plan.read_bytes,
             written_bytes=size,
             files=[shard.name for shard in layout.shards],
+            **asdict(self.names),
             **asdict(place.estimate(layout.plan, self._readers, size)),
         )
 
@@ -159,7 +175,13 @@ class _Run:
         report = replace(self._report(place, layout, same_base=same_base), carried=layout.carried())
         found = Found.empty(layout.plan.rows)
         release = Release(
-            self.base, self.addends, self.scales, layout, same_base, torch_name(self.dtype)
+            self.base,
+            self.addends,
+            self.scales,
+            layout,
+            same_base,
+            torch_name(self.dtype),
+            untied=self.names.untied,
         )
 
         def finish() -> Beside:

@@ -9,6 +9,7 @@ from typing import Any, Self, Unpack
 from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.header import Tensor
+from pipeline.checkpoints.meeting import NameNotes, bring_together
 from pipeline.deltas.format import CARRIED, DEFAULT_CODEC, Codec, parse_codec
 from pipeline.deltas.layout import DeltaLayout
 from pipeline.deltas.manifest import Identity, Manifest, TensorRecord
@@ -34,7 +35,7 @@ class ComputeReport:
 
     written_bytes: the file's size; on a dry run that of its values, unpacked. download_bytes,
     upload_bytes, memory_bytes: as planned, see `Estimate`. fingerprint: the delta's.
-    pushed: the URL of the commit on the Hub.
+    pushed: the URL of the commit on the Hub. renamed, tied, only_post, left_out: see `NameNotes`.
     """
 
     output: str
@@ -53,6 +54,10 @@ class ComputeReport:
     exceptions: int | None = None
     carried: Sequence[str] = ()
     pushed: str | None = None
+    renamed: Sequence[str] = ()
+    tied: Sequence[str] = ()
+    only_post: Sequence[str] = ()
+    left_out: Sequence[str] = ()
     download_bytes: int = 0
     upload_bytes: int = 0
     memory_bytes: int = 0
@@ -103,10 +108,12 @@ class Computation:
     pairs: Sequence[Pair]
     layout: DeltaLayout
     plan: Plan
+    notes: NameNotes
 
     @classmethod
     def prepare(cls, base: Checkpoint, post: Checkpoint, storage: DType | None, codec: Codec) -> Self:
         """What is to be done. Raises Mismatch, and NotACheckpoint for names that deltas keep."""
+        base, post, notes = bring_together(base, post)
         pairs = pair_for_delta(base, post)
         stored = {tensor.name: (tensor, pair) for tensor, pair in _stored(pairs, storage)}
         layout = DeltaLayout.plan(
@@ -115,7 +122,7 @@ class Computation:
         ordered = [stored[tensor.name][1] for tensor in layout.tensors]
         first = len(post.readers)
         inputs = [(post.input(pair.name), base.input(pair.name, first)) for pair in ordered]
-        return cls(base, post, ordered, layout, layout.fill(inputs))
+        return cls(base, post, ordered, layout, layout.fill(inputs), notes)
 
     def report(self, place: Place) -> ComputeReport:
         """What is known before the run."""
@@ -128,6 +135,10 @@ class Computation:
             elements=sum(pair.post.entry.count for pair in self.pairs),
             read_bytes=self.plan.read_bytes,
             written_bytes=self.layout.value_bytes,
+            renamed=self.notes.renamed,
+            tied=self.notes.tied,
+            only_post=self.notes.only_post,
+            left_out=self.notes.left_out,
             **asdict(place.estimate(self.plan, self._readers, self.layout.value_bytes)),
         )
 

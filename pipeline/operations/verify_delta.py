@@ -17,6 +17,7 @@ from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.deltas.chunks import ChunkDecoder
 from pipeline.deltas.delta import Delta, open_delta
 from pipeline.deltas.format import BASE, POST
+from pipeline.deltas.names import as_side_of
 from pipeline.deltas.signing import Verifier
 from pipeline.deltas.stored import StoredTensor
 from pipeline.engine.plan import Input, Job, Plan, Ragged, Slice
@@ -53,7 +54,8 @@ def check_delta(
         models: dict[int, Checkpoint] = {}
         for side, where in ((BASE, base), (POST, post)):
             if where is not None:
-                models[side] = stack.enter_context(open_checkpoint(where, settings=settings))
+                opened = stack.enter_context(open_checkpoint(where, settings=settings))
+                models[side] = as_side_of(delta, opened, is_base=side == BASE)
                 check_form(delta, models[side], side)
         run = _Run(delta, models, resources)
         run.check(progress)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.meeting import bring_together
 from pipeline.deltas.corrections import NO_CORRECTIONS
 from pipeline.deltas.format import BASE, POST
 from pipeline.deltas.manifest import Identity, TensorForm
@@ -81,6 +82,7 @@ class Subtraction:
     @classmethod
     def of(cls, base: Checkpoint, post: Checkpoint, *, headers_only: bool) -> Self:
         """The difference of two checkpoints. Raises what compute would raise for them."""
+        base, post, _ = bring_together(base, post)
         forms = [_form(pair) for pair in pair_for_delta(base, post)]
         ends = np.cumsum([-(-post.tensors[form.name].entry.count // CHUNK_ELEMENTS) for form in forms])
         table = np.zeros((int(ends[-1]), 2, DIGEST_BYTES), np.uint8)

@@ -44,6 +44,7 @@ class Release:
     layout: SumPlan
     same_base: bool
     dtype: str | None  # by torch's name, if one was asked for
+    untied: bool = False  # whether the head is its own, whatever the new base's config says
 
     @cached_property
     def origins(self) -> list[tuple[Origin, float]]:

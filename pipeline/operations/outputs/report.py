@@ -18,7 +18,8 @@ class ApplyReport:
     carried: tensors taken whole from post because they are not float and differ from its base. pushed:
     the URL of the commit on the Hub. download_bytes, upload_bytes, memory_bytes: as planned, see
     `Estimate`. addend_fingerprints: for each of `deltas`, that of the "delta", or of the "base" and
-    "post" whose difference was taken on the way.
+    "post" whose difference was taken on the way. renamed, tied, only_post, left_out, untied:
+    see `NameNotes`.
     """
 
     output: str
@@ -38,6 +39,11 @@ class ApplyReport:
     base_distance: float | None = None
     carried: Sequence[str] = ()
     config_differences: Sequence[str] = ()
+    renamed: Sequence[str] = ()
+    tied: Sequence[str] = ()
+    only_post: Sequence[str] = ()
+    left_out: Sequence[str] = ()
+    untied: bool = False
     pushed: str | None = None
     download_bytes: int = 0
     upload_bytes: int = 0
