@@ -9,13 +9,14 @@ float64), rounded once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Self, Unpack
 
 from pipeline.checkpoints.alignment import check_vocabulary
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from pipeline.checkpoints.config_policy import check_choices, parse_choices, require_one_architecture
 from pipeline.checkpoints.meeting import NameNotes
 from pipeline.checkpoints.output import SHARD_BYTES
 from pipeline.deltas.signing import Verifier
@@ -49,6 +50,7 @@ def apply(
     dtype: str = "auto",
     shard_size: str | int = SHARD_BYTES,
     old_base: str | None = None,
+    take_config: Mapping[str, str] | Sequence[str] | None = None,
     key: str | None = None,
     require_signature: bool = False,
     **options: Unpack[Transferring],
@@ -59,19 +61,23 @@ def apply(
     location and scale; `scale` counts where none is given. A `Difference` may stand for a location.
     dtype: format of the result's float tensors, "auto" being the new base's (post's, where its very base
     was given). old_base: the base that the first delta was made on, to say how far the new one is from
-    it. key: public key or certificate (PEM) by which every delta must be signed. options: see
+    it. take_config: "base" or "post" by key of config.json, or "base:KEY" and "post:KEY": whose value
+    counts, whatever the policy.
+    key: public key or certificate (PEM) by which every delta must be signed. options: see
     `Transferring`.
     Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`, unless it was
     the push that failed: then the folder stays there.
     """
     form, shard_bytes = parse_dtype(dtype), parse_bytes(shard_size)
     wanted = scaled(deltas, scale)
+    choices = parse_choices(take_config or ())
     verifier = load_verifier(key, required=require_signature)
     setup = Setup.of(options)
     place = Place.for_model(output, setup).refuse_taken(is_model=True)
     hub = HubPush.wanted(setup)
     with ExitStack() as stack:
         run = _Run.open(stack, base, old_base, wanted, verifier, form, setup)
+        run = run.deciding(choices)
         report = run.apply(place, shard_bytes)
     return replace(report, pushed=hub.model(output).pushed) if hub else report
 
@@ -94,6 +100,7 @@ class _Run:
     scales: Sequence[float]
     dtype: DType | None
     names: NameNotes = field(default_factory=NameNotes)
+    choices: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -116,6 +123,20 @@ class _Run:
             old = as_base_of(opened[0], old)
             opened[0].check_base(old)
         return cls(model, old, opened, [scale for _, scale in wanted], dtype)
+
+    def deciding(self, choices: Mapping[str, str]) -> Self:
+        """The run with sides chosen for keys of the config, which must otherwise allow the sum.
+
+        Raises UsageError and Mismatch.
+        """
+        ours = self.base.config
+        for addend in self.addends:
+            where = f"{self.base.location} and {addend.location}"
+            check_choices(choices, ours, self.addends[0].config, where=where)
+            require_one_architecture(
+                ours, addend.config, where=where, decided=choices, noun="the new base"
+            )
+        return replace(self, choices=choices)
 
     def apply(self, place: Place, shard_bytes: int) -> ApplyReport:
         """Write the sum, or on a dry run say what would be written."""
@@ -182,6 +203,7 @@ class _Run:
             same_base,
             torch_name(self.dtype),
             untied=self.names.untied,
+            choices=self.choices,
         )
 
         def finish() -> Beside:

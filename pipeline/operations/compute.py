@@ -8,6 +8,7 @@ from typing import Any, Self, Unpack
 
 from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from pipeline.checkpoints.config_policy import require_one_architecture
 from pipeline.checkpoints.header import Tensor
 from pipeline.checkpoints.meeting import NameNotes, bring_together
 from pipeline.deltas.format import CARRIED, DEFAULT_CODEC, Codec, parse_codec
@@ -90,6 +91,13 @@ def compute(
         open_checkpoint(base, settings=setup.settings, headers_only=setup.dry_run) as base_model,
         open_checkpoint(post, settings=setup.settings, headers_only=setup.dry_run) as post_model,
     ):
+        require_one_architecture(
+            base_model.config,
+            post_model.config,
+            where=f"{base_model.location} and {post_model.location}",
+            decided=("architectures",),  # post may have another head: it is carried whole
+            noun="base",
+        )
         run = Computation.prepare(base_model, post_model, storage, form)
         report = run.report(place)
         if setup.dry_run:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.checkpoints.config_policy import ConfigRow
+
 SAME_BASE = "same base, restored and verified bit for bit"
 ANOTHER_BASE = "another base, the formula rounded once"
 
@@ -19,7 +21,7 @@ class ApplyReport:
     the URL of the commit on the Hub. download_bytes, upload_bytes, memory_bytes: as planned, see
     `Estimate`. addend_fingerprints: for each of `deltas`, that of the "delta", or of the "base" and
     "post" whose difference was taken on the way. renamed, tied, only_post, left_out, untied:
-    see `NameNotes`.
+    see `NameNotes`. config_table: the keys on which new base, post and result do not all agree.
     """
 
     output: str
@@ -39,6 +41,7 @@ class ApplyReport:
     base_distance: float | None = None
     carried: Sequence[str] = ()
     config_differences: Sequence[str] = ()
+    config_table: Sequence[ConfigRow] = ()
     renamed: Sequence[str] = ()
     tied: Sequence[str] = ()
     only_post: Sequence[str] = ()
