@@ -20,8 +20,8 @@ from pipeline.checkpoints.policy import Config
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-_MAX_DEPTH = 512  # layers, experts and the like: a config that says more is not built
-_COUNTS = ("layer", "depth", "block", "expert", "stage")
+_MAX_COUNT = 1024  # layers, experts and the like: with more, a class would take long to make
+_COUNTED = ("layers", "layer", "depth", "depths", "blocks", "experts", "stages", "labels")
 # Keys by which a config may name code or files elsewhere, or a format that matters not here.
 _LEFT_OUT = ("implementation", "auto_map", "quantization", "dtype", "kernel", "_name_or_path")
 _FETCHING = ("backbone", "timm", "pretrained_model")
@@ -51,7 +51,7 @@ class Architecture:
         """The architecture that `config` names; None for one that transformers has not, or refuses."""
         made = _config(config)
         names = (config or {}).get("architectures")
-        if made is None or not isinstance(names, list) or not names or _is_too_deep(config):
+        if made is None or not isinstance(names, list) or not names:
             return None
         import torch
         import transformers
@@ -104,7 +104,12 @@ def default_of(config: Config, key: str) -> Any:
 def _config(config: Config | None) -> PretrainedConfig | None:
     """A config as transformers' own class, without what is not about names."""
     kind = (config or {}).get("model_type")
-    if not isinstance(kind, str) or config is None or _mentions(config, _FETCHING):
+    if (
+        not isinstance(kind, str)
+        or config is None
+        or _mentions(config, _FETCHING)
+        or _counts_much(config)
+    ):
         return None
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -134,17 +139,10 @@ def _mentions(value: Any, words: tuple[str, ...]) -> bool:
     )
 
 
-def _is_too_deep(value: Any) -> bool:
-    """Whether building it would take a loop that is too long."""
-    if not isinstance(value, Mapping):
-        return False
-    return any(
-        _is_too_deep(each)
-        or (
-            type(each) is int
-            and each > _MAX_DEPTH
-            and str(key).startswith(("num_", "n_"))
-            and any(word in str(key) for word in _COUNTS)
-        )
-        for key, each in value.items()
-    )
+def _counts_much(value: Any, key: str = "") -> bool:
+    """Whether anything, at any depth, is said to be there so often that a loop over it takes long."""
+    if isinstance(value, Mapping):
+        return any(_counts_much(each, str(name)) for name, each in value.items())
+    if isinstance(value, list):
+        return any(_counts_much(each, key) for each in value)
+    return type(value) is int and value > _MAX_COUNT and key.endswith(_COUNTED)

@@ -75,10 +75,12 @@ def under_own_names(base: Checkpoint, old: Checkpoint | None, addends: Sequence[
     ours, theirs = names_of(base), [names_of_addend(each) for each in addends]
     if _is_plain(base, addends, ours):
         return SumNames(base, old, addends, NameNotes())
-    all_tied = all(side.head() in _TIED for side in (ours, *theirs))
+    sides = (ours, *theirs)
+    has_head = any(side.head_name() for side in sides)
+    all_tied = has_head and all(side.head() in _TIED for side in sides)
     dropped: list[str] = []
     if all_tied:
-        dropped = [name for side in (ours, *theirs) if (name := side.head_name())]
+        dropped = [name for side in sides if (name := side.head_name())]
         ours, theirs = _without(ours, dropped), [_without(each, dropped) for each in theirs]
     mapping = _Mapping(base, ours, dropped)
     for addend, names in zip(addends, theirs, strict=True):
@@ -89,8 +91,8 @@ def under_own_names(base: Checkpoint, old: Checkpoint | None, addends: Sequence[
         for addend, own in zip(addends, mapping.own_names, strict=True)
     ]
     heads = [name for name in mapping.tensors if name == HEAD or name.endswith("." + HEAD)]
-    said = tied_by_config(base.config) is True or names_of(base).head() in _TIED
-    notes = replace(mapping.notes(), untied=bool(heads) and said and not all_tied)
+    untied = bool(heads) and not all_tied and _says_tied(base)
+    notes = replace(mapping.notes(), untied=untied)
     return SumNames(with_tensors(base, mapping.tensors), mapping.see_old(old), mapped, notes)
 
 
@@ -98,9 +100,17 @@ def _is_plain(base: Checkpoint, addends: Sequence[Addend], ours: Names) -> bool:
     """Whether all have the same names, none of which stands for another or is computed anew."""
     if any(addend.tensors.keys() != base.tensors.keys() for addend in addends):
         return False
+    forms = (tensor.record for addend in addends for tensor in addend.tensors.values())
+    if any(is_absent(form.base_shape, form.shape) for form in forms):
+        return False
     has_buffers = any(is_buffer(name, shape) for name, shape in ours.shapes.items())
     may_be_copy = ours.head_name() is not None and tied_by_config(base.config) is not False
     return not has_buffers and not may_be_copy
+
+
+def _says_tied(base: Checkpoint) -> bool:
+    """Whether whoever loads `base` takes its embedding for its head."""
+    return tied_by_config(base.config) is True or names_of(base).head() in _TIED
 
 
 def _without(names: Names, dropped: Sequence[str]) -> Names:
