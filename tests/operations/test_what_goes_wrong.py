@@ -14,7 +14,7 @@ import torch
 from models import State, cast, formula, near, random_state, read_model, same_bits, write_model
 from sources import ROOT
 
-from pipeline import apply, compute, verify
+from pipeline import apply, combine, compute, verify
 from pipeline.errors import Mismatch
 
 FAMILY = ROOT / "examples/family"
@@ -273,3 +273,21 @@ def test_row_11_tensors_only_in_the_base_or_only_in_the_new_base_are_refused_by_
         sum_of(tmp_path, tmp_path / "plain", tmp_path / "plain", tmp_path / "more")
     with pytest.raises(Mismatch, match=r"model\.extra\.weight is carried whole, and the new base has"):
         sum_of(tmp_path, tmp_path / "plain", tmp_path / "more", tmp_path / "more", scale=0.5)
+
+
+def test_row_11_what_is_carried_whole_stays_whole_in_a_combination(tmp_path):
+    state, extra = random_state(1), cast({"model.mm_projector.weight": torch.full((3, 4), 2.0)})
+    write_model(tmp_path / "base", cast(state))
+    deltas = [str(tmp_path / f"{number}.safetensors") for number in range(3)]
+    for number, times in enumerate((1.0, 1.0, 3.0)):
+        own = {name: values * times for name, values in extra.items()}
+        write_model(tmp_path / "post", {**cast(near(state, number)), **own})
+        compute(str(tmp_path / "base"), str(tmp_path / "post"), deltas[number])
+    both = str(tmp_path / "both.safetensors")
+    combine([(deltas[0], 0.5), (deltas[1], 0.25)], both)
+    apply(str(tmp_path / "base"), [(both, 0.5)], str(tmp_path / "out"))
+    assert all(same_bits(read_model(tmp_path / "out")[name], values) for name, values in extra.items())
+    with pytest.raises(Mismatch, match="carried whole, and not the same in"):
+        combine([(deltas[0], 1.0), (deltas[2], 1.0)], str(tmp_path / "no.safetensors"))
+    with pytest.raises(Mismatch, match="carried whole by more than one delta"):
+        apply(str(tmp_path / "base"), deltas[:2], str(tmp_path / "no"))
