@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoints.policy import Config
+from pipeline.checkpoints.strict_json import is_deep
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -107,6 +108,7 @@ def _config(config: Config | None) -> PretrainedConfig | None:
     if (
         not isinstance(kind, str)
         or config is None
+        or is_deep(config)
         or _mentions(config, _FETCHING)
         or _counts_much(config)
     ):

@@ -67,10 +67,20 @@ def meet(base: Names, post: Names) -> Meeting:
         new = [name for name in new if name not in renamed]
         taken = set(renamed.values())
         over = [name for name in over if name not in taken]
-    if not over:  # else they are of two architectures, and every name is a part of the evidence
+    if not over and _are_alike(base, post, pairs):
         lonely = [name for name in new if not _is_lost_head(base, post, name)]
         carried += lonely
     return Meeting(pairs, tied, aliases, tuple(carried), tuple(left_out), tuple(over))
+
+
+def _are_alike(base: Names, post: Names, pairs: Mapping[str, str]) -> bool:
+    """Whether all pairs have the same shapes, but for their rows.
+
+    Else they are of two architectures, and every name that only one has is a part of the evidence.
+    """
+    return all(
+        _same_rest(base.shapes[own], post.shapes.get(n, base.shapes[own])) for n, own in pairs.items()
+    )
 
 
 def _is_lost_head(base: Names, post: Names, name: str) -> bool:

@@ -147,7 +147,9 @@ class _Run:
         )
         if place.setup.dry_run:
             run = seen if same_base else self._on_another_base()
-            return run._report(place, run._plan(shard_bytes, same_base=same_base), same_base=same_base)
+            layout = run._plan(shard_bytes, same_base=same_base)
+            table = run._release(layout, same_base=same_base).config_table
+            return replace(run._report(place, layout, same_base=same_base), config_table=table)
         if same_base:
             with suppress(NotTheSameBase):  # identical where it was probed, different elsewhere
                 return seen._write(place, shard_bytes, same_base=True)
@@ -166,6 +168,13 @@ class _Run:
         """The layout of the result. Raises Mismatch."""
         fitted = fit(self.base, self.addends, dtype=self.dtype, as_post=same_base)
         return plan_sum(self.base, self.old, self.addends, fitted, shard_bytes=shard_bytes)
+
+    def _release(self, layout: SumPlan, *, same_base: bool) -> Release:
+        """The result's files beside its weights."""
+        return Release(
+            self.base, self.addends, self.scales, layout, same_base, torch_name(self.dtype),
+            untied=self.names.untied, choices=self.choices,
+        )  # fmt: skip
 
     def _report(self, place: Place, layout: SumPlan, *, same_base: bool) -> ApplyReport:
         """What is known before the run."""
@@ -195,16 +204,7 @@ class _Run:
         layout = self._plan(shard_bytes, same_base=same_base)
         report = replace(self._report(place, layout, same_base=same_base), carried=layout.carried())
         found = Found.empty(layout.plan.rows)
-        release = Release(
-            self.base,
-            self.addends,
-            self.scales,
-            layout,
-            same_base,
-            torch_name(self.dtype),
-            untied=self.names.untied,
-            choices=self.choices,
-        )
+        release = self._release(layout, same_base=same_base)
 
         def finish() -> Beside:
             nonlocal report

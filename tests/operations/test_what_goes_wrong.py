@@ -14,7 +14,7 @@ import torch
 from models import State, cast, formula, near, random_state, read_model, same_bits, write_model
 from sources import ROOT
 
-from pipeline import apply, combine, compute, verify
+from pipeline import Difference, apply, combine, compute, verify
 from pipeline.errors import Mismatch
 
 FAMILY = ROOT / "examples/family"
@@ -210,6 +210,9 @@ def test_row_11_tensors_only_in_post_are_carried_whole_at_any_scale(tmp_path, sc
     assert set(made.only_post) == set(extra)
     report = apply(str(tmp_path / "new"), [(delta, scale)], str(tmp_path / "out"), dtype=dtype)
     assert set(report.only_post) == set(extra)
+    pair = Difference(str(tmp_path / "base"), str(tmp_path / "post"))
+    fused = apply(str(tmp_path / "new"), [(pair, scale)], str(tmp_path / "fused"), dtype=dtype)
+    assert fused.fingerprint == report.fingerprint
     out = read_model(tmp_path / "out")
     for name, values in extra.items():
         if dtype == "auto":

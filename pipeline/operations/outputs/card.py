@@ -69,6 +69,9 @@ def model_card(
     if report.carried:
         lines += ["Carried whole from the post-trained model (not float):", ""]
         lines += [f"- {_code(name)}" for name in report.carried] + [""]
+    if report.only_post:
+        lines += ["Carried whole from the post-trained model (no base has them):", ""]
+        lines += [f"- {_code(name)}" for name in report.only_post] + [""]
     if report.config_table:
         lines += ["Where the configs do not agree:", ""]
         lines += ["| config.json | base | post | result | whose |", "|---|---|---|---|---|"]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.config_policy import config_table, settle_config
+from pipeline.checkpoints.config_policy import ConfigRow, config_table, settle_config
 from pipeline.checkpoints.files import SAFETENSORS_INDEX
 from pipeline.checkpoints.output import CONFIG, as_json, build_index
 from pipeline.checkpoints.policy import config_differences, transfer_config, vocab_size
@@ -65,6 +65,12 @@ class Release:
         made = transfer_config(self.base.config, post, vocab_size=size, dtype=self.dtype)
         return self._settled(made)
 
+    @property
+    def config_table(self) -> tuple[ConfigRow, ...]:
+        """The keys on which new base, post and result do not all agree."""
+        post = self.addends[0].config
+        return config_table(self.base.config, post, self.config, self.choices)
+
     def _settled(self, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         base, post = self.base.config, self.addends[0].config
         is_untied = self.untied and not self.same_base
@@ -97,9 +103,7 @@ class Release:
             "base_fingerprint": str(fold_checkpoint(found.base)),
             "addend_fingerprints": [_fingerprints(origin) for origin, _ in self.origins],
             "nonfinite": nonfinite,
-            "config_table": config_table(
-                self.base.config, self.addends[0].config, self.config, self.choices
-            ),
+            "config_table": self.config_table,
             "config_differences": tuple(config_differences(self.base.config, self.addends[0].config)),
         }
 
