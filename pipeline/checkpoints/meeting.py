@@ -54,13 +54,14 @@ def meet(base: Names, post: Names) -> Meeting:
     over = [name for name in base.shapes if name not in pairs]
     new = [name for name in post.shapes if name not in pairs]
     aliases = _meet_heads(base, post, pairs)
-    over = [name for name in over if name not in pairs.values()]
+    met = set(pairs.values())
+    over = [name for name in over if name not in met]
     tied = tuple(name for name in new if name in pairs)
     new = [name for name in new if name not in pairs]
     left_out = [name for name in over if is_buffer(name, base.shapes[name])]
-    over = [name for name in over if name not in left_out]
+    over = [name for name in over if not is_buffer(name, base.shapes[name])]
     carried = [name for name in new if is_buffer(name, post.shapes[name])]
-    new = [name for name in new if name not in carried]
+    new = [name for name in new if not is_buffer(name, post.shapes[name])]
     if over and new:
         renamed = _rename(base, post, over, new)
         pairs |= renamed
