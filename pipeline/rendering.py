@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.operations.analyze import AnalyzeReport
     from pipeline.operations.doctor.report import Health
     from pipeline.operations.inspect import Inspection
+    from pipeline.operations.outputs.report import ApplyReport
     from pipeline.operations.storing.cleaning import CleanReport
     from pipeline.operations.storing.deleting import DeleteReport
     from pipeline.operations.storing.listing import Listing
@@ -39,6 +40,18 @@ def show(report: Any) -> None:
     """Print a report (a dataclass) as lines of name and value."""
     fields = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
     _print_lines({name: value for name, value in fields.items() if not _is_empty(value)})
+
+
+def show_apply(report: ApplyReport) -> None:
+    """Print what apply did, then a table of the keys on which the configs do not agree."""
+    names = {field.name for field in dataclasses.fields(report)}
+    facts = {name: getattr(report, name) for name in names - {"config_differences", "config_table"}}
+    order = [field.name for field in dataclasses.fields(report) if field.name in facts]
+    _print_lines({name: facts[name] for name in order if not _is_empty(facts[name])})
+    if report.config_table:
+        print()
+        rows = [(r.key, r.base, r.post, r.result, r.whose) for r in report.config_table]
+        _print_table(("config.json", "new base", "post", "result", "whose"), rows)
 
 
 _STATUS = {"fresh": "up to date", "planned": "to do"}

@@ -40,6 +40,8 @@ def pair_up(base: Checkpoint, post: Checkpoint) -> list[Pair]:
         ours, theirs = source.entry, base.tensors[name].entry
         if ours.dtype.is_float != theirs.dtype.is_float:
             problems.append(f"{name} is {theirs.dtype} in base and {ours.dtype} in post")
+        elif is_absent(theirs.shape, ours.shape):
+            continue  # only post has it
         elif ours.shape != theirs.shape and not is_grown(
             theirs.shape, base.vocab_size, ours.shape, post.vocab_size
         ):
@@ -73,6 +75,11 @@ def is_grown(small: Shape, small_vocab: int | None, large: Shape, large_vocab: i
     return small[1:] == large[1:] and (small[0], large[0]) == (small_vocab, large_vocab) and (
         small_vocab < large_vocab
     )  # fmt: skip
+
+
+def is_absent(base: Shape, post: Shape) -> bool:
+    """Whether these are the shapes of a tensor that only post has: the base's has no rows."""
+    return base[:1] == (0,) and base[1:] == post[1:] and post[:1] != (0,)
 
 
 def show(shape: Shape) -> str:

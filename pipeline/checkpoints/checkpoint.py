@@ -7,7 +7,7 @@ or PyTorch pickles, single or sharded; a folder, a bare file, a container's fold
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoints.derived import DerivedReader
@@ -50,6 +50,7 @@ class Checkpoint:
 
     location: where it is, safe to show. revision: the Hub commit, if it is from the Hub.
     tensors: by name, in the order of their files and offsets. config: None for bare weights.
+    shared: names that the files leave out, with the tensor whose bytes each has.
     """
 
     location: str
@@ -58,6 +59,7 @@ class Checkpoint:
     readers: Sequence[Reader]
     config: Mapping[str, Any] | None
     companions: Mapping[str, Reader]
+    shared: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -175,8 +177,9 @@ def _assemble(
     """Read the headers of all weight files and check that they make one checkpoint."""
     tensors: dict[str, Source] = {}
     readers: list[Reader] = []
+    said: dict[str, str] = {}  # by the files' metadata
     for name, file in zip(weights.files, files, strict=True):
-        for entry, reader in _read_entries(file):
+        for entry, reader in _read_entries(file, said):
             if weights.placed is not None and weights.placed.get(entry.name) != name:
                 continue  # the index gives this tensor to another file
             if entry.name in tensors:
@@ -194,13 +197,19 @@ def _assemble(
     if not tensors:
         raise NotACheckpoint("holds no tensors", where=location)
     refuse_quantised(location, config, [source.entry for source in tensors.values()])
-    return Checkpoint(location, None, tensors, readers, config, companions)
+    shared = {name: kept for name, kept in said.items() if name not in tensors and kept in tensors}
+    return Checkpoint(location, None, tensors, readers, config, companions, shared)
 
 
-def _read_entries(file: Reader) -> list[tuple[Entry, Reader]]:
-    """The tensors of one file in the order of their bytes, each with the reader that has them."""
+def _read_entries(file: Reader, said: dict[str, str]) -> list[tuple[Entry, Reader]]:
+    """The tensors of one file in the order of their bytes, each with the reader that has them.
+
+    said: gets its metadata, where `safetensors.torch.save_model` says which names it left out.
+    """
     if file.name.endswith(PICKLES):
         from pipeline.checkpoints.pickled import read_pickle
 
         return sorted(read_pickle(file), key=lambda found: found[0].offset)
-    return [(entry, file) for entry in read_header(file).entries]
+    header = read_header(file)
+    said |= header.metadata
+    return [(entry, file) for entry in header.entries]

@@ -12,7 +12,7 @@ from typing import Any
 Config = Mapping[str, Any]
 
 # Differ between any two models without meaning anything for their weights.
-_UNREMARKABLE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}
+UNREMARKABLE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}
 
 
 def vocab_size(config: Config | None) -> int | None:
@@ -61,7 +61,7 @@ def config_differences(base: Config | None, post: Config | None) -> list[str]:
     """A line for each key whose value differs between the two configs, new base's value first."""
     if base is None or post is None:
         return []
-    keys = sorted((set(base) | set(post)) - _UNREMARKABLE)
+    keys = sorted((set(base) | set(post)) - UNREMARKABLE)
     return [
         f"{key}: {_shown(base, key)} in the new base, {_shown(post, key)} in post"
         for key in keys

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Unpack
+from typing import TYPE_CHECKING, Annotated, TypedDict, Unpack
 
 from typer import Option
 
@@ -22,7 +22,7 @@ from pipeline.commands.options import (
     Working,
 )
 from pipeline.progress import bar
-from pipeline.rendering import show
+from pipeline.rendering import show, show_apply
 
 if TYPE_CHECKING:
     from pipeline.operations.compute import ComputeReport
@@ -44,11 +44,21 @@ class _NewModel(InStore):
     ]
 
 
+class _Decided(TypedDict):
+    take_config: Annotated[
+        list[str] | None,
+        Option(
+            None,
+            help="base:KEY or post:KEY: whose value of config.json counts; may be given several times.",
+        ),
+    ]
+
+
 class Computing(_NewDelta, Packed, OnDevice, FromHub, Working, Published):
     """Options of compute."""
 
 
-class Applying(_NewModel, Proven, OnDevice, FromHub, Working, Published):
+class Applying(_NewModel, _Decided, Proven, OnDevice, FromHub, Working, Published):
     """Options of apply."""
 
 
@@ -68,7 +78,7 @@ def compute(
     return run(base, post, output, **options, progress=bar)
 
 
-@command(show)
+@command(show_apply)
 def apply(
     base: Annotated[str, Option(help="The checkpoint that receives it: " + BASE_HELP)],
     delta: Scaled,

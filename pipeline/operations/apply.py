@@ -9,12 +9,14 @@ float64), rounded once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Self, Unpack
 
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from pipeline.checkpoints.config_policy import check_choices, parse_choices, require_one_architecture
+from pipeline.checkpoints.meeting import NameNotes
 from pipeline.checkpoints.output import SHARD_BYTES
 from pipeline.deltas.base_rows import in_posts_order
 from pipeline.deltas.signing import Verifier
@@ -24,6 +26,7 @@ from pipeline.operations.addends.opening import open_addend
 from pipeline.operations.arguments import Difference, ScaledAddend, scaled
 from pipeline.operations.fit import SumPlan, fit, plan_sum
 from pipeline.operations.kernels.add import AddKernel, Found, NotTheSameBase
+from pipeline.operations.names import as_base_of, under_own_names
 from pipeline.operations.outputs.model import Beside, write_model
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.outputs.release import Release, other_files
@@ -48,6 +51,7 @@ def apply(
     dtype: str = "auto",
     shard_size: str | int = SHARD_BYTES,
     old_base: str | None = None,
+    take_config: Mapping[str, str] | Sequence[str] | None = None,
     key: str | None = None,
     require_signature: bool = False,
     **options: Unpack[Transferring],
@@ -58,19 +62,23 @@ def apply(
     location and scale; `scale` counts where none is given. A `Difference` may stand for a location.
     dtype: format of the result's float tensors, "auto" being the new base's (post's, where its very base
     was given). old_base: the base that the first delta was made on, to say how far the new one is from
-    it. key: public key or certificate (PEM) by which every delta must be signed. options: see
+    it. take_config: "base" or "post" by key of config.json, or "base:KEY" and "post:KEY": whose value
+    counts, whatever the policy.
+    key: public key or certificate (PEM) by which every delta must be signed. options: see
     `Transferring`.
     Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`, unless it was
     the push that failed: then the folder stays there.
     """
     form, shard_bytes = parse_dtype(dtype), parse_bytes(shard_size)
     wanted = scaled(deltas, scale)
+    choices = parse_choices(take_config or ())
     verifier = load_verifier(key, required=require_signature)
     setup = Setup.of(options)
     place = Place.for_model(output, setup).refuse_taken(is_model=True)
     hub = HubPush.wanted(setup)
     with ExitStack() as stack:
         run = _Run.open(stack, base, old_base, wanted, verifier, form, setup)
+        run = run.deciding(choices)
         report = run.apply(place, shard_bytes)
     return replace(report, pushed=hub.model(output).pushed) if hub else report
 
@@ -88,6 +96,8 @@ class _Run:
     scales: Sequence[float]
     dtype: DType | None
     settled: Settled | None = None
+    names: NameNotes = field(default_factory=NameNotes)
+    choices: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -107,30 +117,57 @@ class _Run:
         old = None
         if old_base is not None:
             old = stack.enter_context(open_checkpoint(old_base, settings=settings))
-            old = in_posts_order(old, opened[0].base_rows)
+            old = in_posts_order(as_base_of(opened[0], old), opened[0].base_rows)
             opened[0].check_base(old)
         return cls(model, old, opened, [scale for _, scale in wanted], dtype)
 
+    def deciding(self, choices: Mapping[str, str]) -> Self:
+        """The run with sides chosen for keys of the config, which must otherwise allow the sum.
+
+        Raises UsageError and Mismatch.
+        """
+        ours = self.base.config
+        for addend in self.addends:
+            where = f"{self.base.location} and {addend.location}"
+            check_choices(choices, ours, self.addends[0].config, where=where)
+            require_one_architecture(
+                ours, addend.config, where=where, decided=choices, noun="the new base"
+            )
+        return replace(self, choices=choices)
+
     def apply(self, place: Place, shard_bytes: int) -> ApplyReport:
         """Write the sum, or on a dry run say what would be written."""
-        own = self._with(settle_own(self.base, self.addends))
+        seen = self._on_own_base() if list(self.scales) == [1.0] else self
         same_base = list(self.scales) == [1.0] and looks_like_same_base(
-            own.base, self.addends[0], self.dtype
+            seen.base, self.addends[0], self.dtype
         )
         if place.setup.dry_run:
-            run = own if same_base else self._aligned(reads=False)
-            return run._report(place, run._plan(shard_bytes, same_base=same_base), same_base=same_base)
+            run = seen if same_base else self._on_another_base(reads=False)
+            layout = run._plan(shard_bytes, same_base=same_base)
+            table = run._release(layout, same_base=same_base).config_table
+            return replace(run._report(place, layout, same_base=same_base), config_table=table)
         if same_base:
             with suppress(NotTheSameBase):  # identical where it was probed, different elsewhere
-                return own._write(place, shard_bytes, same_base=True)
-        return self._aligned(reads=True)._write(place, shard_bytes, same_base=False)
+                return seen._write(place, shard_bytes, same_base=True)
+        return self._on_another_base(reads=True)._write(place, shard_bytes, same_base=False)
 
-    def _aligned(self, *, reads: bool) -> _Run:
-        """The run with the vocabulary of another base brought to post's. Raises Mismatch."""
-        return self._with(settle(self.base, self.addends, self.scales, reads=reads))
-
-    def _with(self, settled: Settled) -> _Run:
+    def _on_own_base(self) -> Self:
+        """The run with its base as that of the one addend, as if that had been made on it."""
+        settled = settle_own(as_base_of(self.addends[0], self.base), self.addends)
         return replace(self, base=settled.base, settled=settled)
+
+    def _on_another_base(self, *, reads: bool) -> Self:
+        """The run under the new base's names, its vocabulary brought to post's. Raises Mismatch."""
+        names = under_own_names(self.base, self.old, self.addends)
+        settled = settle(names.base, names.addends, self.scales, reads=reads)
+        return replace(
+            self,
+            base=settled.base,
+            old=names.old,
+            addends=names.addends,
+            names=names.notes,
+            settled=settled,
+        )
 
     def _plan(self, shard_bytes: int, *, same_base: bool) -> SumPlan:
         """The layout of the result. Raises Mismatch."""
@@ -138,6 +175,13 @@ class _Run:
         if self.settled is not None:
             fitted = self.settled.fitted(fitted)
         return plan_sum(self.base, self.old, self.addends, fitted, shard_bytes=shard_bytes)
+
+    def _release(self, layout: SumPlan, *, same_base: bool) -> Release:
+        """The result's files beside its weights."""
+        return Release(
+            self.base, self.addends, self.scales, layout, same_base, torch_name(self.dtype),
+            untied=self.names.untied, choices=self.choices, own=self.settled.own if self.settled else (),
+        )  # fmt: skip
 
     def _report(self, place: Place, layout: SumPlan, *, same_base: bool) -> ApplyReport:
         """What is known before the run."""
@@ -153,6 +197,7 @@ class _Run:
             read_bytes=layout.plan.read_bytes,
             written_bytes=size,
             files=[shard.name for shard in layout.shards],
+            **asdict(self.names),
             **asdict(place.estimate(layout.plan, self._readers, size)),
             vocabulary=self.settled.table if self.settled else None,
         )
@@ -167,10 +212,7 @@ class _Run:
         layout = self._plan(shard_bytes, same_base=same_base)
         report = replace(self._report(place, layout, same_base=same_base), carried=layout.carried())
         found = Found.empty(layout.plan.rows)
-        release = Release(
-            self.base, self.addends, self.scales, layout, same_base, torch_name(self.dtype),
-            self.settled.own if self.settled else (),
-        )  # fmt: skip
+        release = self._release(layout, same_base=same_base)
 
         def finish() -> Beside:
             nonlocal report

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Self, Unpack
 
-from pipeline.checkpoints.alignment import check_vocabulary, name_problems, show
+from pipeline.checkpoints.alignment import check_vocabulary, is_absent, name_problems, show
 from pipeline.deltas.base_rows import check_same_rows
 from pipeline.deltas.delta import Delta, open_delta
 from pipeline.deltas.format import DEFAULT_CODEC, Codec, parse_codec
@@ -80,6 +80,10 @@ def _check_fit(deltas: Sequence[Delta]) -> None:
                     f"{name} is {_describe(ours)} in {first.location}, "
                     f"{_describe(theirs)} in {other.location}"
                 )
+            elif _is_whole(ours) != _is_whole(theirs) or (
+                _is_whole(ours) and ours.stored_digest != theirs.stored_digest
+            ):
+                problems.append(f"{name} is carried whole, and not the same in {other.location}")
     if problems:
         raise Mismatch(
             sorted(problems),
@@ -90,6 +94,10 @@ def _check_fit(deltas: Sequence[Delta]) -> None:
     for other in deltas[1:]:
         where = f"{first.location} and {other.location}"
         check_vocabulary(first.read_tokenizer(), other.read_tokenizer(), where=where)
+
+
+def _is_whole(record: TensorRecord) -> bool:
+    return is_absent(record.base_shape, record.shape)
 
 
 def _kind(record: TensorRecord) -> tuple[bool, DType]:

@@ -8,7 +8,9 @@ from typing import Any, Self, Unpack
 
 from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from pipeline.checkpoints.config_policy import require_one_architecture
 from pipeline.checkpoints.header import Tensor
+from pipeline.checkpoints.meeting import NameNotes, bring_together
 from pipeline.checkpoints.vocabulary_rows import AlignedBase, align_base
 from pipeline.checkpoints.vocabulary_table import VocabularyTable
 from pipeline.deltas.base_rows import BaseRows
@@ -37,7 +39,8 @@ class ComputeReport:
 
     written_bytes: the file's size; on a dry run that of its values, unpacked. download_bytes,
     upload_bytes, memory_bytes: as planned, see `Estimate`. fingerprint: the delta's. vocabulary: how
-    base's rows were brought into post's order. pushed: the URL of the commit on the Hub.
+    base's rows were brought into post's order. pushed: the URL of the commit on the Hub. renamed, tied,
+    only_post, left_out: see `NameNotes`.
     """
 
     output: str
@@ -56,6 +59,10 @@ class ComputeReport:
     exceptions: int | None = None
     carried: Sequence[str] = ()
     pushed: str | None = None
+    renamed: Sequence[str] = ()
+    tied: Sequence[str] = ()
+    only_post: Sequence[str] = ()
+    left_out: Sequence[str] = ()
     download_bytes: int = 0
     upload_bytes: int = 0
     memory_bytes: int = 0
@@ -89,6 +96,13 @@ def compute(
         open_checkpoint(base, settings=setup.settings, headers_only=setup.dry_run) as base_model,
         open_checkpoint(post, settings=setup.settings, headers_only=setup.dry_run) as post_model,
     ):
+        require_one_architecture(
+            base_model.config,
+            post_model.config,
+            where=f"{base_model.location} and {post_model.location}",
+            decided=("architectures",),  # post may have another head: it is carried whole
+            noun="base",
+        )
         run = Computation.prepare(base_model, post_model, storage, form, reads=not setup.dry_run)
         report = run.report(place)
         if setup.dry_run:
@@ -108,6 +122,7 @@ class Computation:
     layout: DeltaLayout
     plan: Plan
     aligned: AlignedBase
+    notes: NameNotes
 
     @classmethod
     def prepare(
@@ -123,6 +138,7 @@ class Computation:
 
         reads: whether weights may be read by now, see `align_base`.
         """
+        base, post, notes = bring_together(base, post)
         aligned = align_base(base, post, reads=reads)
         base = aligned.base
         pairs = pair_for_delta(base, post)
@@ -133,7 +149,7 @@ class Computation:
         ordered = [stored[tensor.name][1] for tensor in layout.tensors]
         first = len(post.readers)
         inputs = [(post.input(pair.name), base.input(pair.name, first)) for pair in ordered]
-        return cls(base, post, ordered, layout, layout.fill(inputs), aligned)
+        return cls(base, post, ordered, layout, layout.fill(inputs), aligned, notes)
 
     def report(self, place: Place) -> ComputeReport:
         """What is known before the run."""
@@ -146,6 +162,10 @@ class Computation:
             elements=sum(pair.post.entry.count for pair in self.pairs),
             read_bytes=self.plan.read_bytes,
             written_bytes=self.layout.value_bytes,
+            renamed=self.notes.renamed,
+            tied=self.notes.tied,
+            only_post=self.notes.only_post,
+            left_out=self.notes.left_out,
             **asdict(place.estimate(self.plan, self._readers, self.layout.value_bytes)),
             vocabulary=self.aligned.table,
         )

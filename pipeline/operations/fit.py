@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from pipeline.checkpoints.alignment import is_grown, name_problems, show
+from pipeline.checkpoints.alignment import is_absent, is_grown, name_problems, show
+from pipeline.checkpoints.buffers import is_buffer
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.header import Entry, Tensor
 from pipeline.checkpoints.output import Shard, plan_shards
@@ -92,6 +93,8 @@ def _result_dtype(
 ) -> DType:
     """The format of one result: carried tensors keep the base's unless an addend changed them."""
     if entry.dtype.is_float:
+        if is_buffer(entry.name, entry.shape) and not as_post:
+            return entry.dtype  # computed by the architecture in a format of its own
         return dtype or (added[0].record.post if as_post else entry.dtype)
     if all(tensor.record.post == entry.dtype for tensor in added):
         return entry.dtype  # whatever has changed: to know that, it may have to be read
@@ -105,6 +108,8 @@ def _fits(entry: Entry, vocab: int | None, tensor: AddedTensor, post_vocab: int 
         return False
     if entry.shape == shape or is_grown(shape, post_vocab, entry.shape, vocab):
         return True
+    if is_absent(entry.shape, shape) and is_absent(tensor.record.base_shape, shape):
+        return True  # carried whole
     # Rows that the new base lacks must be post's own: a difference added to nothing means nothing.
     has_old_rows = entry.shape[:1] >= tensor.record.base_shape[:1]
     return has_old_rows and is_grown(entry.shape, vocab, shape, post_vocab)

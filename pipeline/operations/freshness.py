@@ -168,7 +168,7 @@ def apply_freshness(
         layout = plan_sum(view, None, addends, fitted, shard_bytes=parse_bytes(shard_size))
         if said.shards != {shard.name: digest_bytes(shard.header) for shard in layout.shards}:
             problems.append("has other tensors, formats or shards")
-        release = Release(view, addends, scales, layout, same_base, torch_name(form), own.own)
+        release = Release(view, addends, scales, layout, same_base, torch_name(form), own=own.own)
         expected = {**release.companions(), CONFIG: as_json(release.config)}
         if any(said.files.get(name) != digest for name, digest in _digests(expected).items()):
             problems.append("has another tokenizer or config")

@@ -23,5 +23,5 @@ def looks_like_same_base(base: Checkpoint, addend: Addend, dtype: DType | None) 
             return False
         if dtype not in (None, record.post) and record.post.is_float:
             return False
-    filled = [name for name, tensor in tensors.items() if len(tensor.digests)]
+    filled = [name for name, t in tensors.items() if len(t.digests) and all(t.record.base_shape)]
     return addend.is_on(base, filled[:: max(1, len(filled) // _PROBES)])

@@ -18,6 +18,7 @@ from pipeline.deltas.base_rows import in_posts_order
 from pipeline.deltas.chunks import ChunkDecoder
 from pipeline.deltas.delta import Delta, open_delta
 from pipeline.deltas.format import BASE, POST
+from pipeline.deltas.names import as_side_of
 from pipeline.deltas.signing import Verifier
 from pipeline.deltas.stored import StoredTensor
 from pipeline.engine.plan import Input, Job, Plan, Ragged, Slice
@@ -54,7 +55,8 @@ def check_delta(
         models: dict[int, Checkpoint] = {}
         for side, where in ((BASE, base), (POST, post)):
             if where is not None:
-                models[side] = stack.enter_context(open_checkpoint(where, settings=settings))
+                opened = stack.enter_context(open_checkpoint(where, settings=settings))
+                models[side] = as_side_of(delta, opened, is_base=side == BASE)
                 if side == BASE:
                     models[side] = in_posts_order(models[side], delta.manifest.base_rows)
                 check_form(delta, models[side], side)

@@ -101,8 +101,8 @@ class Addend(Protocol):
     def origin(self) -> Origin:
         """Where it comes from; complete once all its chunks are decoded."""
 
-    def inputs(self, name: str, first_reader: int) -> tuple[Input | Ragged, Input | Ragged]:
-        """What a decoder needs of a tensor; the readers are numbered from `first_reader`."""
+    def inputs(self, name: str, first_reader: int) -> tuple[Input | Ragged | None, ...]:
+        """Two, what a decoder needs of a tensor; readers are numbered from `first_reader`."""
 
     def decoder(self, arithmetic: MakeArithmetic) -> Decoder:
         """A decoder for one worker."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.meeting import bring_together
 from pipeline.checkpoints.vocabulary import Vocabulary
 from pipeline.checkpoints.vocabulary_rows import align_base, vocabulary_of
 from pipeline.deltas.base_rows import BaseRows
@@ -85,6 +86,7 @@ class Subtraction:
     @classmethod
     def of(cls, base: Checkpoint, post: Checkpoint, *, headers_only: bool) -> Self:
         """The difference of two checkpoints. Raises what compute would raise for them."""
+        base, post, _ = bring_together(base, post)
         aligned = align_base(base, post, reads=False)
         base = aligned.base
         forms = [_form(pair) for pair in pair_for_delta(base, post)]

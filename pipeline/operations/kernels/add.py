@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.checkpoints.alignment import is_absent
 from pipeline.deltas.format import BASE, POST
 from pipeline.engine.plan import Slice
 from pipeline.errors import CorruptFile, OtherCheckpoint, PipelineError
@@ -110,6 +111,8 @@ class AddKernel:
         parts = zip(item.added, self.scales, self.decoders, inputs[2::2], inputs[3::2], strict=True)
         for tensor, scale, decode, first, second in parts:
             if part.chunk < len(tensor.digests):
+                if is_absent(tensor.record.base_shape, tensor.record.shape):
+                    scale = 1.0  # not a difference: post's own values, carried whole
                 yield _Decoded(tensor, scale, *decode(item.result.name, part.chunk, first, second))
 
     def _matches(self, found: NDArray[np.uint8], item: Fitted, part: Slice, side: int) -> bool:
@@ -140,7 +143,8 @@ class AddKernel:
         )
         if item.rules:
             self.found.nonfinite[part.row] += self._settle_rows(item, part, base, decoded, result)
-        if self.same_base:
+        whole = is_absent(item.base.shape, item.result.shape) and len(decoded) == 1
+        if self.same_base or (whole and decoded[0].tensor.record.post == result.dtype):
             exceptions = decoded[0].corrections
             result.bits[exceptions.lost_at] = exceptions.lost
 

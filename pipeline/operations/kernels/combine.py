@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pipeline.checkpoints.alignment import is_absent
 from pipeline.deltas.chunks import ChunkDecoder, ChunkEncoder
 from pipeline.deltas.format import BASE, STORED
 from pipeline.deltas.manifest import TensorRecord
@@ -57,6 +58,8 @@ class CombineKernel:
             )
             for each, scale, (values, corrections) in zip(stored, self.scales, decoded, strict=True)
         ]
+        if is_absent(record.base_shape, record.shape):  # of no base: the same in all, and not scaled
+            terms = [replace(terms[0], scale=1.0)]
         total, corrections = self._arithmetic.combine(terms, Operand(out, record.stored))
         nothing = Operand(out[:0], total.dtype)
         measure_into(self.found.norms[part.row], total, nothing)

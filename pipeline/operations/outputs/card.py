@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 from pipeline.deltas.manifest import Identity, Manifest
@@ -68,9 +69,13 @@ def model_card(
     if report.carried:
         lines += ["Carried whole from the post-trained model (not float):", ""]
         lines += [f"- {_code(name)}" for name in report.carried] + [""]
-    if report.config_differences:
-        lines += ["Configs differ; the base's value counts:", ""]
-        lines += [f"- {_code(line)}" for line in report.config_differences] + [""]
+    if report.only_post:
+        lines += ["Carried whole from the post-trained model (no base has them):", ""]
+        lines += [f"- {_code(name)}" for name in report.only_post] + [""]
+    if report.config_table:
+        lines += ["Where the configs do not agree:", ""]
+        lines += ["| config.json | base | post | result | whose |", "|---|---|---|---|---|"]
+        lines += [f"| {' | '.join(map(_code, astuple(row)))} |" for row in report.config_table] + [""]
     return "\n".join(lines) + "\n## Method\n\n" + _CITATION
 
 

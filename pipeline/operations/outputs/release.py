@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.config_policy import ConfigRow, config_table, settle_config
 from pipeline.checkpoints.files import SAFETENSORS_INDEX, TOKENIZER
 from pipeline.checkpoints.output import CONFIG, as_json, build_index
 from pipeline.checkpoints.policy import config_differences, transfer_config, vocab_size
@@ -45,6 +46,8 @@ class Release:
     layout: SumPlan
     same_base: bool
     dtype: str | None  # by torch's name, if one was asked for
+    untied: bool = False  # whether the head is its own, whatever the new base's config says
+    choices: Mapping[str, str] = field(default_factory=dict)  # sides by key of the config
     own: Sequence[Own] = ()  # the new base's added tokens that the tokenizer takes in
 
     @cached_property
@@ -57,11 +60,23 @@ class Release:
         """The result's config: post's own if post was restored, else by the transfer policy."""
         post = self.addends[0].config
         if self.same_base and post is not None:
-            return post
+            return self._settled(post)
         sizes = [vocab_size(self.base.config), *(addend.vocab_size for addend in self.addends)]
         known = [size for size in sizes if size is not None]
         size = max(known, default=None)
-        return transfer_config(self.base.config, post, vocab_size=size, dtype=self.dtype)
+        made = transfer_config(self.base.config, post, vocab_size=size, dtype=self.dtype)
+        return self._settled(made)
+
+    @property
+    def config_table(self) -> tuple[ConfigRow, ...]:
+        """The keys on which new base, post and result do not all agree."""
+        post = self.addends[0].config
+        return config_table(self.base.config, post, self.config, self.choices)
+
+    def _settled(self, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        base, post = self.base.config, self.addends[0].config
+        is_untied = self.untied and not self.same_base
+        return settle_config(config, base, post, choices=self.choices, is_untied=is_untied)
 
     def companions(self) -> dict[str, bytes]:
         """Tokenizer, chat template and generation config: the first addend's, else the new base's."""
@@ -93,6 +108,7 @@ class Release:
             "base_fingerprint": str(fold_checkpoint(found.base)),
             "addend_fingerprints": [_fingerprints(origin) for origin, _ in self.origins],
             "nonfinite": nonfinite,
+            "config_table": self.config_table,
             "config_differences": tuple(config_differences(self.base.config, self.addends[0].config)),
         }
 

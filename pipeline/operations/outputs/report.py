@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.checkpoints.config_policy import ConfigRow
 from pipeline.checkpoints.vocabulary_table import VocabularyTable
 
 SAME_BASE = "same base, restored and verified bit for bit"
@@ -20,7 +21,9 @@ class ApplyReport:
     carried: tensors taken whole from post because they are not float and differ from its base. pushed:
     the URL of the commit on the Hub. download_bytes, upload_bytes, memory_bytes: as planned, see
     `Estimate`. addend_fingerprints: for each of `deltas`, that of the "delta", or of the "base" and
-    "post" whose difference was taken on the way. vocabulary: how rows were brought together.
+    "post" whose difference was taken on the way. vocabulary: how rows were brought together. renamed,
+    tied, only_post, left_out, untied: see `NameNotes`. config_table: the keys on which new base, post
+    and result do not all agree.
     """
 
     output: str
@@ -40,6 +43,12 @@ class ApplyReport:
     base_distance: float | None = None
     carried: Sequence[str] = ()
     config_differences: Sequence[str] = ()
+    config_table: Sequence[ConfigRow] = ()
+    renamed: Sequence[str] = ()
+    tied: Sequence[str] = ()
+    only_post: Sequence[str] = ()
+    left_out: Sequence[str] = ()
+    untied: bool = False
     pushed: str | None = None
     download_bytes: int = 0
     upload_bytes: int = 0

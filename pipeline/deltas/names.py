@@ -1,0 +1,35 @@
+"""The names of a delta's tensors, and the checkpoints it was made of under them."""
+
+from __future__ import annotations
+
+from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.meeting import as_base, with_aliases
+from pipeline.checkpoints.ties import Head, Names, names_of
+from pipeline.deltas.delta import Delta
+
+
+def names_of_delta(delta: Delta) -> Names:
+    """The names of what a delta is a difference of; its digests say which of its tensors are equal."""
+
+    def is_copy(one: str, other: str, may_read: bool) -> bool:
+        left, right = (delta.tensors[name].record for name in (one, other))
+        ours = (left.stored_digest, left.base_digest, left.post_digest)
+        return ours == (right.stored_digest, right.base_digest, right.post_digest)
+
+    shapes = {name: tensor.record.shape for name, tensor in delta.tensors.items()}
+    return Names(delta.location, shapes, delta.manifest.post_config, is_copy=is_copy)
+
+
+def as_side_of(delta: Delta, model: Checkpoint, *, is_base: bool) -> Checkpoint:
+    """`model` under the names of `delta`, as its base or its post; as it is where it can't be that."""
+    forms = {name: (t.record.post, t.record.shape) for name, t in delta.tensors.items()}
+    if model.tensors.keys() == forms.keys():
+        return model
+    names = names_of_delta(delta)
+    if is_base:
+        return as_base(model, names, forms)
+    ours, head = names_of(model), names.head_name()
+    if head is None or head in model.tensors or ours.head() is not Head.TIED:
+        return model
+    embedding = ours.embedding_of(head)
+    return with_aliases(model, {head: embedding} if embedding else {})

@@ -1,0 +1,159 @@
+"""Models that call the same tensors by other names meet, as transformers itself maps their names.
+
+Real models of transformers, tiny and random, saved under the names of its own versions.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from models import State, cast, formula, near, read_model, same_bits, write_model
+
+from pipeline import Difference, apply, compute, verify
+from pipeline.errors import Mismatch
+
+TEXT = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 50, "hidden_size": 16,
+    "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
+    "head_dim": 8, "hidden_act": "silu", "rms_norm_eps": 1e-6, "attention_bias": False,
+    "mlp_bias": False, "tie_word_embeddings": False,
+}  # fmt: skip
+VISION = {
+    "model_type": "clip_vision_model", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+    "num_attention_heads": 1, "image_size": 8, "patch_size": 4, "projection_dim": 8,
+}  # fmt: skip
+LLAVA = {
+    "model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], "text_config": TEXT,
+    "vision_config": VISION, "image_token_index": 49, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def text_state(seed: int) -> State:
+    """A Llama of one layer, under the names of LlamaForCausalLM."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {
+        "model.embed_tokens.weight": (50, 16), "model.norm.weight": (16,), "lm_head.weight": (50, 16),
+        "model.layers.0.self_attn.q_proj.weight": (16, 16),
+        "model.layers.0.mlp.up_proj.weight": (24, 16), "model.layers.0.input_layernorm.weight": (16,),
+    }  # fmt: skip
+    return {name: torch.randn(shape, generator=generator) * 0.02 for name, shape in shapes.items()}
+
+
+def renamed(state: State, *changes: tuple[str, str]) -> State:
+    """`state` with the first prefix that fits replaced in each name."""
+    made = {}
+    for name, values in state.items():
+        fits = [(old, new) for old, new in changes if name.startswith(old)]
+        made[fits[0][1] + name.removeprefix(fits[0][0]) if fits else name] = values
+    return made
+
+
+# As llava-hf/llava-1.5-7b-hf lies on the Hub, and as transformers 5 names its modules.
+OLD_LLAVA = (("model.", "language_model.model."), ("lm_head.", "language_model.lm_head."))
+NEW_LLAVA = (("model.", "model.language_model."),)
+BODY = (("model.", ""),)  # as LlamaModel names its own
+
+
+def vision_state(prefix: str) -> State:
+    """Two tensors that only a LLaVA has."""
+    return cast({
+        f"{prefix}multi_modal_projector.linear_1.weight": torch.ones(16, 8),
+        f"{prefix}vision_tower.vision_model.embeddings.class_embedding": torch.ones(8),
+    })  # fmt: skip
+
+
+def save(folder: Path, state: State, config: dict) -> str:
+    write_model(folder, state)
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> tuple[State, State, State]:
+    """Base, post and new base, under the names of LlamaForCausalLM."""
+    base = text_state(1)
+    return cast(base), cast(near(base, 2)), cast(near(base, 3, scale=1e-2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "prefix"), [(OLD_LLAVA, ""), (NEW_LLAVA, "model.")], ids=["old names", "new names"]
+)
+def test_the_text_part_of_a_multimodal_post_meets_a_text_base(tmp_path, text, changes, prefix):
+    base, post, new = text
+    extra = vision_state(prefix)
+    paths = (
+        save(tmp_path / "base", base, TEXT),
+        save(tmp_path / "post", renamed(post, *changes) | extra, LLAVA),
+    )
+    delta = str(tmp_path / "d.safetensors")
+    made = compute(*paths, delta)
+    assert set(made.only_post) == set(extra)
+    assert len(made.renamed) == len([name for name in renamed(base, *changes) if name not in base])
+    assert verify(delta, base=paths[0], post=paths[1]).restores_post
+
+    new_base = save(tmp_path / "new", renamed(new, *NEW_LLAVA), LLAVA)
+    report = apply(new_base, [delta], str(tmp_path / "out"))
+    out = read_model(tmp_path / "out")
+    own = renamed(new, *NEW_LLAVA)
+    assert set(out) == {*own, *extra}
+    assert all(same_bits(out[name], values) for name, values in extra.items())
+    for name, values in renamed({n: n for n in base}, *NEW_LLAVA).items():
+        assert same_bits(out[name], formula(new[values], (1.0, post[values], base[values])))
+    assert (report.renamed == ()) is (changes is NEW_LLAVA)
+
+    again = apply(paths[0], [delta], str(tmp_path / "again"))
+    assert again.case.startswith("same base")
+    restored, whole = read_model(tmp_path / "again"), renamed(post, *changes) | extra
+    assert restored.keys() == whole.keys()
+    assert all(same_bits(restored[name], values) for name, values in whole.items())
+
+
+def test_a_post_saved_without_its_prefix_meets_its_base_and_the_result_has_the_new_bases_names(
+    tmp_path, text
+):
+    base, post, new = ({n: t for n, t in s.items() if n != "lm_head.weight"} for s in text)
+    body = {**TEXT, "architectures": ["LlamaModel"]}
+    paths = save(tmp_path / "base", base, TEXT), save(tmp_path / "post", renamed(post, *BODY), body)
+    new_base = save(tmp_path / "new", new, TEXT)
+    delta = str(tmp_path / "d.safetensors")
+    compute(*paths, delta)
+    choice = {"architectures": "base"}
+    for number, what in enumerate((delta, Difference(*paths))):
+        report = apply(
+            new_base, [what], str(tmp_path / f"out{number}"), old_base=paths[0], take_config=choice
+        )
+        assert len(report.renamed) == len(new)
+        assert any(line.startswith("model.norm.weight is norm.weight in ") for line in report.renamed)
+        assert report.base_distance > 0
+        out = read_model(tmp_path / f"out{number}")
+        assert out.keys() == new.keys()
+        for name, values in new.items():
+            assert same_bits(out[name], formula(values, (1.0, post[name], base[name])))
+
+
+def test_what_is_fused_on_one_side_only_is_refused_by_name(tmp_path):
+    config = {
+        "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "vocab_size": 50,
+        "hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "num_local_experts": 2, "num_experts_per_tok": 1,
+        "tie_word_embeddings": False,
+    }  # fmt: skip
+    place = "model.layers.0.{}.experts"
+    apart = {
+        f"{place.format('block_sparse_moe')}.{expert}.{part}.weight": torch.ones(shape)
+        for expert in range(2)
+        for part, shape in (("w1", (8, 16)), ("w2", (16, 8)), ("w3", (8, 16)))
+    }
+    fused = {
+        f"{place.format('mlp')}.gate_up_proj": torch.ones(2, 16, 16),
+        f"{place.format('mlp')}.down_proj": torch.ones(2, 16, 8),
+    }
+    base = save(tmp_path / "base", apart, config)
+    post = save(tmp_path / "post", fused, config)
+    with pytest.raises(Mismatch) as error:
+        compute(base, post, str(tmp_path / "d.safetensors"))
+    assert len(error.value.problems) == 6
+    assert all("is a part of" in line for line in error.value.problems)
