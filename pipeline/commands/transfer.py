@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Unpack
+from typing import TYPE_CHECKING, Annotated, TypedDict, Unpack
 
 from typer import Option
 
@@ -44,11 +44,24 @@ class _NewModel(InStore):
     ]
 
 
+class Related(TypedDict):
+    """What a new base must have to do with the deltas' own."""
+
+    allow_unrelated: Annotated[
+        bool,
+        Option(
+            False,
+            "--allow-unrelated",
+            help="Add to a base that seems unrelated, or has its experts moved.",
+        ),
+    ]
+
+
 class Computing(_NewDelta, Packed, OnDevice, FromHub, Working, Published):
     """Options of compute."""
 
 
-class Applying(_NewModel, Proven, OnDevice, FromHub, Working, Published):
+class Applying(_NewModel, Related, Proven, OnDevice, FromHub, Working, Published):
     """Options of apply."""
 
 

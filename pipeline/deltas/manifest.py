@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from pipeline.checkpoints.header import is_too_large
 from pipeline.checkpoints.strict_json import is_deep, parse_json
+from pipeline.deltas.base_sample import BaseSample
 from pipeline.deltas.format import CODECS, FORMAT_VERSION, Codec, is_reserved
 from pipeline.errors import CorruptFile
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
@@ -89,7 +90,7 @@ class Manifest:
     """Everything that a delta says of itself.
 
     post_config: the post model's config.json. files: the companions and their digests. ancestors: what
-    was combined, if this is a combination; it has no post then.
+    was combined, if this is a combination; it has no post then. base_sample: see there.
     """
 
     base: Identity | None
@@ -100,6 +101,7 @@ class Manifest:
     files: Mapping[str, Digest]
     ancestors: Sequence[Ancestor] = ()
     tool: str = TOOL
+    base_sample: BaseSample | None = None
 
     @property
     def fingerprint(self) -> Digest:
@@ -120,6 +122,9 @@ class Manifest:
         """The manifest as UTF-8 JSON, the same bytes for the same content."""
         head = {"version": FORMAT_VERSION, "chunk_elements": CHUNK_ELEMENTS}
         content = {**head, **_plain(self)}
+        sample = content.pop("base_sample")
+        if sample is not None:  # else the bytes are those of before there were samples
+            content["base_sample"] = sample.to_json()
         if self.post_config is not None:  # as text, for it may have infinities, which JSON has not
             content["post_config"] = json.dumps(self.post_config, ensure_ascii=False)
         text = json.dumps(
@@ -139,7 +144,7 @@ class Manifest:
                     where=where,
                     hint=f"this tool reads version {FORMAT_VERSION}: use a newer one",
                 )
-            return cls(
+            made = cls(
                 base=_identity(content["base"]),
                 post=_identity(content["post"]),
                 codec=_codec(content["codec"], where),
@@ -149,6 +154,8 @@ class Manifest:
                 ancestors=tuple(_ancestor(each) for each in content["ancestors"]),
                 tool=_text(content["tool"]),
             )
+            sample = BaseSample.parse(content.get("base_sample"), made.tensors)
+            return replace(made, base_sample=sample)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptFile(f"has no valid manifest: {error}", where=where) from error
 

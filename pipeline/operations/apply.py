@@ -24,6 +24,8 @@ from pipeline.operations.addends.opening import open_addend
 from pipeline.operations.arguments import Difference, ScaledAddend, scaled
 from pipeline.operations.fit import SumPlan, fit, plan_sum
 from pipeline.operations.kernels.add import AddKernel, Found, NotTheSameBase
+from pipeline.operations.lineage.figures import Lineage
+from pipeline.operations.lineage.probing import probe_lineage
 from pipeline.operations.outputs.model import Beside, write_model
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.outputs.release import Release, other_files
@@ -47,6 +49,7 @@ def apply(
     dtype: str = "auto",
     shard_size: str | int = SHARD_BYTES,
     old_base: str | None = None,
+    allow_unrelated: bool = False,
     key: str | None = None,
     require_signature: bool = False,
     **options: Unpack[Transferring],
@@ -57,8 +60,9 @@ def apply(
     location and scale; `scale` counts where none is given. A `Difference` may stand for a location.
     dtype: format of the result's float tensors, "auto" being the new base's (post's, where its very base
     was given). old_base: the base that the first delta was made on, to say how far the new one is from
-    it. key: public key or certificate (PEM) by which every delta must be signed. options: see
-    `Transferring`.
+    it. allow_unrelated: whether to write the sum even on a base that seems to have nothing to do with
+    that of a delta. key: public key or certificate (PEM) by which every delta must be signed. options:
+    see `Transferring`.
     Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`, unless it was
     the push that failed: then the folder stays there.
     """
@@ -70,6 +74,7 @@ def apply(
     hub = HubPush.wanted(setup)
     with ExitStack() as stack:
         run = _Run.open(stack, base, old_base, wanted, verifier, form, setup)
+        run = replace(run, allow_unrelated=allow_unrelated)
         report = run.apply(place, shard_bytes)
     return replace(report, pushed=hub.model(output).pushed) if hub else report
 
@@ -91,6 +96,7 @@ class _Run:
     addends: Sequence[Addend]
     scales: Sequence[float]
     dtype: DType | None
+    allow_unrelated: bool = False
 
     @classmethod
     def open(
@@ -145,7 +151,14 @@ class _Run:
             read_bytes=layout.plan.read_bytes,
             written_bytes=size,
             files=[shard.name for shard in layout.shards],
+            lineage=() if same_base else self._lineage(preview=place.setup.dry_run),
             **asdict(place.estimate(layout.plan, self._readers, size)),
+        )
+
+    def _lineage(self, *, preview: bool) -> list[Lineage]:
+        """How the new base stands to those of the addends. Raises UnrelatedBase."""
+        return probe_lineage(
+            self.base, self.addends, allow_unrelated=self.allow_unrelated, preview=preview
         )
 
     @property

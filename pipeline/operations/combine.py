@@ -193,6 +193,7 @@ class _Run:
             post_config=first.post_config,
             files=first.files,
             ancestors=tuple(ancestors),
+            base_sample=first.base_sample if self.base else None,
         )
 
 

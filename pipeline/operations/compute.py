@@ -9,6 +9,7 @@ from typing import Any, Self, Unpack
 from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.header import Tensor
+from pipeline.deltas.base_sample import take_sample
 from pipeline.deltas.format import CARRIED, DEFAULT_CODEC, Codec, parse_codec
 from pipeline.deltas.layout import DeltaLayout
 from pipeline.deltas.manifest import Identity, Manifest, TensorRecord
@@ -170,6 +171,7 @@ class Computation:
             tensors=tensors,
             post_config=post.config,
             files={name: digest_bytes(content) for name, content in companions.items()},
+            base_sample=take_sample(base, tensors),
         )
 
 

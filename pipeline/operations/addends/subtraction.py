@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.deltas.base_sample import BaseSample, take_sample
 from pipeline.deltas.corrections import NO_CORRECTIONS
 from pipeline.deltas.format import BASE, POST
 from pipeline.deltas.manifest import Identity, TensorForm
@@ -168,6 +169,10 @@ class Subtraction:
                 where=old.location,
                 hint=f"give {self.base.location}, or leave out --old-base",
             )
+
+    def read_sample(self) -> BaseSample | None:
+        """Read from its base now."""
+        return take_sample(self.base, [tensor.record for tensor in self.tensors.values()])
 
     def read_tokenizer(self) -> bytes | None:
         """See `Addend`."""

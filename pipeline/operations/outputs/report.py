@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.operations.lineage.figures import Lineage
+
 SAME_BASE = "same base, restored and verified bit for bit"
 ANOTHER_BASE = "another base, the formula rounded once"
 
@@ -15,6 +17,7 @@ class ApplyReport:
 
     case: `SAME_BASE` or `ANOTHER_BASE`. nonfinite: elements of the result that are NaN or infinite.
     base_distance: |new base - old base| / |old base|, if the old base was given.
+    lineage: how the new base stands to that of each of `deltas`, unless it is the very same.
     carried: tensors taken whole from post because they are not float and differ from its base. pushed:
     the URL of the commit on the Hub. download_bytes, upload_bytes, memory_bytes: as planned, see
     `Estimate`. addend_fingerprints: for each of `deltas`, that of the "delta", or of the "base" and
@@ -36,6 +39,7 @@ class ApplyReport:
     addend_fingerprints: Sequence[Mapping[str, str]] = ()
     nonfinite: int | None = None
     base_distance: float | None = None
+    lineage: Sequence[Lineage] = ()
     carried: Sequence[str] = ()
     config_differences: Sequence[str] = ()
     pushed: str | None = None
