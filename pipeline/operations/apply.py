@@ -35,6 +35,7 @@ from pipeline.operations.push import HubPush
 from pipeline.operations.same_base import looks_like_same_base
 from pipeline.operations.setup import Setup, Transferring
 from pipeline.storage.base import Reader
+from pipeline.tensors import movements, norms
 from pipeline.tensors.arithmetic import sum_bytes
 from pipeline.tensors.dtypes import F64, DType, parse_dtype, torch_name
 from pipeline.units import parse_bytes
@@ -182,6 +183,7 @@ class _Run:
                 report,
                 **release.summary(fingerprints, int(found.nonfinite.sum())),
                 base_distance=found.base_distance if self.old else None,
+                **found.movements.summary(layout, has_old=self.old is not None),
             )
             files = other_files(release, report, fingerprints, place.setup.signer)
             return Beside(release.labels(fingerprints), files)
@@ -206,10 +208,12 @@ class _Run:
             ),
             findings=[
                 *(found.base, found.result, found.nonfinite, found.distance),
+                *(found.change, found.way),
                 *(table for addend in self.addends for table in addend.findings),
             ],
             options=[self.scales, same_base],
             scratch_bytes=sum_bytes(_dtypes(layout))
+            + max(norms.SCRATCH_BYTES, movements.SCRATCH_BYTES)
             + sum(addend.scratch_bytes for addend in self.addends),
         )
 

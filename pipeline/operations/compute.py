@@ -9,11 +9,11 @@ from typing import Any, Self, Unpack
 from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.header import Tensor
-from pipeline.deltas.base_sample import take_sample
 from pipeline.deltas.format import CARRIED, DEFAULT_CODEC, Codec, parse_codec
 from pipeline.deltas.layout import DeltaLayout
 from pipeline.deltas.manifest import Identity, Manifest, TensorRecord
 from pipeline.deltas.pairing import pair_for_delta
+from pipeline.deltas.sampling import take_sample
 from pipeline.engine.plan import Plan
 from pipeline.engine.work import Work
 from pipeline.operations.kernels.findings import Findings

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.deltas.base_sample import BaseSample, take_sample
+from pipeline.deltas.base_sample import BaseSample
 from pipeline.deltas.corrections import NO_CORRECTIONS
 from pipeline.deltas.format import BASE, POST
 from pipeline.deltas.manifest import Identity, TensorForm
 from pipeline.deltas.pairing import pair_for_delta
+from pipeline.deltas.sampling import take_sample
 from pipeline.engine.plan import Input
 from pipeline.engine.work import Tables
 from pipeline.errors import OtherCheckpoint

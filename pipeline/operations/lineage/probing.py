@@ -15,16 +15,15 @@ from statistics import median
 import numpy as np
 
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.deltas.base_sample import (
-    COLUMNS,
-    BaseSample,
+from pipeline.deltas.base_sample import COLUMNS, BaseSample
+from pipeline.deltas.manifest import TensorForm, TensorRecord
+from pipeline.deltas.sampling import (
     at_once,
     choose_runs,
     read_columns,
     read_run,
     values_of,
 )
-from pipeline.deltas.manifest import TensorForm, TensorRecord
 from pipeline.errors import UnrelatedBase
 from pipeline.operations.addends.addend import Addend
 from pipeline.operations.lineage.figures import Extreme, Lineage

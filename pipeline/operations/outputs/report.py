@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.operations.lineage.figures import Lineage
+from pipeline.operations.lineage.figures import Extreme, Lineage
 
 SAME_BASE = "same base, restored and verified bit for bit"
 ANOTHER_BASE = "another base, the formula rounded once"
@@ -17,6 +17,9 @@ class ApplyReport:
 
     case: `SAME_BASE` or `ANOTHER_BASE`. nonfinite: elements of the result that are NaN or infinite.
     base_distance: |new base - old base| / |old base|, if the old base was given.
+    movement_cosine: the cosine of the first delta and new base - old base, likewise. relative_change:
+    |result - new base| / |new base|, on another base. *_extremes: the tensors with the least and the
+    greatest of each.
     lineage: how the new base stands to that of each of `deltas`, unless it is the very same.
     carried: tensors taken whole from post because they are not float and differ from its base. pushed:
     the URL of the commit on the Hub. download_bytes, upload_bytes, memory_bytes: as planned, see
@@ -39,6 +42,11 @@ class ApplyReport:
     addend_fingerprints: Sequence[Mapping[str, str]] = ()
     nonfinite: int | None = None
     base_distance: float | None = None
+    distance_extremes: Sequence[Extreme] = ()
+    movement_cosine: float | None = None
+    movement_extremes: Sequence[Extreme] = ()
+    relative_change: float | None = None
+    change_extremes: Sequence[Extreme] = ()
     lineage: Sequence[Lineage] = ()
     carried: Sequence[str] = ()
     config_differences: Sequence[str] = ()
