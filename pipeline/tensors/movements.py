@@ -46,8 +46,8 @@ def fold_cosine(rows: NDArray[np.float64]) -> float | None:
     None where one of both is zero or not finite.
     """
     product, delta, moved = (_sum(column) for column in rows.T)
-    size = math.sqrt(delta) * math.sqrt(moved) if delta > 0 and moved > 0 else 0.0
-    found = product / size if size > 0 else math.nan
+    size = math.sqrt(delta) * math.sqrt(moved) if delta > 0 and moved > 0 else math.nan
+    found = product / size if 0 < size < math.inf else math.nan
     return max(-1.0, min(1.0, found)) if math.isfinite(found) else None
 
 

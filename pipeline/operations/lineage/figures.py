@@ -8,6 +8,7 @@ from typing import Literal
 
 # Between what is measured of unrelated models (at most 0.06) and of relatives: docs/fidelity-lineage.md.
 LEAST_COSINE = 0.25
+_LAYERS_SHOWN = 4  # whose experts are elsewhere
 MOST_RATIO = 4.0  # of norms, either way: all there is for deltas that keep no sample
 
 Basis = Literal["sample", "norms", "nothing"]
@@ -46,8 +47,20 @@ class Lineage:
     moved: Sequence[str] = ()
 
     @property
-    def problem(self) -> str | None:
-        """Why the base seems unrelated; None if it does not."""
+    def problems(self) -> list[str]:
+        """Why the base seems unrelated, and which experts are elsewhere; none if all is well."""
+        found = [self._strange] if self._strange else []
+        if self.moved:
+            found.append(f"experts are in another order: {self._moved}")
+        return found
+
+    @property
+    def _moved(self) -> str:
+        more = len(self.moved) - _LAYERS_SHOWN
+        return "; ".join(self.moved[:_LAYERS_SHOWN]) + (f"; and in {more} more layers" * (more > 0))
+
+    @property
+    def _strange(self) -> str | None:
         if self.cosine is not None and self.cosine < LEAST_COSINE:
             return (
                 f"the cosine between it and the delta's own base is {self.cosine:.3f}, the median of "
@@ -71,7 +84,7 @@ class Lineage:
         if self.lowest is not None:
             parts.append(f"lowest {self.lowest}")
         if self.routers:
-            moved = f"experts moved: {'; '.join(self.moved)}" if self.moved else "experts in order"
+            moved = f"experts moved: {self._moved}" if self.moved else "experts in order"
             parts.append(f"{self.routers} routers, {moved}")
         return ", ".join(parts)
 

@@ -12,8 +12,8 @@ def lineage_lines(report: ApplyReport) -> Iterator[str]:
     """A line of markdown for each thing that is known of how the bases and the result stand together."""
     for number, found in enumerate(report.lineage, 1):
         yield f"- base and that of ∆{number}: {_safe(str(found))}"
-        if found.problem:
-            yield f"- **unrelated bases were allowed** for ∆{number}: {found.problem}"
+        for problem in found.problems:
+            yield f"- **unrelated bases were allowed** for ∆{number}: {_safe(problem)}"
     if report.base_distance is not None:
         between = _between(report.distance_extremes)
         yield f"- relative distance of base and old base: {report.base_distance:.4g}{between}"

@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.deltas.base_sample import COLUMNS, BaseSample
+from pipeline.deltas.delta import Delta
 from pipeline.deltas.manifest import TensorForm, TensorRecord
 from pipeline.deltas.sampling import (
     at_once,
@@ -24,7 +25,7 @@ from pipeline.deltas.sampling import (
     read_run,
     values_of,
 )
-from pipeline.errors import UnrelatedBase
+from pipeline.errors import CorruptFile, UnrelatedBase
 from pipeline.operations.addends.addend import Addend
 from pipeline.operations.lineage.figures import Extreme, Lineage
 from pipeline.tensors.likeness import (
@@ -49,19 +50,29 @@ def probe_lineage(
     `allow_unrelated`.
     """
     found = [_probe(base, addend, preview=preview) for addend in addends]
-    strange = [
-        f"{addend.location}: {each.problem}"
+    problems = [
+        f"{addend.location}: {problem}"
         for addend, each in zip(addends, found, strict=True)
-        if each.problem
+        for problem in each.problems
     ]
-    moved = [
-        f"{addend.location}: experts are in another order: {'; '.join(each.moved)}"
-        for addend, each in zip(addends, found, strict=True)
-        if each.moved
-    ]
-    if (strange or moved) and not allow_unrelated:
-        raise UnrelatedBase([*strange, *moved], where=base.location)
+    if problems and not allow_unrelated:
+        raise UnrelatedBase(problems, where=base.location)
     return found
+
+
+def check_sample(delta: Delta, base: Checkpoint) -> None:
+    """The delta's sample must be of `base`, which is its very base. Raises CorruptFile if it is not."""
+    kept = delta.manifest.base_sample
+    if kept is None:
+        return
+    for values, read in ((kept.runs, read_run), (kept.columns, read_columns)):
+        for name, data in values.items():
+            if read(base, delta.tensors[name].record).tobytes() != data:
+                raise CorruptFile(
+                    f"its sample of the base's {name!r} is not of that base",
+                    where=delta.location,
+                    hint="whoever made it has forged what tells unrelated bases: compute it again",
+                )
 
 
 def _probe(base: Checkpoint, addend: Addend, *, preview: bool) -> Lineage:
