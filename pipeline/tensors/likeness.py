@@ -12,6 +12,7 @@ from pipeline.tensors.dtypes import BF16, F16, F32, F64
 
 Values = NDArray[np.float64]
 
+_CLEARLY = 0.2  # by which another row's cosine is above its own before it counts as moved
 _NUMPY = {F16: "<f2", F32: "<f4", F64: "<f8"}
 
 
@@ -70,3 +71,14 @@ def row_cosines(left: Values, right: Values) -> Values | None:
             units.append(np.divide(apart, size, out=np.zeros_like(apart), where=size > 0))
         found: Values = np.einsum("ik,jk->ij", *units)
     return found if np.isfinite(found).all() else None
+
+
+def moved_rows(cosines: Values) -> list[tuple[int, int]]:
+    """The rows that stand elsewhere on the right, each with its place there.
+
+    A row has moved where another place is clearly more like it than its own, and that place is like no
+    other row as much: chance makes the first come true now and then, not both.
+    """
+    place, row = cosines.argmax(axis=1), cosines.argmax(axis=0)
+    ahead = cosines.max(axis=1) - cosines.diagonal() > _CLEARLY
+    return [(int(n), int(place[n])) for n in np.flatnonzero(ahead) if row[place[n]] == n]

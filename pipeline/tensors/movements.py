@@ -11,32 +11,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.tensors import kernels
 from pipeline.tensors.arithmetic import Operand, Term
-from pipeline.tensors.likeness import wide
+from pipeline.tensors.dtypes import BF16, F16, F32, F64, compute_dtype
 
 _LANES = 64
-_PIECE = 1 << 15  # elements in float64 at a time; a multiple of `_LANES`
+_PIECE = 1 << 14  # elements at a time, which stay in cache; a multiple of `_LANES`
 SCRATCH_BYTES = 8 * 8 * _PIECE  # that `correlate_into` needs
+_NUMPY = {F16: "<f2", F32: "<f4", F64: "<f8"}
 
 
 def correlate_into(row: NDArray[np.float64], new: Operand, old: Operand, delta: Term) -> None:
     """Write sum(d * m), sum(d^2), sum(m^2) of one chunk into `row`, where m = new - old.
 
-    d is the delta, exact, before its scale. Elements that any of the three lacks are left out.
+    d is the delta, exact, before its scale. m is rounded to float32 unless a side is float64. Elements
+    that any of the three lacks are left out.
     """
     count = min(len(new.bits), len(old.bits), len(delta.stored.bits))
+    width = _NUMPY[compute_dtype(new.dtype, old.dtype, delta.width)]
+    moved, added = np.empty((2, _PIECE), width)
+    other, wide = np.empty(_PIECE, width), np.empty((3, _PIECE))
     lanes = np.zeros((3, _LANES))
     with np.errstate(all="ignore"):
         for start in range(0, count, _PIECE):
             stop = min(count, start + _PIECE)
-            moved = wide(_part(new, start, stop)) - wide(_part(old, start, stop))
-            added = _exact(delta, start, stop)
-            for sums, product in zip(
-                lanes, (added * moved, np.square(added), np.square(moved)), strict=True
+            size = -(-(stop - start) // _LANES) * _LANES  # up to whole rows of lanes
+            _widen(new, start, stop, moved)
+            _widen(old, start, stop, other)
+            moved -= other
+            _widen(delta.stored, start, stop, added)
+            _restore(delta, start, stop, added)
+            delta64, moved64, product = wide[:, :size]
+            delta64[:], moved64[:] = added[:size], moved[:size]
+            for sums, left, right in zip(
+                lanes, (delta64, delta64, moved64), (moved64, delta64, moved64), strict=True
             ):
-                full = np.zeros(-(-len(product) // _LANES) * _LANES)
-                full[: len(product)] = product
-                sums += np.add.reduce(full.reshape(-1, _LANES), axis=0)
+                np.multiply(left, right, out=product)
+                sums += np.add.reduce(product.reshape(-1, _LANES), axis=0)
     row[:] = [_sum(sums) for sums in lanes]
 
 
@@ -51,19 +62,26 @@ def fold_cosine(rows: NDArray[np.float64]) -> float | None:
     return max(-1.0, min(1.0, found)) if math.isfinite(found) else None
 
 
-def _part(source: Operand, start: int, stop: int) -> Operand:
-    size = source.dtype.itemsize
-    return Operand(source.data[start * size : stop * size], source.dtype)
+def _widen(source: Operand, start: int, stop: int, out: NDArray[Any]) -> None:
+    """Fill `out` with the values from `start` to `stop`, and zeros behind them."""
+    bits, count = source.bits[start:stop], stop - start
+    if source.dtype == BF16 and out.dtype == np.float32:
+        kernels.widen_bf16(bits, out[:count])
+    elif source.dtype == BF16:
+        out[:count] = (bits.astype("<u4") << 16).view("<f4")
+    else:
+        out[:count] = bits.view(_NUMPY[source.dtype])
+    out[count:] = 0
 
 
-def _exact(delta: Term, start: int, stop: int) -> NDArray[np.float64]:
-    """d from its stored values and remainders: `docs/delta-format.md`, "How d comes back"."""
-    values: NDArray[Any] = wide(_part(delta.stored, start, stop)).astype(f"<f{delta.width.itemsize}")
+def _restore(delta: Term, start: int, stop: int, out: NDArray[Any]) -> None:
+    """Give the values what they lost: `docs/delta-format.md`, "How d comes back"."""
     first, last = np.searchsorted(delta.rest_at, (start, stop))
     if last > first:
-        bits = values.view(f"<i{delta.width.itemsize}")
-        bits[delta.rest_at[first:last] - np.uint32(start)] += delta.rest[first:last]
-    return values.astype(np.float64)
+        at = delta.rest_at[first:last] - np.uint32(start)
+        values = out[at].astype(_NUMPY[delta.width])
+        values.view(f"<i{delta.width.itemsize}")[:] += delta.rest[first:last]
+        out[at] = values
 
 
 def _sum(values: NDArray[np.float64]) -> float:

@@ -31,12 +31,12 @@ from pipeline.operations.lineage.figures import Extreme, Lineage
 from pipeline.tensors.likeness import (
     Values,
     centred_cosine,
+    moved_rows,
     relative_distance,
     relative_size,
     row_cosines,
 )
 
-_CLEARLY = 0.2  # by which another expert's cosine is above its own before it counts as moved
 _ROUTERS_IN_A_PREVIEW = 4  # of a dry run, which is to read little
 
 
@@ -141,9 +141,7 @@ def _moved(base: Checkpoint, sample: BaseSample, form: TensorForm) -> str | None
     cosines = row_cosines(old, new.reshape(rows, width))
     if cosines is None:
         return None
-    best = cosines.argmax(axis=1)
-    ahead = cosines.max(axis=1) - cosines.diagonal() > _CLEARLY
-    places = [f"{expert} is at {best[expert]}" for expert in np.flatnonzero(ahead)]
+    places = [f"{expert} is at {place}" for expert, place in moved_rows(cosines)]
     more = f" and {len(places) - 8} more" if len(places) > 8 else ""
     return f"{form.name}: {', '.join(places[:8])}{more}" if places else None
 
