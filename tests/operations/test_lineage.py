@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from clouds import Cloud
+from conftest import Cli
 from deltas.surgery import put_together, take_apart
 from models import State, cast, formula, near, random_state, read_model, same_bits, write_model
 
@@ -422,3 +423,12 @@ def test_how_much_the_result_differs_from_the_new_base_is_said_by_tensor(lines: 
     )
     assert report.relative_change == pytest.approx(whole, rel=1e-4)
     assert report.movement_cosine is None
+
+
+def test_the_command_line_has_the_option_and_an_exit_code(lines: Lines, cli: Cli) -> None:
+    lines.add("stranger", large_state(9))
+    words = ("apply", "--base", lines.path("stranger"), "--delta", lines.delta)
+    refused = cli(*words, "--output", lines.path("out"))
+    assert (refused.returncode, "this base is unrelated" in refused.stderr) == (3, True)
+    done = cli(*words, "--output", lines.path("out"), "--allow-unrelated", "--format", "json")
+    assert json.loads(done.stdout)["lineage"][0]["basis"] == "sample"
