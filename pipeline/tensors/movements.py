@@ -24,31 +24,28 @@ _NUMPY = {F16: "<f2", F32: "<f4", F64: "<f8"}
 def correlate_into(row: NDArray[np.float64], new: Operand, old: Operand, delta: Term) -> None:
     """Write sum(d * m), sum(d^2), sum(m^2) of one chunk into `row`, where m = new - old.
 
-    d is the delta, exact, before its scale. m is rounded to float32 unless a side is float64. Elements
-    that any of the three lacks are left out.
+    d is the delta, exact, before its scale. m and the products are in float32 (float64 if any side is),
+    their sums in float64. Elements that any of the three lacks are left out.
     """
     count = min(len(new.bits), len(old.bits), len(delta.stored.bits))
     width = _NUMPY[compute_dtype(new.dtype, old.dtype, delta.width)]
-    moved, added = np.empty((2, _PIECE), width)
-    other, wide = np.empty(_PIECE, width), np.empty((3, _PIECE))
-    lanes = np.zeros((3, _LANES))
+    moved, added, spare = np.empty((3, _PIECE), width)
+    sums = np.zeros((3, _PIECE))
     with np.errstate(all="ignore"):
         for start in range(0, count, _PIECE):
             stop = min(count, start + _PIECE)
-            size = -(-(stop - start) // _LANES) * _LANES  # up to whole rows of lanes
             _widen(new, start, stop, moved)
-            _widen(old, start, stop, other)
-            moved -= other
+            _widen(old, start, stop, spare)
+            moved -= spare
             _widen(delta.stored, start, stop, added)
             _restore(delta, start, stop, added)
-            delta64, moved64, product = wide[:, :size]
-            delta64[:], moved64[:] = added[:size], moved[:size]
-            for sums, left, right in zip(
-                lanes, (delta64, delta64, moved64), (moved64, delta64, moved64), strict=True
+            for total, left, right in zip(
+                sums, (added, added, moved), (moved, added, moved), strict=True
             ):
-                np.multiply(left, right, out=product)
-                sums += np.add.reduce(product.reshape(-1, _LANES), axis=0)
-    row[:] = [_sum(sums) for sums in lanes]
+                np.multiply(left, right, out=spare)
+                total += spare
+        lanes = np.add.reduce(sums.reshape(3, -1, _LANES), axis=1)
+    row[:] = [_sum(each) for each in lanes]
 
 
 def fold_cosine(rows: NDArray[np.float64]) -> float | None:
