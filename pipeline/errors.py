@@ -145,6 +145,19 @@ class Mismatch(PipelineError):
         super().__init__(what, where=where, hint=hint)
 
 
+class UnrelatedBase(PipelineError):
+    """A base that does not descend from the one that a delta was made on: every reason."""
+
+    def __init__(self, problems: Sequence[str], *, where: str) -> None:
+        self.problems = tuple(problems)
+        super().__init__(
+            f"this base is unrelated: {'; '.join(self.problems)}",
+            where=where,
+            hint="use a later version of the delta's own base, see `cli.py inspect`; "
+            "or add it all the same, with --allow-unrelated",
+        )
+
+
 class StepFailed(PipelineError):
     """A batch in which at least one step failed."""
 

@@ -72,6 +72,11 @@ class Checkpoint:
         return vocab_size(self.config)
 
     @property
+    def has_remote_weights(self) -> bool:
+        """Whether reading any of its weights takes a round trip."""
+        return any(reader.is_remote for reader in self.readers)
+
+    @property
     def identity(self) -> Digest:
         """What is another if any weight is: made of the commit, or of all files' names and versions."""
         parts = [f"{self.location}@{self.revision}"]

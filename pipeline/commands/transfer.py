@@ -54,11 +54,24 @@ class _Decided(TypedDict):
     ]
 
 
+class Related(TypedDict):
+    """What a new base must have to do with the deltas' own."""
+
+    allow_unrelated: Annotated[
+        bool,
+        Option(
+            False,
+            "--allow-unrelated",
+            help="Add to a base that seems unrelated, or has its experts moved.",
+        ),
+    ]
+
+
 class Computing(_NewDelta, Packed, OnDevice, FromHub, Working, Published):
     """Options of compute."""
 
 
-class Applying(_NewModel, _Decided, Proven, OnDevice, FromHub, Working, Published):
+class Applying(_NewModel, _Decided, Related, Proven, OnDevice, FromHub, Working, Published):
     """Options of apply."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.checkpoints.header import is_too_large
 from pipeline.checkpoints.strict_json import is_deep, parse_json
 from pipeline.deltas.base_rows import BaseRows
+from pipeline.deltas.base_sample import BaseSample
 from pipeline.deltas.format import CODECS, FORMAT_VERSION, REORDERED_VERSION, Codec, is_reserved
 from pipeline.errors import CorruptFile
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
@@ -91,7 +92,7 @@ class Manifest:
 
     post_config: the post model's config.json. files: the companions and their digests. ancestors: what
     was combined, if this is a combination; it has no post then. base_rows: if base's vocabulary was
-    brought into post's order; what is said of base is said of it in that order.
+    brought into post's order; what is said of base is said of it in that order. base_sample: see there.
     """
 
     base: Identity | None
@@ -103,6 +104,7 @@ class Manifest:
     ancestors: Sequence[Ancestor] = ()
     tool: str = TOOL
     base_rows: BaseRows | None = None
+    base_sample: BaseSample | None = None
 
     @property
     def version(self) -> int:
@@ -128,9 +130,10 @@ class Manifest:
         """The manifest as UTF-8 JSON, the same bytes for the same content."""
         head = {"version": self.version, "chunk_elements": CHUNK_ELEMENTS}
         content = {**head, **_plain(self)}
-        del content["base_rows"]
-        if self.base_rows is not None:
-            content["base_rows"] = self.base_rows.to_json()
+        for key in ("base_rows", "base_sample"):  # left out where there is none, as ever
+            del content[key]
+            if (what := getattr(self, key)) is not None:
+                content[key] = what.to_json()
         if self.post_config is not None:  # as text, for it may have infinities, which JSON has not
             content["post_config"] = json.dumps(self.post_config, ensure_ascii=False)
         text = json.dumps(
@@ -162,6 +165,7 @@ class Manifest:
                 ancestors=tuple(_ancestor(each) for each in content["ancestors"]),
                 tool=_text(content["tool"]),
                 base_rows=_base_rows(content, tensors),
+                base_sample=BaseSample.parse(content.get("base_sample"), tensors),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptFile(f"has no valid manifest: {error}", where=where) from error

@@ -26,6 +26,8 @@ from pipeline.operations.addends.opening import open_addend
 from pipeline.operations.arguments import Difference, ScaledAddend, scaled
 from pipeline.operations.fit import SumPlan, fit, plan_sum
 from pipeline.operations.kernels.add import AddKernel, Found, NotTheSameBase
+from pipeline.operations.lineage.figures import Lineage
+from pipeline.operations.lineage.probing import probe_lineage
 from pipeline.operations.names import as_base_of, under_own_names
 from pipeline.operations.outputs.model import Beside, write_model
 from pipeline.operations.outputs.places import Place
@@ -37,6 +39,7 @@ from pipeline.operations.same_base import looks_like_same_base
 from pipeline.operations.setup import Setup, Transferring
 from pipeline.operations.vocabulary import Settled, settle, settle_own
 from pipeline.storage.base import Reader
+from pipeline.tensors import movements, norms
 from pipeline.tensors.arithmetic import sum_bytes
 from pipeline.tensors.dtypes import F64, DType, parse_dtype, torch_name
 from pipeline.units import parse_bytes
@@ -52,6 +55,7 @@ def apply(
     shard_size: str | int = SHARD_BYTES,
     old_base: str | None = None,
     take_config: Mapping[str, str] | Sequence[str] | None = None,
+    allow_unrelated: bool = False,
     key: str | None = None,
     require_signature: bool = False,
     **options: Unpack[Transferring],
@@ -63,9 +67,9 @@ def apply(
     dtype: format of the result's float tensors, "auto" being the new base's (post's, where its very base
     was given). old_base: the base that the first delta was made on, to say how far the new one is from
     it. take_config: "base" or "post" by key of config.json, or "base:KEY" and "post:KEY": whose value
-    counts, whatever the policy.
-    key: public key or certificate (PEM) by which every delta must be signed. options: see
-    `Transferring`.
+    counts, whatever the policy. allow_unrelated: whether to write the sum even on a base that seems to
+    have nothing to do with that of a delta. key: public key or certificate (PEM) by which every delta
+    must be signed. options: see `Transferring`.
     Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`, unless it was
     the push that failed: then the folder stays there.
     """
@@ -78,7 +82,7 @@ def apply(
     hub = HubPush.wanted(setup)
     with ExitStack() as stack:
         run = _Run.open(stack, base, old_base, wanted, verifier, form, setup)
-        run = run.deciding(choices)
+        run = replace(run.deciding(choices), allow_unrelated=allow_unrelated)
         report = run.apply(place, shard_bytes)
     return replace(report, pushed=hub.model(output).pushed) if hub else report
 
@@ -98,6 +102,7 @@ class _Run:
     settled: Settled | None = None
     names: NameNotes = field(default_factory=NameNotes)
     choices: Mapping[str, str] = field(default_factory=dict)
+    allow_unrelated: bool = False
 
     @classmethod
     def open(
@@ -198,8 +203,15 @@ class _Run:
             written_bytes=size,
             files=[shard.name for shard in layout.shards],
             **asdict(self.names),
+            lineage=() if same_base else self._lineage(preview=place.setup.dry_run),
             **asdict(place.estimate(layout.plan, self._readers, size)),
             vocabulary=self.settled.table if self.settled else None,
+        )
+
+    def _lineage(self, *, preview: bool) -> list[Lineage]:
+        """How the new base stands to those of the addends. Raises UnrelatedBase."""
+        return probe_lineage(
+            self.base, self.addends, allow_unrelated=self.allow_unrelated, preview=preview
         )
 
     @property
@@ -221,6 +233,7 @@ class _Run:
                 report,
                 **release.summary(fingerprints, int(found.nonfinite.sum())),
                 base_distance=found.base_distance if self.old else None,
+                **found.movements.summary(layout, has_old=self.old is not None),
             )
             files = other_files(release, report, fingerprints, place.setup.signer)
             return Beside(release.labels(fingerprints), files)
@@ -245,10 +258,12 @@ class _Run:
             ),
             findings=[
                 *(found.base, found.result, found.nonfinite, found.distance),
+                *(found.change, found.way),
                 *(table for addend in self.addends for table in addend.findings),
             ],
             options=[self.scales, same_base, *(self.settled.rules if self.settled else ())],
             scratch_bytes=sum_bytes(_dtypes(layout))
+            + max(norms.SCRATCH_BYTES, movements.SCRATCH_BYTES)
             + sum(addend.scratch_bytes for addend in self.addends),
         )
 

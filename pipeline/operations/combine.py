@@ -204,6 +204,7 @@ class _Run:
             files=first.files,
             ancestors=tuple(ancestors),
             base_rows=first.base_rows,
+            base_sample=first.base_sample if self.base else None,
         )
 
 

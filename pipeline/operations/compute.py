@@ -18,6 +18,7 @@ from pipeline.deltas.format import CARRIED, DEFAULT_CODEC, Codec, parse_codec
 from pipeline.deltas.layout import DeltaLayout
 from pipeline.deltas.manifest import Identity, Manifest, TensorRecord
 from pipeline.deltas.pairing import pair_for_delta
+from pipeline.deltas.sampling import take_sample
 from pipeline.engine.plan import Plan
 from pipeline.engine.work import Work
 from pipeline.operations.kernels.findings import Findings
@@ -210,6 +211,7 @@ class Computation:
             post_config=post.config,
             files={name: digest_bytes(content) for name, content in companions.items()},
             base_rows=BaseRows.of(self.aligned),
+            base_sample=take_sample(base, tensors),
         )
 
 

@@ -25,6 +25,7 @@ from pipeline.engine.plan import Input, Job, Plan, Ragged, Slice
 from pipeline.engine.walk import walk
 from pipeline.engine.work import Work
 from pipeline.errors import OtherCheckpoint, UsageError
+from pipeline.operations.lineage.probing import check_sample
 from pipeline.operations.setup import Resources
 from pipeline.progress import Progressing
 from pipeline.settings import Settings
@@ -62,6 +63,8 @@ def check_delta(
                 check_form(delta, models[side], side)
         run = _Run(delta, models, resources)
         run.check(progress)
+        if base is not None:
+            check_sample(delta, models[BASE])
         return {
             "location": delta.location,
             "tensors": len(delta.tensors),

@@ -14,7 +14,7 @@ from batch.chains import CHAIN, compute, config
 from clouds import Cloud
 from effort import times
 from forks import Forks
-from models import layered_state, write_model
+from models import cast, layered_state, near, write_model
 from signals import listen
 
 from pipeline.batch.runner import run_batch
@@ -31,8 +31,10 @@ IN_SMALL_BLOCKS = {
 @pytest.fixture
 def release(folder, cloud: Cloud):
     """A config of two steps that write to the container, of models of 6 MiB; its path without .json."""
-    for seed, name in enumerate(("base-v1", "post-v1", "base-v2")):
-        write_model(Path(name), layered_state(6, MIB, seed))
+    base = layered_state(6, MIB, 0)
+    write_model(Path("base-v1"), base)
+    write_model(Path("post-v1"), layered_state(6, MIB, 1))
+    write_model(Path("base-v2"), cast(near(base, 2)))
 
     def write(name: str, **more) -> str:
         steps = [

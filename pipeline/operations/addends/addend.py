@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.vocabulary import Vocabulary
 from pipeline.deltas.base_rows import BaseRows
+from pipeline.deltas.base_sample import BaseSample
 from pipeline.deltas.manifest import Identity, TensorForm
 from pipeline.engine.plan import Input, Ragged
 from pipeline.engine.work import Tables
@@ -115,6 +116,9 @@ class Addend(Protocol):
 
     def check_base(self, old: Checkpoint) -> None:
         """`old` must have the form of its base. Raises OtherCheckpoint, or UsageError if it has none."""
+
+    def read_sample(self) -> BaseSample | None:
+        """A few values of its base, None if it has none that tell."""
 
     def read_tokenizer(self) -> bytes | None:
         """The content of post's tokenizer.json, if there is one."""

@@ -14,6 +14,7 @@ from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.header import Entry
 from pipeline.checkpoints.vocabulary import Vocabulary
 from pipeline.deltas.base_rows import BaseRows
+from pipeline.deltas.base_sample import BaseSample
 from pipeline.deltas.manifest import TensorForm
 from pipeline.engine.plan import Input, Ragged
 from pipeline.engine.work import Tables
@@ -93,6 +94,17 @@ class MappedAddend:
     def read_vocabulary(self) -> Vocabulary | None:
         """See `Addend`."""
         return self.addend.read_vocabulary()
+
+    def read_sample(self) -> BaseSample | None:
+        """See `Addend`."""
+        found = self.addend.read_sample()
+        if found is None:
+            return None
+        kept = [
+            {name: values[own] for name, own in self.own_names.items() if own in values}
+            for values in (found.runs, found.columns)
+        ]
+        return BaseSample(*kept)
 
     @property
     def findings(self) -> Tables:

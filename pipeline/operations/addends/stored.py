@@ -12,6 +12,7 @@ from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.files import TOKENIZER
 from pipeline.checkpoints.vocabulary import VOCABULARY_FILES, Vocabulary, read_vocabulary
 from pipeline.deltas.base_rows import BaseRows
+from pipeline.deltas.base_sample import BaseSample
 from pipeline.deltas.delta import Delta
 from pipeline.deltas.format import BASE
 from pipeline.deltas.stored import StoredTensor
@@ -105,6 +106,10 @@ class StoredAddend:
     def check_base(self, old: Checkpoint) -> None:
         """See `Addend`."""
         check_form(self.delta, old, BASE)
+
+    def read_sample(self) -> BaseSample | None:
+        """What compute has kept."""
+        return self.delta.manifest.base_sample
 
     def read_tokenizer(self) -> bytes | None:
         """See `Addend`."""

@@ -20,10 +20,12 @@ from pipeline.checkpoints.meeting import bring_together
 from pipeline.checkpoints.vocabulary import Vocabulary
 from pipeline.checkpoints.vocabulary_rows import align_base, vocabulary_of
 from pipeline.deltas.base_rows import BaseRows
+from pipeline.deltas.base_sample import BaseSample
 from pipeline.deltas.corrections import NO_CORRECTIONS
 from pipeline.deltas.format import BASE, POST
 from pipeline.deltas.manifest import Identity, TensorForm
 from pipeline.deltas.pairing import pair_for_delta
+from pipeline.deltas.sampling import take_sample
 from pipeline.engine.plan import Input
 from pipeline.engine.work import Tables
 from pipeline.errors import OtherCheckpoint
@@ -180,6 +182,10 @@ class Subtraction:
                 where=old.location,
                 hint=f"give {self.base.location}, or leave out --old-base",
             )
+
+    def read_sample(self) -> BaseSample | None:
+        """Read from its base now."""
+        return take_sample(self.base, [tensor.record for tensor in self.tensors.values()])
 
     def read_tokenizer(self) -> bytes | None:
         """See `Addend`."""

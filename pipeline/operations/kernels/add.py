@@ -16,9 +16,11 @@ from pipeline.errors import CorruptFile, OtherCheckpoint, PipelineError
 from pipeline.operations.addends.addend import AddedTensor, Addend, Decoder
 from pipeline.operations.fit import Fitted
 from pipeline.operations.kernels.rows import settle_rows
+from pipeline.operations.lineage.movement import Movements
 from pipeline.tensors.arithmetic import Arithmetic, Corrections, Operand, Term
 from pipeline.tensors.dtypes import Bytes
 from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_into
+from pipeline.tensors.movements import correlate_into
 from pipeline.tensors.norms import fold, measure_into
 
 
@@ -31,12 +33,20 @@ class Found:
     """What the walk finds out about each chunk; rows are written by one worker each.
 
     base, result: digests. distance: see `tensors.norms`, of new base - old base, if the old one is read.
+    change, way: see `Movements`.
     """
 
     base: NDArray[np.uint8]
     result: NDArray[np.uint8]
     nonfinite: NDArray[np.int64]
     distance: NDArray[np.float64]
+    change: NDArray[np.float64]
+    way: NDArray[np.float64]
+
+    @property
+    def movements(self) -> Movements:
+        """What the walk measures of the bases, the first addend and the result."""
+        return Movements(self.change, self.distance, self.way)
 
     @property
     def base_distance(self) -> float | None:
@@ -50,7 +60,8 @@ class Found:
     def empty(cls, rows: int) -> Found:
         """Tables for `rows` chunks."""
         digests = np.zeros((2, rows, DIGEST_BYTES), np.uint8)
-        return cls(digests[0], digests[1], np.zeros(rows, np.int64), np.zeros((rows, 3)))
+        measured = np.zeros((3, rows, 3))
+        return cls(digests[0], digests[1], np.zeros(rows, np.int64), *measured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +99,17 @@ class AddKernel:
         base, old = inputs[:2]
         decoded = list(self._decoded(item, part, inputs))
         if len(old):
-            self._measure(item, part, base, old)
+            self._measure(item, part, base, old, decoded)
         if len(base):  # else rows that only an addend has
             digest_into(self.found.base[part.row], base.data)
         if self.same_base and not self._matches(self.found.base, item, part, BASE):
             raise NotTheSameBase(f"{item.result.name} differs")
         if item.result.dtype.is_float:
             self._add(item, part, base, decoded, out)
+            if not self.same_base and len(base):
+                before = Operand(base, item.base.dtype)
+                after = Operand(out[: len(before.bits) * item.result.dtype.itemsize], item.result.dtype)
+                measure_into(self.found.change[part.row], after, before)
         else:
             _carry(item, base, decoded, out)
         digest_into(self.found.result[part.row], out.data)
@@ -119,7 +134,9 @@ class AddKernel:
         """Whether what was digested here is that side's of the one addend that there is."""
         return np.array_equal(found[part.row], item.added[0].digests[part.chunk, side])
 
-    def _measure(self, item: Fitted, part: Slice, base: Bytes, old: Bytes) -> None:
+    def _measure(
+        self, item: Fitted, part: Slice, base: Bytes, old: Bytes, decoded: Sequence[_Decoded]
+    ) -> None:
         """How far the new base is from the old one. Raises OtherCheckpoint if that is another."""
         found = np.empty(DIGEST_BYTES, np.uint8)
         digest_into(found, old.data)
@@ -132,7 +149,9 @@ class AddKernel:
             )
         if item.base.dtype.is_float and len(old) // first.record.base.itemsize <= part.count:
             before = Operand(old, first.record.base)
-            measure_into(self.found.distance[part.row], Operand(base, item.base.dtype), before)
+            after = Operand(base, item.base.dtype)
+            measure_into(self.found.distance[part.row], after, before)
+            correlate_into(self.found.way[part.row], after, before, decoded[0].term)
 
     def _add(
         self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[_Decoded], out: Bytes

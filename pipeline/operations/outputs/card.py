@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.deltas.manifest import Identity, Manifest
 from pipeline.operations.addends.addend import Origin
+from pipeline.operations.lineage.lines import lineage_lines
 from pipeline.operations.outputs.report import ApplyReport
 from pipeline.version import TOOL
 
@@ -60,6 +61,7 @@ def model_card(
         f"- fingerprint of the base: `{report.base_fingerprint}`",
         *(line for n, (origin, _) in enumerate(origins, 1) for line in _fingerprints(n, origin)),
         f"- values that are NaN or infinite: {report.nonfinite}",
+        *lineage_lines(report),
         f"- made by: {TOOL}",
         "",
         "Tokenizer, chat template and generation config come from the post-trained model. The quality "

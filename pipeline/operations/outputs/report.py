@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.checkpoints.config_policy import ConfigRow
 from pipeline.checkpoints.vocabulary_table import VocabularyTable
+from pipeline.operations.lineage.figures import Extreme, Lineage
 
 SAME_BASE = "same base, restored and verified bit for bit"
 ANOTHER_BASE = "another base, the formula rounded once"
@@ -18,6 +19,10 @@ class ApplyReport:
 
     case: `SAME_BASE` or `ANOTHER_BASE`. nonfinite: elements of the result that are NaN or infinite.
     base_distance: |new base - old base| / |old base|, if the old base was given.
+    movement_cosine: the cosine of the first delta and new base - old base, likewise. relative_change:
+    |result - new base| / |new base|, on another base. *_extremes: the tensors with the least and the
+    greatest of each.
+    lineage: how the new base stands to that of each of `deltas`, unless it is the very same.
     carried: tensors taken whole from post because they are not float and differ from its base. pushed:
     the URL of the commit on the Hub. download_bytes, upload_bytes, memory_bytes: as planned, see
     `Estimate`. addend_fingerprints: for each of `deltas`, that of the "delta", or of the "base" and
@@ -41,6 +46,12 @@ class ApplyReport:
     addend_fingerprints: Sequence[Mapping[str, str]] = ()
     nonfinite: int | None = None
     base_distance: float | None = None
+    distance_extremes: Sequence[Extreme] = ()
+    movement_cosine: float | None = None
+    movement_extremes: Sequence[Extreme] = ()
+    relative_change: float | None = None
+    change_extremes: Sequence[Extreme] = ()
+    lineage: Sequence[Lineage] = ()
     carried: Sequence[str] = ()
     config_differences: Sequence[str] = ()
     config_table: Sequence[ConfigRow] = ()
