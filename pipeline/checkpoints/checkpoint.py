@@ -20,6 +20,7 @@ from pipeline.checkpoints.files import (
     read_all,
     read_json,
 )
+from pipeline.checkpoints.float8 import DERIVED, config_without_codes, dequantise, is_fp8
 from pipeline.checkpoints.header import Entry, read_header
 from pipeline.checkpoints.policy import vocab_size
 from pipeline.checkpoints.quantisation import refuse_quantised
@@ -30,6 +31,7 @@ from pipeline.storage.base import Files, Reader
 from pipeline.storage.locations import Location, Scheme, parse_model
 from pipeline.storage.opening import open_folder, open_parent
 from pipeline.tensors.fingerprint import Digest, digest_bytes
+from pipeline.tensors.float8 import CODES
 
 if TYPE_CHECKING:
     from pipeline.storage.hub.models import HubRepo
@@ -48,7 +50,8 @@ class Checkpoint:
     """An opened checkpoint.
 
     location: where it is, safe to show. revision: the Hub commit, if it is from the Hub.
-    tensors: by name, in the order of their files and offsets. config: None for bare weights.
+    tensors: by name, in the order of their files and offsets. config: None for bare weights. derived:
+    from what its values were made, None if they are as they are stored.
     """
 
     location: str
@@ -57,6 +60,7 @@ class Checkpoint:
     readers: Sequence[Reader]
     config: Mapping[str, Any] | None
     companions: Mapping[str, Reader]
+    derived: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -110,10 +114,19 @@ def open_checkpoint(
 
     With `headers_only` nothing is downloaded from the Hub; otherwise its weights are brought into the
     client's cache first, if the settings and the cache's disk let them; else they are read by range.
+    If the settings say so, 8-bit floats are dequantised; GGUF always is.
     Raises NotACheckpoint, NotFound, CorruptFile, QuantisedCheckpoint, AccessError and UsageError.
     """
     settings = settings or Settings.load()
-    where = parse_model(location)
+    found = _open_stored(parse_model(location), settings, headers_only=headers_only)
+    if settings.dequantize:
+        found = _dequantised(found)
+    refuse_quantised(found.location, found.config, [each.entry for each in found.tensors.values()])
+    return found
+
+
+def _open_stored(where: Location, settings: Settings, *, headers_only: bool) -> Checkpoint:
+    """The checkpoint as it is stored, which may be in codes."""
     if where.scheme is Scheme.HUB:
         return _open_hub(where, settings, headers_only=headers_only)
     if where.path.endswith((SAFETENSORS, *PICKLES)):
@@ -191,8 +204,23 @@ def _assemble(
         )
     if not tensors:
         raise NotACheckpoint("holds no tensors", where=location)
-    refuse_quantised(location, config, [source.entry for source in tensors.values()])
     return Checkpoint(location, None, tensors, readers, config, companions)
+
+
+def _dequantised(found: Checkpoint) -> Checkpoint:
+    """`found` with its 8-bit floats as what they mean. Raises QuantisedCheckpoint."""
+    if not is_fp8(found.config) and not any(s.entry.dtype in CODES for s in found.tensors.values()):
+        return found
+    stored = {name: (s.entry, found.readers[s.file]) for name, s in found.tensors.items()}
+    made, gone = dequantise(stored, found.config, where=found.location)
+    kept = {name: source for name, source in found.tensors.items() if name not in gone}
+    return replace(
+        found,
+        tensors={**kept, **{each.name: Source(each, len(found.readers)) for each in made.entries}},
+        readers=[*found.readers, made],
+        config=config_without_codes(found.config),
+        derived=DERIVED,
+    )
 
 
 def _read_entries(file: Reader) -> list[tuple[Entry, Reader]]:

@@ -9,6 +9,7 @@ from typer import Option
 from pipeline.commands.command import command
 from pipeline.commands.options import (
     BASE_HELP,
+    Dequantizing,
     DTypeName,
     FromHub,
     InStore,
@@ -44,11 +45,11 @@ class _NewModel(InStore):
     ]
 
 
-class Computing(_NewDelta, Packed, OnDevice, FromHub, Working, Published):
+class Computing(_NewDelta, Packed, OnDevice, FromHub, Dequantizing, Working, Published):
     """Options of compute."""
 
 
-class Applying(_NewModel, Proven, OnDevice, FromHub, Working, Published):
+class Applying(_NewModel, Proven, OnDevice, FromHub, Dequantizing, Working, Published):
     """Options of apply."""
 
 

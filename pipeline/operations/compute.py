@@ -15,6 +15,7 @@ from pipeline.deltas.manifest import Identity, Manifest, TensorRecord
 from pipeline.deltas.pairing import pair_for_delta
 from pipeline.engine.plan import Plan
 from pipeline.engine.work import Work
+from pipeline.operations.derivations import describe_sides
 from pipeline.operations.kernels.findings import Findings
 from pipeline.operations.kernels.subtract import SubtractKernel, describe_difference
 from pipeline.operations.outputs.delta import DeltaOutput
@@ -34,7 +35,8 @@ class ComputeReport:
 
     written_bytes: the file's size; on a dry run that of its values, unpacked. download_bytes,
     upload_bytes, memory_bytes: as planned, see `Estimate`. fingerprint: the delta's.
-    pushed: the URL of the commit on the Hub.
+    pushed: the URL of the commit on the Hub. derived: which of base and post were not stored as they are
+    read, and from what their values were made.
     """
 
     output: str
@@ -52,6 +54,7 @@ class ComputeReport:
     remainders: int | None = None
     exceptions: int | None = None
     carried: Sequence[str] = ()
+    derived: Sequence[str] = ()
     pushed: str | None = None
     download_bytes: int = 0
     upload_bytes: int = 0
@@ -128,6 +131,7 @@ class Computation:
             elements=sum(pair.post.entry.count for pair in self.pairs),
             read_bytes=self.plan.read_bytes,
             written_bytes=self.layout.value_bytes,
+            derived=describe_sides([("base", self.base.derived), ("post", self.post.derived)]),
             **asdict(place.estimate(self.plan, self._readers, self.layout.value_bytes)),
         )
 
@@ -164,8 +168,8 @@ class Computation:
         post_digests = {record.name: record.post_digest for record in tensors if record.post_digest}
         base, post = self.base, self.post
         return Manifest(
-            base=Identity(base.location, base.revision, fold_checkpoint(base_digests)),
-            post=Identity(post.location, post.revision, fold_checkpoint(post_digests)),
+            base=Identity(base.location, base.revision, fold_checkpoint(base_digests), base.derived),
+            post=Identity(post.location, post.revision, fold_checkpoint(post_digests), post.derived),
             codec=self.layout.codec,
             tensors=tensors,
             post_config=post.config,

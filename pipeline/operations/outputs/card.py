@@ -68,6 +68,9 @@ def model_card(
     if report.carried:
         lines += ["Carried whole from the post-trained model (not float):", ""]
         lines += [f"- {_code(name)}" for name in report.carried] + [""]
+    if report.derived:
+        lines += ["Not stored as they were read; exact is the sum of what was read:", ""]
+        lines += [f"- {_code(line)}" for line in report.derived] + [""]
     if report.config_differences:
         lines += ["Configs differ; the base's value counts:", ""]
         lines += [f"- {_code(line)}" for line in report.config_differences] + [""]
@@ -127,6 +130,7 @@ def delta_card(name: str, manifest: Manifest, *, repo: str) -> str:
         ),
         "",
         f"- fingerprint of the delta: `{manifest.fingerprint}`",
+        *(f"- {part}: {_code(who.derived)}" for part, who in known if who.derived is not None),
         f"- tensors: {len(manifest.tensors)}, packed by `{manifest.codec}`",
         f"- made by: {manifest.tool if manifest.tool.isprintable() else TOOL}",
         "",

@@ -18,7 +18,8 @@ class ApplyReport:
     carried: tensors taken whole from post because they are not float and differ from its base. pushed:
     the URL of the commit on the Hub. download_bytes, upload_bytes, memory_bytes: as planned, see
     `Estimate`. addend_fingerprints: for each of `deltas`, that of the "delta", or of the "base" and
-    "post" whose difference was taken on the way.
+    "post" whose difference was taken on the way. derived: which models were not stored as they are read,
+    and from what their values were made.
     """
 
     output: str
@@ -38,6 +39,7 @@ class ApplyReport:
     base_distance: float | None = None
     carried: Sequence[str] = ()
     config_differences: Sequence[str] = ()
+    derived: Sequence[str] = ()
     pushed: str | None = None
     download_bytes: int = 0
     upload_bytes: int = 0
