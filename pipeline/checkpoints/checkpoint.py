@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoints.files import (
+    GGUF,
     PICKLES,
     SAFETENSORS,
     TOKENIZER,
@@ -132,6 +133,10 @@ def _open_stored(where: Location, settings: Settings, *, headers_only: bool) -> 
     if where.path.endswith((SAFETENSORS, *PICKLES)):
         store, name = open_parent(where, settings)
         return _assemble(str(where), Weights((name,)), [store.open(name)], None, {})
+    if where.path.endswith(GGUF):
+        parent, _, name = where.path.rpartition("/")
+        place = replace(where, path=parent or ("/" if where.path.startswith("/") else ""))
+        return _open_folder(open_files(place, settings), Weights((name,)), str(where))
     folder = open_files(where, settings)
     return _open_folder(folder, find_weights(folder), str(where))
 
@@ -184,6 +189,12 @@ def _assemble(
     companions: Mapping[str, Reader],
 ) -> Checkpoint:
     """Read the headers of all weight files and check that they make one checkpoint."""
+    if weights.files[0].endswith(GGUF):
+        from pipeline.checkpoints.gguf.opening import open_gguf
+
+        opened = open_gguf(files[0], config)
+        made = {each.name: Source(each, 0) for each in opened.file.entries}
+        return Checkpoint(location, None, made, [opened.file], opened.config, companions, opened.derived)
     tensors: dict[str, Source] = {}
     readers: list[Reader] = []
     for name, file in zip(weights.files, files, strict=True):

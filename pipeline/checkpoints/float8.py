@@ -34,7 +34,7 @@ Stored = Mapping[str, tuple[Entry, Reader]]
 
 @dataclass(frozen=True)
 class Scaled:
-    """A weight in 8-bit floats times its scales; see `Derivation`. block: rows and columns to a scale."""
+    """A weight in 8-bit floats times its scales; see `Derivation`. block: rows and columns of one."""
 
     weight: Entry
     weights: Reader
