@@ -29,6 +29,7 @@ from pipeline.operations.outputs.places import Place
 from pipeline.operations.outputs.release import Release, other_files
 from pipeline.operations.outputs.report import ANOTHER_BASE, SAME_BASE, ApplyReport
 from pipeline.operations.outputs.signatures import load_verifier
+from pipeline.operations.overflow import refuse_overflow, tensors_with
 from pipeline.operations.push import HubPush
 from pipeline.operations.same_base import looks_like_same_base
 from pipeline.operations.setup import Setup, Transferring
@@ -164,10 +165,13 @@ class _Run:
 
         def finish() -> Beside:
             nonlocal report
+            if not same_base:
+                refuse_overflow(layout, found.overflows, where=place.location)
             fingerprints = release.fingerprints(found.base, found.result)
             report = replace(
                 report,
                 **release.summary(fingerprints, int(found.nonfinite.sum())),
+                nonfinite_tensors=tensors_with(layout, found.nonfinite),
                 base_distance=found.base_distance if self.old else None,
             )
             files = other_files(release, report, fingerprints, place.setup.signer)
@@ -192,7 +196,7 @@ class _Run:
                 same_base,
             ),
             findings=[
-                *(found.base, found.result, found.nonfinite, found.distance),
+                *(found.base, found.result, found.nonfinite, found.overflows, found.distance),
                 *(table for addend in self.addends for table in addend.findings),
             ],
             options=[self.scales, same_base],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -71,17 +72,19 @@ def translate(header: Header, *, where: str) -> Translation:
     if architecture is None:
         raise CorruptFile(f"does not say its {_ARCHITECTURE}", where=where, hint=_HINT)
     parsed = _parse(header, architecture, where)
-    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=dict(parsed))
+    kind: Any = TENSOR_PROCESSORS.get(architecture, TensorProcessor)
+    processor = kind(config=dict(parsed))
     try:
         config = _config(parsed, len(header.tensors))
         model = _empty_model(config)
-        names = get_gguf_hf_weights_map(model, processor)
+        find_names: Any = get_gguf_hf_weights_map
+        names: dict[str, str] = find_names(model, processor)
     except (CorruptFile, NotACheckpoint):
         raise
     except Exception as error:  # checks of any kind, in hundreds of classes
         raise CorruptFile(f"its facts make no model: {error}", where=where, hint=_HINT) from error
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    content = json.loads(config.to_json_string(use_diff=False))
+    content = _public(json.loads(config.to_json_string(use_diff=False)))
     content["architectures"] = [type(model).__name__]
     return Translation(content, names, shapes, _skipped(architecture), processor)
 
@@ -95,10 +98,10 @@ def _parse(header: Header, architecture: str, where: str) -> dict[str, Any]:
     extra = b"" if known or tokens is None else write_count(size, tokens.length)
     try:
         with TemporaryDirectory(prefix="paramdelta-") as folder:
-            path = f"{folder}/header.gguf"
-            with open(path, "wb") as file:
-                file.write(stand_in(header, extra, 1 if extra else 0))
-            parsed = load_gguf_checkpoint(path)
+            path = Path(folder) / "header.gguf"
+            path.write_bytes(stand_in(header, extra, 1 if extra else 0))
+            load: Any = load_gguf_checkpoint
+            parsed = load(path)
     except ValueError as error:
         raise NotACheckpoint(
             f"transformers does not read its architecture {architecture!r} from GGUF: {error}",
@@ -125,6 +128,11 @@ def _config(parsed: Mapping[str, Any], tensors: int) -> PreTrainedConfig:
     if type(layers) is not int or not 0 <= layers <= tensors:  # before anybody builds them
         raise CorruptFile(f"says that it has {layers!r} layers, and has {tensors} tensors", hint=_HINT)
     return config
+
+
+def _public(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without what is private to transformers."""
+    return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
 def _empty_model(config: PreTrainedConfig) -> Any:

@@ -13,6 +13,7 @@ from pipeline.engine.plan import Slice
 from pipeline.errors import CorruptFile, OtherCheckpoint, PipelineError
 from pipeline.operations.addends.addend import AddedTensor, Addend, Decoder
 from pipeline.operations.fit import Fitted
+from pipeline.operations.kernels.overflow import count_overflows
 from pipeline.tensors.arithmetic import Arithmetic, Corrections, Operand, Term
 from pipeline.tensors.dtypes import Bytes
 from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_into
@@ -28,11 +29,13 @@ class Found:
     """What the walk finds out about each chunk; rows are written by one worker each.
 
     base, result: digests. distance: see `tensors.norms`, of new base - old base, if the old one is read.
+    overflows: those of `nonfinite` whose inputs were finite.
     """
 
     base: NDArray[np.uint8]
     result: NDArray[np.uint8]
     nonfinite: NDArray[np.int64]
+    overflows: NDArray[np.int64]
     distance: NDArray[np.float64]
 
     @property
@@ -47,7 +50,13 @@ class Found:
     def empty(cls, rows: int) -> Found:
         """Tables for `rows` chunks."""
         digests = np.zeros((2, rows, DIGEST_BYTES), np.uint8)
-        return cls(digests[0], digests[1], np.zeros(rows, np.int64), np.zeros((rows, 3)))
+        return cls(
+            digests[0],
+            digests[1],
+            np.zeros(rows, np.int64),
+            np.zeros(rows, np.int64),
+            np.zeros((rows, 3)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +142,10 @@ class AddKernel:
         self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[_Decoded], out: Bytes
     ) -> None:
         result = Operand(out, item.result.dtype)
-        self.found.nonfinite[part.row] = self.arithmetic.add(
-            Operand(base, item.base.dtype), [each.term for each in decoded], result
-        )
+        before, terms = Operand(base, item.base.dtype), [each.term for each in decoded]
+        self.found.nonfinite[part.row] = self.arithmetic.add(before, terms, result)
+        if self.found.nonfinite[part.row]:
+            self.found.overflows[part.row] = count_overflows(before, terms, result)
         if self.same_base:
             exceptions = decoded[0].corrections
             result.bits[exceptions.lost_at] = exceptions.lost

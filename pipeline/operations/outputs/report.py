@@ -13,7 +13,8 @@ ANOTHER_BASE = "another base, the formula rounded once"
 class ApplyReport:
     """What apply did, or with `dry_run` would do.
 
-    case: `SAME_BASE` or `ANOTHER_BASE`. nonfinite: elements of the result that are NaN or infinite.
+    case: `SAME_BASE` or `ANOTHER_BASE`. nonfinite: elements of the result that are NaN or infinite,
+    as they were in an input; nonfinite_tensors: the tensors that have some, and how many.
     base_distance: |new base - old base| / |old base|, if the old base was given.
     carried: tensors taken whole from post because they are not float and differ from its base. pushed:
     the URL of the commit on the Hub. download_bytes, upload_bytes, memory_bytes: as planned, see
@@ -36,6 +37,7 @@ class ApplyReport:
     base_fingerprint: str | None = None
     addend_fingerprints: Sequence[Mapping[str, str]] = ()
     nonfinite: int | None = None
+    nonfinite_tensors: Sequence[tuple[str, int]] = ()
     base_distance: float | None = None
     carried: Sequence[str] = ()
     config_differences: Sequence[str] = ()
