@@ -1,4 +1,4 @@
-"""What is done about values of a sum that are not finite: named, and refused if the format is at fault."""
+"""Values of a sum that are not finite: named, and refused where the result's format is at fault."""
 
 from __future__ import annotations
 
