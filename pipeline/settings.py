@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -92,6 +92,7 @@ class Settings:
     hub_cache: HubCache = "auto"
     sign_password: str | None = field(default=None, repr=False)
     log: str | None = None
+    dequantize: bool = False  # whether 8-bit floats are read as what they mean, else refused
 
     @classmethod
     def load(
@@ -100,12 +101,14 @@ class Settings:
         store: str | None = None,
         tier: str | None = None,
         hub_cache: str | None = None,
+        dequantize: bool = False,
         folder: Path | None = None,
     ) -> Settings:
         """The settings in force: what is given, then the environment, then `.env` in `folder`."""
         dotenv = dotenv_values((folder or Path.cwd()) / ".env")
         env = {**dotenv, **os.environ}
-        return cls.from_mapping(env, store=store, tier=tier, hub_cache=hub_cache)
+        found = cls.from_mapping(env, store=store, tier=tier, hub_cache=hub_cache)
+        return replace(found, dequantize=dequantize)
 
     @classmethod
     def from_mapping(

@@ -44,6 +44,7 @@ COMPILES = "tensors/native.py"
 HEAVY = {
     "torch": {"tensors/torch_arithmetic.py"},
     "transformers": set(),
+    "gguf": set(),
     "azure": set(),
     "huggingface_hub": set(),
     "numba": set(KERNELS),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoints.derived import DerivedReader
 from pipeline.checkpoints.files import (
+    GGUF,
     PICKLES,
     SAFETENSORS,
     TOKENIZER,
@@ -21,6 +22,7 @@ from pipeline.checkpoints.files import (
     read_all,
     read_json,
 )
+from pipeline.checkpoints.float8 import DERIVED, config_without_codes, dequantise, is_fp8
 from pipeline.checkpoints.header import Entry, read_header
 from pipeline.checkpoints.policy import vocab_size
 from pipeline.checkpoints.quantisation import refuse_quantised
@@ -31,6 +33,7 @@ from pipeline.storage.base import Files, Reader
 from pipeline.storage.locations import Location, Scheme, parse_model
 from pipeline.storage.opening import open_folder, open_parent
 from pipeline.tensors.fingerprint import Digest, digest_bytes
+from pipeline.tensors.float8 import CODES
 
 if TYPE_CHECKING:
     from pipeline.storage.hub.models import HubRepo
@@ -50,7 +53,8 @@ class Checkpoint:
 
     location: where it is, safe to show. revision: the Hub commit, if it is from the Hub.
     tensors: by name, in the order of their files and offsets. config: None for bare weights.
-    shared: names that the files leave out, with the tensor whose bytes each has.
+    shared: names that the files leave out, with the tensor whose bytes each has. derived: from what its
+    values were made, None if they are as they are stored.
     """
 
     location: str
@@ -60,6 +64,7 @@ class Checkpoint:
     config: Mapping[str, Any] | None
     companions: Mapping[str, Reader]
     shared: Mapping[str, str] = field(default_factory=dict)
+    derived: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -119,15 +124,28 @@ def open_checkpoint(
 
     With `headers_only` nothing is downloaded from the Hub; otherwise its weights are brought into the
     client's cache first, if the settings and the cache's disk let them; else they are read by range.
+    If the settings say so, 8-bit floats are dequantised; GGUF always is.
     Raises NotACheckpoint, NotFound, CorruptFile, QuantisedCheckpoint, AccessError and UsageError.
     """
     settings = settings or Settings.load()
-    where = parse_model(location)
+    found = _open_stored(parse_model(location), settings, headers_only=headers_only)
+    if settings.dequantize:
+        found = _dequantised(found)
+    refuse_quantised(found.location, found.config, [each.entry for each in found.tensors.values()])
+    return found
+
+
+def _open_stored(where: Location, settings: Settings, *, headers_only: bool) -> Checkpoint:
+    """The checkpoint as it is stored, which may be in codes."""
     if where.scheme is Scheme.HUB:
         return _open_hub(where, settings, headers_only=headers_only)
     if where.path.endswith((SAFETENSORS, *PICKLES)):
         store, name = open_parent(where, settings)
         return _assemble(str(where), Weights((name,)), [store.open(name)], None, {})
+    if where.path.endswith(GGUF):
+        parent, _, name = where.path.rpartition("/")
+        place = replace(where, path=parent or ("/" if where.path.startswith("/") else ""))
+        return _open_folder(open_files(place, settings), Weights((name,)), str(where))
     folder = open_files(where, settings)
     return _open_folder(folder, find_weights(folder), str(where))
 
@@ -180,6 +198,14 @@ def _assemble(
     companions: Mapping[str, Reader],
 ) -> Checkpoint:
     """Read the headers of all weight files and check that they make one checkpoint."""
+    if weights.files[0].endswith(GGUF):
+        from pipeline.checkpoints.gguf.opening import open_gguf
+
+        opened = open_gguf(files[0], config)
+        made = {each.name: Source(each, 0) for each in opened.file.entries}
+        return Checkpoint(
+            location, None, made, [opened.file], opened.config, companions, derived=opened.derived
+        )
     tensors: dict[str, Source] = {}
     readers: list[Reader] = []
     said: dict[str, str] = {}  # by the files' metadata
@@ -201,9 +227,24 @@ def _assemble(
         )
     if not tensors:
         raise NotACheckpoint("holds no tensors", where=location)
-    refuse_quantised(location, config, [source.entry for source in tensors.values()])
     shared = {name: kept for name, kept in said.items() if name not in tensors and kept in tensors}
     return Checkpoint(location, None, tensors, readers, config, companions, shared)
+
+
+def _dequantised(found: Checkpoint) -> Checkpoint:
+    """`found` with its 8-bit floats as what they mean. Raises QuantisedCheckpoint."""
+    if not is_fp8(found.config) and not any(s.entry.dtype in CODES for s in found.tensors.values()):
+        return found
+    stored = {name: (s.entry, found.readers[s.file]) for name, s in found.tensors.items()}
+    made, gone = dequantise(stored, found.config, where=found.location)
+    kept = {name: source for name, source in found.tensors.items() if name not in gone}
+    return replace(
+        found,
+        tensors={**kept, **{each.name: Source(each, len(found.readers)) for each in made.entries}},
+        readers=[*found.readers, made],
+        config=config_without_codes(found.config),
+        derived=DERIVED,
+    )
 
 
 def _read_entries(file: Reader, said: dict[str, str]) -> list[tuple[Entry, Reader]]:

@@ -14,6 +14,7 @@ from pipeline.units import MIB, format_bytes
 
 SAFETENSORS = ".safetensors"
 PICKLES = (".bin", ".pt", ".pth")
+GGUF = ".gguf"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 INDEXES = (SAFETENSORS_INDEX, "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -41,7 +42,7 @@ class Weights:
 
 
 def find_weights(folder: Files) -> Weights:
-    """Find the weights of a model folder: safetensors before pickles, a single file before an index.
+    """Find the weights of a model folder: safetensors, pickles, GGUF; a single file before an index.
 
     Raises NotACheckpoint.
     """
@@ -56,7 +57,7 @@ def find_weights(folder: Files) -> Weights:
         raise NotACheckpoint(
             "is a LoRA adapter, not a model", where=folder.url, hint="merge it into its base first"
         )
-    for endings in ((SAFETENSORS,), PICKLES):
+    for endings in ((SAFETENSORS,), PICKLES, (GGUF,)):
         found = [name for name in names if name.endswith(endings)]
         if len(found) == 1:
             return Weights((found[0],))
@@ -64,7 +65,9 @@ def find_weights(folder: Files) -> Weights:
             raise NotACheckpoint(
                 f"holds {len(found)} weight files and no index: {', '.join(found[:5])}",
                 where=folder.url,
-                hint=f"add {SAFETENSORS_INDEX}, or name one of the files",
+                hint=f"add {SAFETENSORS_INDEX}, or name one of the files"
+                if endings != (GGUF,)
+                else "name one of the files",
             )
     raise NotACheckpoint(
         "no weights here" if names else "no such folder, or it is empty",

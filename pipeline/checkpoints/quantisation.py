@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pipeline.checkpoints.float8 import is_fp8
 from pipeline.checkpoints.header import Entry
 from pipeline.errors import QuantisedCheckpoint
 from pipeline.tensors.dtypes import Kind
+from pipeline.tensors.float8 import CODES
 
 _HINT = "use the original bf16 or fp32 weights, or dequantise them first"
+_FP8_HINT = "use the original bf16 or fp32 weights, or --dequantize to have them read as float32"
+_CONFIGS = ("quantization_config", "compression_config")  # the latter is compressed-tensors' older name
+# How tensors are called that say by themselves what they are, where no config does.
+_SPELLINGS = {
+    ".qweight": "GPTQ or AWQ",
+    ".SCB": "bitsandbytes",
+    ".quant_state.bitsandbytes__nf4": "bitsandbytes",
+    ".quant_state.bitsandbytes__fp4": "bitsandbytes",
+    ".weight_packed": "compressed-tensors",
+    "_proj_blocks": "MXFP4",
+}
 
 
 def refuse_quantised(location: str, config: Mapping[str, Any] | None, entries: Iterable[Entry]) -> None:
@@ -17,16 +30,25 @@ def refuse_quantised(location: str, config: Mapping[str, Any] | None, entries: I
 
     `quantization_config` is where transformers records GPTQ, AWQ, bitsandbytes, FP8 and the like.
     """
-    quantisation = (config or {}).get("quantization_config")
+    quantisation = next((found for key in _CONFIGS if (found := (config or {}).get(key))), None)
     if quantisation:
         method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
         raise QuantisedCheckpoint(
-            f"is quantised with {method or 'an unnamed method'}", where=location, hint=_HINT
+            f"is quantised with {method or 'an unnamed method'}",
+            where=location,
+            hint=_FP8_HINT if is_fp8(config) else _HINT,
         )
     for entry in entries:
+        for ending, method in _SPELLINGS.items():
+            if entry.name.endswith(ending) and not entry.dtype.is_float:
+                raise QuantisedCheckpoint(
+                    f"is quantised with {method}: it has a tensor {entry.name!r}",
+                    where=location,
+                    hint=_HINT,
+                )
         if entry.dtype.kind is Kind.CODED:
             raise QuantisedCheckpoint(
                 f"tensor {entry.name!r} is {entry.dtype}: its values mean nothing without scales",
                 where=location,
-                hint=_HINT,
+                hint=_FP8_HINT if entry.dtype in CODES else _HINT,
             )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Unpack
 from typer import Argument, Option
 
 from pipeline.commands.command import command
-from pipeline.commands.options import FromHub, InStore, Planned, Replacing, Working
+from pipeline.commands.options import Dequantizing, FromHub, InStore, Planned, Replacing, Working
 from pipeline.progress import bar
 from pipeline.rendering import show_analysis
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.operations.analyze import AnalyzeReport
 
 
-class Analyzing(InStore, FromHub, Working, Replacing, Planned):
+class Analyzing(InStore, FromHub, Dequantizing, Working, Replacing, Planned):
     """Options of analyze."""
 
 

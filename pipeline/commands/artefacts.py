@@ -10,6 +10,7 @@ from pipeline.commands.command import command
 from pipeline.commands.options import (
     CODEC_HELP,
     Codec,
+    Dequantizing,
     Finished,
     FromHub,
     InStore,
@@ -35,7 +36,11 @@ if TYPE_CHECKING:
     from pipeline.operations.verify import VerifyReport
 
 
-class Verifying(Proven, InStore, FromHub, Working):
+class Inspecting(InStore, Dequantizing):
+    """Options of inspect."""
+
+
+class Verifying(Proven, InStore, FromHub, Dequantizing, Working):
     """Options of verify."""
 
 
@@ -54,7 +59,7 @@ class Pushing(Repository, InStore, Replacing):
 @command(show_inspection)
 def inspect(
     location: Annotated[str, Argument(help="A delta or a checkpoint.", show_default=False)],
-    **options: Unpack[InStore],
+    **options: Unpack[Inspecting],
 ) -> Inspection:
     """Show what a delta or a model holds.
 

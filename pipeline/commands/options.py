@@ -85,6 +85,15 @@ class FromHub(TypedDict):
     ]
 
 
+class Dequantizing(TypedDict):
+    """Whether weights that are codes are read as what they mean."""
+
+    dequantize: Annotated[
+        bool,
+        Option(False, "--dequantize", help="Read fp8 weights, times their scales, as float32."),
+    ]
+
+
 class Bounded(TypedDict):
     """What the buffers may take."""
 

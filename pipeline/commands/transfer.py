@@ -9,6 +9,7 @@ from typer import Option
 from pipeline.commands.command import command
 from pipeline.commands.options import (
     BASE_HELP,
+    Dequantizing,
     DTypeName,
     FromHub,
     InStore,
@@ -67,11 +68,17 @@ class Related(TypedDict):
     ]
 
 
-class Computing(_NewDelta, Packed, OnDevice, FromHub, Working, Published):
+class _Read(OnDevice, FromHub, Dequantizing, Working):
+    """How models are read and what computes."""
+
+
+class Computing(_NewDelta, Packed, _Read, Published):
     """Options of compute."""
 
 
-class Applying(_NewModel, _Decided, Related, Proven, OnDevice, FromHub, Working, Published):
+class Applying(
+    _NewModel, _Decided, Related, Proven, OnDevice, FromHub, Dequantizing, Working, Published
+):
     """Options of apply."""
 
 

@@ -22,11 +22,16 @@ from pipeline.version import TOOL
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A checkpoint that took part: where it was, at which Hub commit, and its fingerprint."""
+    """A checkpoint that took part: where it was, at which Hub commit, and its fingerprint.
+
+    derived: from what its values were made, if they were not stored as they are: then the fingerprint is
+    that of the values made.
+    """
 
     location: str
     revision: str | None
     fingerprint: Digest
+    derived: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +192,10 @@ def _whole(norms: Sequence[float | None]) -> float | None:
 def _plain(value: Any) -> Any:
     if isinstance(value, Digest | DType):
         return str(value)
-    return {field.name: getattr(value, field.name) for field in fields(value)}
+    content = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Identity) and value.derived is None:
+        del content["derived"]
+    return content
 
 
 def _codec(value: Any, where: str) -> Codec:
@@ -217,11 +225,12 @@ def _ancestor(content: Mapping[str, Any]) -> Ancestor:
 def _identity(content: Mapping[str, Any] | None) -> Identity | None:
     if content is None:
         return None
-    revision = content["revision"]
+    revision, derived = content["revision"], content.get("derived")
     return Identity(
         _text(content["location"]),
         None if revision is None else _text(revision),
         Digest.parse(content["fingerprint"]),
+        None if derived is None else _text(derived),
     )
 
 

@@ -34,6 +34,7 @@ from pipeline.operations.outputs.places import Place
 from pipeline.operations.outputs.release import Release, other_files
 from pipeline.operations.outputs.report import ANOTHER_BASE, SAME_BASE, ApplyReport
 from pipeline.operations.outputs.signatures import load_verifier
+from pipeline.operations.overflow import refuse_overflow, tensors_with
 from pipeline.operations.push import HubPush
 from pipeline.operations.same_base import looks_like_same_base
 from pipeline.operations.setup import Setup, Transferring
@@ -228,10 +229,13 @@ class _Run:
 
         def finish() -> Beside:
             nonlocal report
+            if not same_base:
+                refuse_overflow(layout, found.overflows, where=place.location)
             fingerprints = release.fingerprints(found.base, found.result)
             report = replace(
                 report,
                 **release.summary(fingerprints, int(found.nonfinite.sum())),
+                nonfinite_tensors=tensors_with(layout, found.nonfinite),
                 base_distance=found.base_distance if self.old else None,
                 **found.movements.summary(layout, has_old=self.old is not None),
             )
@@ -257,7 +261,7 @@ class _Run:
                 same_base,
             ),
             findings=[
-                *(found.base, found.result, found.nonfinite, found.distance),
+                *(found.base, found.result, found.nonfinite, found.overflows, found.distance),
                 *(found.change, found.way),
                 *(table for addend in self.addends for table in addend.findings),
             ],

@@ -21,6 +21,7 @@ from pipeline.deltas.pairing import pair_for_delta
 from pipeline.deltas.sampling import take_sample
 from pipeline.engine.plan import Plan
 from pipeline.engine.work import Work
+from pipeline.operations.derivations import describe_sides
 from pipeline.operations.kernels.findings import Findings
 from pipeline.operations.kernels.subtract import SubtractKernel, describe_difference
 from pipeline.operations.outputs.delta import DeltaOutput
@@ -41,7 +42,8 @@ class ComputeReport:
     written_bytes: the file's size; on a dry run that of its values, unpacked. download_bytes,
     upload_bytes, memory_bytes: as planned, see `Estimate`. fingerprint: the delta's. vocabulary: how
     base's rows were brought into post's order. pushed: the URL of the commit on the Hub. renamed, tied,
-    only_post, left_out: see `NameNotes`.
+    only_post, left_out: see `NameNotes`. derived: which of base and post were not stored as they are
+    read, and from what their values were made.
     """
 
     output: str
@@ -59,6 +61,7 @@ class ComputeReport:
     remainders: int | None = None
     exceptions: int | None = None
     carried: Sequence[str] = ()
+    derived: Sequence[str] = ()
     pushed: str | None = None
     renamed: Sequence[str] = ()
     tied: Sequence[str] = ()
@@ -167,6 +170,7 @@ class Computation:
             tied=self.notes.tied,
             only_post=self.notes.only_post,
             left_out=self.notes.left_out,
+            derived=describe_sides([("base", self.base.derived), ("post", self.post.derived)]),
             **asdict(place.estimate(self.plan, self._readers, self.layout.value_bytes)),
             vocabulary=self.aligned.table,
         )
@@ -204,8 +208,8 @@ class Computation:
         post_digests = {record.name: record.post_digest for record in tensors if record.post_digest}
         base, post = self.base, self.post
         return Manifest(
-            base=Identity(base.location, base.revision, fold_checkpoint(base_digests)),
-            post=Identity(post.location, post.revision, fold_checkpoint(post_digests)),
+            base=Identity(base.location, base.revision, fold_checkpoint(base_digests), base.derived),
+            post=Identity(post.location, post.revision, fold_checkpoint(post_digests), post.derived),
             codec=self.layout.codec,
             tensors=tensors,
             post_config=post.config,

@@ -44,9 +44,12 @@ class Inspection:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def inspect(location: str, *, store: str | None = None) -> Inspection:
-    """What the delta or checkpoint at `location` holds. Reads headers and manifests, never weights."""
-    settings = Settings.load(store=store)
+def inspect(location: str, *, store: str | None = None, dequantize: bool = False) -> Inspection:
+    """What the delta or checkpoint at `location` holds. Reads headers and manifests, never weights.
+
+    dequantize: show weights in 8-bit floats as what they are read as.
+    """
+    settings = Settings.load(store=store, dequantize=dequantize)
     if names_a_delta(location):
         try:
             with open_delta(location, settings=settings) as delta:
@@ -74,6 +77,7 @@ def _inspect_checkpoint(model: Checkpoint) -> Inspection:
         "files": len(model.readers),
         "companions": sorted(model.companions),
         "dtypes": sorted({entry.dtype.name for entry in entries}),
+        "derived": model.derived,
     }
     return Inspection(
         location=model.location,
@@ -132,11 +136,14 @@ def _inspect_delta(delta: Delta) -> Inspection:
 def _identity(side: str, identity: Identity | None) -> dict[str, Any]:
     if identity is None:
         return {}
-    return {
+    found = {
         side: identity.location,
         f"{side}_revision": identity.revision,
         f"{side}_fingerprint": str(identity.fingerprint),
     }
+    if identity.derived is not None:
+        found[f"{side}_derived"] = identity.derived
+    return found
 
 
 def _norms(manifest: Manifest) -> dict[str, Any]:

@@ -38,10 +38,12 @@ class Reading(Running, total=False):
     """Options of everything that reads models.
 
     hub_cache: whether weights go through the Hub's cache on the disk: "on", "off", or "auto", where
-    there is room.
+    there is room. dequantize: whether weights in 8-bit floats are read as the float32 that they mean;
+    otherwise they are refused.
     """
 
     hub_cache: str | None
+    dequantize: bool
 
 
 class Writing(Running, total=False):
@@ -133,7 +135,7 @@ class Setup:
         given: dict[str, Any] = {**options}
         if unknown := given.keys() - Transferring.__annotations__.keys():
             raise TypeError(f"there is no option {', '.join(sorted(unknown))}")
-        loaded = Settings.load(**_take(given, "store", "tier", "hub_cache"))
+        loaded = Settings.load(**_take(given, "store", "tier", "hub_cache", "dequantize"))
         resources = Resources.parse(**_take(given, "memory", "workers", "device", "limits"))
         key = given.pop("sign_key", None)
         signer = Signer.load(key, loaded.sign_password) if key else None

@@ -148,7 +148,7 @@ class Subtraction:
             entry = model.tensors[name].entry
             chunks = -(-entry.count // CHUNK_ELEMENTS)
             found[name] = fold_tensor(entry.dtype, entry.shape, tensor.digests[:chunks, side])
-        return Identity(model.location, model.revision, fold_checkpoint(found))
+        return Identity(model.location, model.revision, fold_checkpoint(found), model.derived)
 
     def inputs(self, name: str, first_reader: int) -> tuple[Input, Input]:
         """Post's tensor and base's."""

@@ -15,6 +15,7 @@ from pipeline.engine.plan import Slice
 from pipeline.errors import CorruptFile, OtherCheckpoint, PipelineError
 from pipeline.operations.addends.addend import AddedTensor, Addend, Decoder
 from pipeline.operations.fit import Fitted
+from pipeline.operations.kernels.overflow import count_overflows
 from pipeline.operations.kernels.rows import settle_rows
 from pipeline.operations.lineage.movement import Movements
 from pipeline.tensors.arithmetic import Arithmetic, Corrections, Operand, Term
@@ -33,12 +34,13 @@ class Found:
     """What the walk finds out about each chunk; rows are written by one worker each.
 
     base, result: digests. distance: see `tensors.norms`, of new base - old base, if the old one is read.
-    change, way: see `Movements`.
+    overflows: those of `nonfinite` whose inputs were finite. change, way: see `Movements`.
     """
 
     base: NDArray[np.uint8]
     result: NDArray[np.uint8]
     nonfinite: NDArray[np.int64]
+    overflows: NDArray[np.int64]
     distance: NDArray[np.float64]
     change: NDArray[np.float64]
     way: NDArray[np.float64]
@@ -60,8 +62,8 @@ class Found:
     def empty(cls, rows: int) -> Found:
         """Tables for `rows` chunks."""
         digests = np.zeros((2, rows, DIGEST_BYTES), np.uint8)
-        measured = np.zeros((3, rows, 3))
-        return cls(digests[0], digests[1], np.zeros(rows, np.int64), *measured)
+        counts, measured = np.zeros((2, rows), np.int64), np.zeros((3, rows, 3))
+        return cls(digests[0], digests[1], *counts, *measured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +159,12 @@ class AddKernel:
         self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[_Decoded], out: Bytes
     ) -> None:
         result = Operand(out, item.result.dtype)
-        self.found.nonfinite[part.row] = self.arithmetic.add(
-            Operand(base, item.base.dtype), [each.term for each in decoded], result
-        )
+        before, terms = Operand(base, item.base.dtype), [each.term for each in decoded]
+        self.found.nonfinite[part.row] = self.arithmetic.add(before, terms, result)
         if item.rules:
             self.found.nonfinite[part.row] += self._settle_rows(item, part, base, decoded, result)
+        if self.found.nonfinite[part.row]:
+            self.found.overflows[part.row] = count_overflows(before, terms, result)
         whole = is_absent(item.base.shape, item.result.shape) and len(decoded) == 1
         if self.same_base or (whole and decoded[0].tensor.record.post == result.dtype):
             exceptions = decoded[0].corrections

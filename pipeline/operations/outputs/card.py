@@ -78,6 +78,9 @@ def model_card(
         lines += ["Where the configs do not agree:", ""]
         lines += ["| config.json | base | post | result | whose |", "|---|---|---|---|---|"]
         lines += [f"| {' | '.join(map(_code, astuple(row)))} |" for row in report.config_table] + [""]
+    if report.derived:
+        lines += ["Not stored as they were read; exact is the sum of what was read:", ""]
+        lines += [f"- {_code(line)}" for line in report.derived] + [""]
     return "\n".join(lines) + "\n## Method\n\n" + _CITATION
 
 
@@ -134,6 +137,7 @@ def delta_card(name: str, manifest: Manifest, *, repo: str) -> str:
         ),
         "",
         f"- fingerprint of the delta: `{manifest.fingerprint}`",
+        *(f"- {part}: {_code(who.derived)}" for part, who in known if who.derived is not None),
         f"- tensors: {len(manifest.tensors)}, packed by `{manifest.codec}`",
         f"- made by: {manifest.tool if manifest.tool.isprintable() else TOOL}",
         "",

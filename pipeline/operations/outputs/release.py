@@ -19,6 +19,7 @@ from pipeline.checkpoints.tokenizer_union import Own, with_own
 from pipeline.deltas.manifest import Identity
 from pipeline.deltas.signing import SUFFIX, Signer
 from pipeline.operations.addends.addend import Addend, Origin
+from pipeline.operations.derivations import describe_origins
 from pipeline.operations.fit import SumPlan
 from pipeline.operations.outputs.card import CARD, model_card
 from pipeline.operations.outputs.provenance import PROVENANCE, Provenance
@@ -109,6 +110,7 @@ class Release:
             "addend_fingerprints": [_fingerprints(origin) for origin, _ in self.origins],
             "nonfinite": nonfinite,
             "config_table": self.config_table,
+            "derived": describe_origins(self.base.derived, [origin for origin, _ in self.origins]),
             "config_differences": tuple(config_differences(self.base.config, self.addends[0].config)),
         }
 
@@ -141,10 +143,12 @@ def identity(who: Identity | None) -> dict[str, Any] | None:
     """A checkpoint that took part, for JSON."""
     if who is None:
         return None
+    derived = {} if who.derived is None else {"derived": who.derived}
     return {
         "location": who.location,
         "revision": who.revision,
         "fingerprint": str(who.fingerprint),
+        **derived,
     }
 
 

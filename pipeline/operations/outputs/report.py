@@ -17,7 +17,8 @@ ANOTHER_BASE = "another base, the formula rounded once"
 class ApplyReport:
     """What apply did, or with `dry_run` would do.
 
-    case: `SAME_BASE` or `ANOTHER_BASE`. nonfinite: elements of the result that are NaN or infinite.
+    case: `SAME_BASE` or `ANOTHER_BASE`. nonfinite: elements of the result that are NaN or infinite,
+    as they were in an input; nonfinite_tensors: the tensors that have some, and how many.
     base_distance: |new base - old base| / |old base|, if the old base was given.
     movement_cosine: the cosine of the first delta and new base - old base, likewise. relative_change:
     |result - new base| / |new base|, on another base. *_extremes: the tensors with the least and the
@@ -28,7 +29,8 @@ class ApplyReport:
     `Estimate`. addend_fingerprints: for each of `deltas`, that of the "delta", or of the "base" and
     "post" whose difference was taken on the way. vocabulary: how rows were brought together. renamed,
     tied, only_post, left_out, untied: see `NameNotes`. config_table: the keys on which new base, post
-    and result do not all agree.
+    and result do not all agree. derived: which models were not stored as they are read, and from what
+    their values were made.
     """
 
     output: str
@@ -45,6 +47,7 @@ class ApplyReport:
     base_fingerprint: str | None = None
     addend_fingerprints: Sequence[Mapping[str, str]] = ()
     nonfinite: int | None = None
+    nonfinite_tensors: Sequence[tuple[str, int]] = ()
     base_distance: float | None = None
     distance_extremes: Sequence[Extreme] = ()
     movement_cosine: float | None = None
@@ -60,6 +63,7 @@ class ApplyReport:
     only_post: Sequence[str] = ()
     left_out: Sequence[str] = ()
     untied: bool = False
+    derived: Sequence[str] = ()
     pushed: str | None = None
     download_bytes: int = 0
     upload_bytes: int = 0
