@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, Unpack
 
+from pipeline.checkpoints.adapters.post import notes_of, open_post
 from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.header import Tensor
@@ -34,7 +35,7 @@ class ComputeReport:
 
     written_bytes: the file's size; on a dry run that of its values, unpacked. download_bytes,
     upload_bytes, memory_bytes: as planned, see `Estimate`. fingerprint: the delta's.
-    pushed: the URL of the commit on the Hub.
+    pushed: the URL of the commit on the Hub. notes: what else should be known of base and post.
     """
 
     output: str
@@ -56,6 +57,7 @@ class ComputeReport:
     download_bytes: int = 0
     upload_bytes: int = 0
     memory_bytes: int = 0
+    notes: Sequence[str] = ()
 
 
 def compute(
@@ -83,7 +85,9 @@ def compute(
     hub = HubPush.wanted(setup)
     with (
         open_checkpoint(base, settings=setup.settings, headers_only=setup.dry_run) as base_model,
-        open_checkpoint(post, settings=setup.settings, headers_only=setup.dry_run) as post_model,
+        open_post(
+            post, base_model, settings=setup.settings, headers_only=setup.dry_run
+        ) as post_model,
     ):
         run = Computation.prepare(base_model, post_model, storage, form)
         report = run.report(place)
@@ -127,6 +131,7 @@ class Computation:
             tensors=len(self.pairs),
             elements=sum(pair.post.entry.count for pair in self.pairs),
             read_bytes=self.plan.read_bytes,
+            notes=notes_of(self.post),
             written_bytes=self.layout.value_bytes,
             **asdict(place.estimate(self.plan, self._readers, self.layout.value_bytes)),
         )

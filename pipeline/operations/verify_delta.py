@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.checkpoints.adapters.post import open_post
 from pipeline.checkpoints.alignment import show
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.deltas.chunks import ChunkDecoder
@@ -53,7 +54,13 @@ def check_delta(
         models: dict[int, Checkpoint] = {}
         for side, where in ((BASE, base), (POST, post)):
             if where is not None:
-                models[side] = stack.enter_context(open_checkpoint(where, settings=settings))
+                adapts = models.get(BASE) if side == POST else None  # an adapter is a post with its base
+                opened = (
+                    open_post(where, adapts, settings=settings)
+                    if adapts
+                    else open_checkpoint(where, settings=settings)
+                )
+                models[side] = stack.enter_context(opened)
                 check_form(delta, models[side], side)
         run = _Run(delta, models, resources)
         run.check(progress)
