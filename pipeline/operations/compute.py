@@ -85,9 +85,7 @@ def compute(
     hub = HubPush.wanted(setup)
     with (
         open_checkpoint(base, settings=setup.settings, headers_only=setup.dry_run) as base_model,
-        open_post(
-            post, base_model, settings=setup.settings, headers_only=setup.dry_run
-        ) as post_model,
+        open_post(post, base_model, settings=setup.settings, headers_only=setup.dry_run) as post_model,
     ):
         run = Computation.prepare(base_model, post_model, storage, form)
         report = run.report(place)

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from pipeline.checkpoints.adapters.merged import Factor, Kept, Magnitude, Merged
 from pipeline.checkpoints.adapters.naming import Places, is_conv1d
 from pipeline.checkpoints.adapters.tying import tie
-from pipeline.checkpoints.adapters.merged import Factor, Kept, Magnitude, Merged
 from pipeline.checkpoints.adapters.weights import Adapter, Factors, Stored, open_adapter
 from pipeline.checkpoints.alignment import show
 from pipeline.checkpoints.checkpoint import Checkpoint, Source, open_checkpoint, open_files
 from pipeline.checkpoints.derived import DerivedReader
-from pipeline.errors import IsAnAdapter, Mismatch
+from pipeline.errors import IsAnAdapter, Mismatch, UsageError
 from pipeline.settings import Settings
 from pipeline.storage.base import Reader
 from pipeline.storage.locations import Scheme, parse_model
@@ -70,7 +71,7 @@ def merge(base: Checkpoint, adapter: Adapter) -> AdaptedCheckpoint:
     places = Places(base)
     problems: list[str] = []
     whole = {places.find(name) or name: stored for name, stored in adapter.whole.items()}
-    own = [*adapter.readers, *adapter.companions.values()]
+    own: list[Reader] = [*adapter.readers, *adapter.companions.values()]
     tensors = {name: (base.readers[s.file], s.entry) for name, s in base.tensors.items()}
     config = dict(base.config) if base.config is not None else None
     tie(adapter, whole, tensors, config)
@@ -79,15 +80,15 @@ def merge(base: Checkpoint, adapter: Adapter) -> AdaptedCheckpoint:
     kept = Kept()
     merged: dict[str, Merged] = {}
     for module, factors in adapter.factors.items():
-        name = places.find(f"{module}.weight")
-        if name is None:
+        weight = places.find(f"{module}.weight")
+        if weight is None:
             problems.append(f"{module} is in the adapter only")
             continue
-        target = Stored(tensors[name][1], tensors[name][0])
+        target = Stored(tensors[weight][1], tensors[weight][0])
         conv1d = is_conv1d(base.config, module)
         made = _derive(target, module, factors, adapter, kept, conv1d)
         if isinstance(made, Merged):
-            merged[name] = made
+            merged[weight] = made
         else:
             problems += made
     if problems:
@@ -128,11 +129,18 @@ def _notes(base: Checkpoint, adapter: Adapter) -> list[str]:
     said = adapter.config.base
     if said is None:
         return []
-    same_revision = adapter.config.revision in (None, base.revision)
-    if f"{parse_model(said)}" == f"{parse_model(base.location)}" and same_revision:
+    try:
+        where, ours = parse_model(said), parse_model(base.location)
+    except UsageError:
+        return ["the adapter says that it was trained on a base whose name is no location"]
+    is_same = (where.scheme, where.path) == (ours.scheme, ours.path)
+    if where.scheme is ours.scheme is Scheme.LOCAL:
+        is_same = Path(where.path).resolve() == Path(ours.path).resolve()
+    revision = adapter.config.revision
+    if is_same and revision in (None, base.revision):
         return []
-    revision = f"@{adapter.config.revision}" if adapter.config.revision else ""
-    return [f"the adapter says that it was trained on {said}{revision}, not on {base.location}"]
+    at = f"@{revision}" if revision else ""
+    return [f"the adapter says that it was trained on {where}{at}, not on {base.location}"]
 
 
 def _replace(
@@ -146,7 +154,9 @@ def _replace(
     if name not in tensors:
         return [f"{name} is in the adapter only"]
     old, new = tensors[name][1].shape, stored.entry.shape
-    grown = config is not None and bool(old) and old[1:] == new[1:] and old[0] == vocab and new[0] > old[0]
+    grown = (
+        config is not None and bool(old) and old[1:] == new[1:] and old[0] == vocab and new[0] > old[0]
+    )
     if old != new and not grown:
         return [f"{name} is {show(old)} in base, {show(new)} in the adapter"]
     if config is not None and grown:

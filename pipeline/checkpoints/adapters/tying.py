@@ -21,7 +21,7 @@ from pipeline.storage.base import Reader
 from pipeline.units import MIB
 
 HEAD_WEIGHT = f"{HEAD}.weight"
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "tokens_embed.weight", "embed_in.weight")
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "tokens_embed.weight", "embed_in.weight")
 Tensors = MutableMapping[str, tuple[Reader, Entry]]
 
 
@@ -33,7 +33,7 @@ def tie(
     Where embedding and head come whole and are the same, the model stays tied. Raises NotACheckpoint
     for what would come out as no trained model.
     """
-    embedding = next((name for name in tensors if name.endswith(_EMBEDDINGS)), None)
+    embedding = next((name for name in tensors if name.endswith(EMBEDDINGS)), None)
     tied = (config or {}).get("tie_word_embeddings", True) and HEAD_WEIGHT not in tensors
     if embedding is None or config is None or not tied:
         return
