@@ -7,13 +7,8 @@ Tropp's randomised range finder (arXiv 0909.4061, torch's `svd_lowrank`), seeded
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import torch
 
 Matrix = NDArray[np.float32]
 
@@ -70,9 +65,8 @@ def factorise(
             break
         look = min(2 * look, side)
     root = np.sqrt(values[:size])
-    return np.ascontiguousarray(left[:, :size] * root), np.ascontiguousarray(
-        right[:size] * root[:, None]
-    )
+    thin, flat = left[:, :size] * root, right[:size] * root[:, None]
+    return np.ascontiguousarray(thin), np.ascontiguousarray(flat)
 
 
 def residual(matrix: Matrix, left: Matrix, right: Matrix) -> float:
@@ -91,12 +85,9 @@ def _decompose(matrix: Matrix, rank: int, seed: int) -> tuple[Matrix, Matrix, Ma
 
     whole = torch.from_numpy(matrix)
     if is_exact((len(matrix), matrix.shape[1]), rank):
-        return _arrays(*torch.linalg.svd(whole, full_matrices=False))
+        left, values, right = torch.linalg.svd(whole, full_matrices=False)
+        return left.numpy(), values.numpy(), right.numpy()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         left, values, right = torch.svd_lowrank(whole, q=rank + _OVERSAMPLING, niter=_POWER_ITERATIONS)
-    return _arrays(left[:, :rank], values[:rank], right[:, :rank].T)
-
-
-def _arrays(*tensors: torch.Tensor) -> Any:
-    return tuple(tensor.numpy() for tensor in tensors)
+    return left[:, :rank].numpy(), values[:rank].numpy(), right[:, :rank].T.numpy()
