@@ -85,7 +85,7 @@ def test_a_float32_base_is_merged_exactly_and_peft_s_is_as_near_as_its_float32_p
         roundings = len(a) + 2  # PEFT's: of each product's sum, of the scaling, of the last sum
         assert torch.all((found - other).abs() <= roundings * 2**-24 * (before[weight].abs() + terms))
         few = (found.view(torch.int32) - other.view(torch.int32)).abs() > 1
-        assert few.float().mean() < 0.03
+        assert few.float().mean() < 0.1
 
 
 def test_a_base_without_its_model_s_prefix_is_known_again(tmp_path: Path) -> None:
