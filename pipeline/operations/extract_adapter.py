@@ -56,7 +56,8 @@ class ExtractReport:
 
     tensors: the matrices that became factors; with `energy` their ranks are known afterwards, and 0 on
     a dry run. whole: parameters that it holds as post has them. left_out: what changed and is not in it.
-    error: |∆ − B·A| / |∆| over all matrices. memory_bytes: what the largest of them takes.
+    error: |∆ − B·A| / |∆| over all matrices. memory_bytes: what the largest of them takes. notes: what
+    to know before it is loaded.
     """
 
     delta: str
@@ -69,6 +70,7 @@ class ExtractReport:
     written_bytes: int
     error: float | None = None
     files: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 def extract_adapter(
@@ -165,8 +167,14 @@ class _Run:
             whole=[tensor.name.removeprefix(PREFIX) for tensor, _ in self._whole()],
             left_out=self.choice.left_out,
             memory_bytes=memory,
+            notes=self._notes(),
             written_bytes=sum(tensor.nbytes for tensor in self._largest()),
         )
+
+    def _notes(self) -> list[str]:
+        """The base must have as many rows as what is held whole before PEFT loads it."""
+        rows = {r.shape[0] for r in self.choice.whole if r.shape != r.base_shape}
+        return [f"the vocabulary grew: call model.resize_token_embeddings({n}) first" for n in rows]
 
     def _factors(self, record: TensorRecord, rank: int) -> list[Tensor]:
         """B and A of a matrix. A `Conv1D` has its weight the other way round."""

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from adapters.making import FAMILY, load, make_adapter, merged_by_us, read, rewrite_config, small_gpt2, ulps_apart
+from adapters.making import (
+    FAMILY,
+    load,
+    make_adapter,
+    merged_by_us,
+    read,
+    rewrite_config,
+    small_gpt2,
+    ulps_apart,
+)
 from models import cast, formula, random_state, read_model, same_bits, write_model
 from safetensors.torch import load_file, save_file
 
@@ -47,7 +56,9 @@ def assert_merged(base: str, ours: dict[str, torch.Tensor], theirs: dict[str, to
     before = read_model(Path(base))
     assert set(theirs) - set(ours) <= {"lm_head.weight"}
     for name, tensor in ours.items():
-        below = before.get(name, next(t for n, t in before.items() if n.endswith(("tokens.weight", name))))
+        below = before.get(
+            name, next(t for n, t in before.items() if n.endswith(("tokens.weight", name)))
+        )
         change = theirs[name].double() - below.double()
         assert ulps_apart(tensor, theirs[name], below, change) <= 1, name
     changed = [name for name in ours if name in before and not torch.equal(ours[name], before[name])]
@@ -70,7 +81,9 @@ def test_layers_that_lie_the_other_way_round_are_peft_s_too(variation: str, tmp_
     assert_merged(base, merged_by_us(base, tmp_path / "adapter"), dict(theirs))
 
 
-def test_a_float32_base_is_merged_exactly_and_peft_s_is_as_near_as_its_float32_products(tmp_path: Path) -> None:
+def test_a_float32_base_is_merged_exactly_and_peft_s_is_as_near_as_its_float32_products(
+    tmp_path: Path,
+) -> None:
     load(BASE, torch.float32).save_pretrained(tmp_path / "base")
     base = str(tmp_path / "base")
     theirs = make_adapter(base, tmp_path / "adapter", target_modules=SOME, lora_alpha=16)

@@ -78,9 +78,7 @@ def test_what_would_change_the_result_is_refused_by_its_name(
         {"target_modules": [3]}, {"base_model_name_or_path": 3},
     ],
 )  # fmt: skip
-def test_values_that_mean_nothing_are_damage(
-    change: dict[str, Any], refuse: Callable[..., str]
-) -> None:
+def test_values_that_mean_nothing_are_damage(change: dict[str, Any], refuse: Callable[..., str]) -> None:
     refuse(CorruptFile, **change)
 
 
@@ -157,9 +155,7 @@ class Hostile:
         return Path.touch, (Path("ran"),)
 
 
-def test_a_pickle_that_needs_code_is_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pickle_that_needs_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     base = str(write_model(tmp_path / "base", cast(random_state(1))))
     (tmp_path / "adapter").mkdir()

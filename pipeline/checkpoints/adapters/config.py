@@ -55,7 +55,7 @@ class AdapterConfig:
     """What an adapter's config says of its merged weights.
 
     rank, alpha: where no pattern says otherwise. base, revision: what it was trained on, as it says.
-    modules_to_save: names, or ends of names, of modules that it holds whole.
+    targets: names, or ends of names, of the modules that have factors, or a pattern; None for any.
     """
 
     rank: int
@@ -66,7 +66,7 @@ class AdapterConfig:
     use_dora: bool
     fan_in_fan_out: bool
     ensure_tying: bool
-    modules_to_save: Sequence[str]
+    targets: Any
     base: str | None
     revision: str | None
 
@@ -86,7 +86,6 @@ class AdapterConfig:
                 hint="merge it with PEFT's `merge_and_unload`, and give the merged model",
             )
         try:
-            saved = content.get("modules_to_save") or []
             return cls(
                 rank=_rank(content["r"]),
                 alpha=_number(content["lora_alpha"]),
@@ -96,12 +95,18 @@ class AdapterConfig:
                 use_dora=_flag(content.get("use_dora")),
                 fan_in_fan_out=_flag(content.get("fan_in_fan_out")),
                 ensure_tying=_flag(content.get("ensure_weight_tying")),
-                modules_to_save=[_text(name) for name in saved],
+                targets=_targets(content.get("target_modules")),
                 base=_text(content.get("base_model_name_or_path") or "") or None,
                 revision=_text(content.get("revision") or "") or None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptFile(f"is no LoRA config: {error}", where=where) from error
+
+    def is_target(self, module: str) -> bool:
+        """Whether PEFT gives this module factors. It ignores those of any other."""
+        if isinstance(self.targets, list):
+            return any(module == name or module.endswith(f".{name}") for name in self.targets)
+        return self.targets is None or self.targets.fullmatch(module) is not None
 
     def rank_of(self, module: str) -> int:
         """The rank of a module's factors."""
@@ -136,7 +141,19 @@ def _patterns(content: Any, read: Any) -> Patterns:
     return Patterns([(_compile(key), read(value)) for key, value in content.items()])
 
 
-def _compile(pattern: str) -> Any:
+def _targets(value: Any) -> Any:
+    """Names, or a pattern. None where the tensors must tell: RE2 has not all that Python's `re` has."""
+    if isinstance(value, list):
+        return [_text(name) for name in value]
+    if value is None or _text(value).lower() == "all-linear":
+        return None
+    try:
+        return _compile(value, before="")
+    except ValueError:
+        return None
+
+
+def _compile(pattern: str, before: str = r"(?:.*\.)?") -> Any:
     import re2
 
     if len(pattern) > _MAX_PATTERN_CHARACTERS:
@@ -145,7 +162,7 @@ def _compile(pattern: str) -> Any:
     options.log_errors = False
     options.max_mem = _MAX_PROGRAM_BYTES
     try:
-        return re2.compile(rf"(?:.*\.)?(?:{pattern})", options)
+        return re2.compile(f"{before}(?:{pattern})", options)
     except (re2.error, UnicodeEncodeError) as error:
         raise ValueError(f"{pattern!r} is not a pattern that RE2 takes") from error
 

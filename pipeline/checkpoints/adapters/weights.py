@@ -77,7 +77,10 @@ def open_adapter(folder: Files, location: str) -> Adapter:
             problems.append(f"{entry.name} is {entry.dtype}")
         elif what := _sort(stored, factors, whole, config):
             problems.append(what)
-    problems += [what for module, found in factors.items() for what in _incomplete(module, found)]
+    for module, found in factors.items():
+        problems += [f"{module} lacks its factor {part}" for part in "AB" if part not in found.parts]
+        if not config.is_target(module):
+            problems.append(f"{module} has factors, but target_modules does not name it")
     if problems:
         raise Mismatch(
             problems, where=location, hint="load it with PEFT and save it again with `save_pretrained`"
@@ -120,8 +123,3 @@ def _sort(
     found.parts[part] = stored
     found.is_embedding = found.is_embedding or match["embedding"] is not None
     return None
-
-
-def _incomplete(module: str, found: Factors) -> list[str]:
-    missing = [part for part in "AB" if part not in found.parts]
-    return [f"{module} lacks its factor {part}" for part in missing]
