@@ -1,4 +1,4 @@
-"""A LoRA adapter as post: what PEFT's `merge_and_unload` gives, made on the way from base and adapter."""
+"""A LoRA adapter as post: what PEFT's `merge_and_unload` gives, made on the way, range by range."""
 
 from __future__ import annotations
 
@@ -175,6 +175,18 @@ def test_what_the_adapter_leaves_alone_is_read_where_the_base_has_it(tmp_path: P
         assert ours.entry.offset == theirs.entry.offset
         assert post.config == base.config
         assert set(post.companions) == set(base.companions)
+
+
+def test_it_is_another_model_on_another_base_or_with_another_scaling(tmp_path: Path) -> None:
+    make_adapter(BASE, tmp_path, target_modules=["q_proj"])
+
+    def identity(base: str) -> str:
+        with open_checkpoint(base) as below, open_post(str(tmp_path), below) as post:
+            return str(post.identity)
+
+    found = {identity(BASE), identity(str(FAMILY / "base-v2"))}
+    rewrite_config(tmp_path, lora_alpha=9)
+    assert len(found | {identity(BASE)}) == 3
 
 
 def test_files_beside_the_adapter_take_the_place_of_the_base_s(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""extract-adapter: PEFT loads what it writes, and gets the delta back within the error that it states."""
+"""extract-adapter: PEFT loads what it writes, and gets the delta back within the stated error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from adapters.making import FAMILY, load, merged_by_us, small_gpt2, small_mixtra
 from clouds import Cloud
 from models import State, cast, near, random_state, read_model, write_model
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+import cli
 from pipeline import compute, extract_adapter
 from pipeline.errors import OtherCheckpoint, OutputExists, UsageError
 from pipeline.tensors.low_rank import factorise, residual, squared_norm
@@ -209,3 +211,14 @@ def test_factors_may_be_of_a_narrower_format(delta: str, tmp_path: Path) -> None
     assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
     assert narrow.error is not None and wide.error is not None
     assert wide.error < 1e-5 < narrow.error < 1e-2
+
+
+def test_the_command_shows_each_error_and_its_report_is_json(delta: str, tmp_path: Path) -> None:
+    words = ["extract-adapter", delta, "--output", str(tmp_path / "a"), "--rank", "4"]
+    shown = CliRunner().invoke(cli.app, words)
+    assert shown.exit_code == 0
+    assert "model.layers.0.mlp.up_proj.weight: rank 4, error 0." in shown.output
+    done = CliRunner().invoke(cli.app, [*words, "--overwrite", "--format", "json"])
+    report = json.loads(done.output)
+    assert report["tensors"][0].keys() == {"name", "rank", "error"}
+    assert report["error"] > 0

@@ -21,6 +21,7 @@ from pipeline.errors import IsAnAdapter, Mismatch, UsageError
 from pipeline.settings import Settings
 from pipeline.storage.base import Reader
 from pipeline.storage.locations import Scheme, parse_model
+from pipeline.tensors.fingerprint import Digest, digest_bytes
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class AdaptedCheckpoint(Checkpoint):
 
     own: Sequence[Reader] = ()
     notes: Sequence[str] = ()
+
+    @property
+    def identity(self) -> Digest:
+        """Of base and adapter: the commit of one alone does not say what the merged weights are."""
+        return digest_bytes("\0".join(f"{r.name} {r.nbytes} {r.version}" for r in self.readers).encode())
 
     def close(self) -> None:
         """Close the adapter's files."""
