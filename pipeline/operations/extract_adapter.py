@@ -149,11 +149,11 @@ class _Run:
         """What is known before the run. Raises UsageError if memory does not suffice."""
         shapes = {(r.shape[0], r.shape[1]): r.name for r in self.choice.factors}
         needs = {workspace_bytes(shape, self.rank): name for shape, name in shapes.items()}
-        memory = max(needs)
+        memory = max(needs) + DeltaValues(self.delta).scratch_bytes
         limit = place.setup.resources.limits.memory_bytes
         if memory > limit:
             raise UsageError(
-                f"{needs[memory]} takes {format_bytes(memory)} to be decomposed, and the bound is "
+                f"{needs[max(needs)]} takes {format_bytes(memory)} to be decomposed, and the bound is "
                 f"{format_bytes(limit)}",
                 hint=f"give --memory {math.ceil(memory / (1 << 30))}GiB, or leave it out by --skip",
             )

@@ -141,6 +141,12 @@ def test_an_adapted_head_of_a_tied_model_is_refused(refuse: Callable[..., str]) 
     assert "whose head is its embedding" in refuse(NotACheckpoint, state, target_modules=["lm_head"])
 
 
+def test_an_embedding_that_peft_would_tie_to_the_head_is_refused(refuse: Callable[..., str]) -> None:
+    state = {**FACTORS, "base_model.model.model.embed_tokens.weight": torch.ones(50, 16)}
+    said = refuse(NotACheckpoint, state, ensure_weight_tying=True, modules_to_save=["embed_tokens"])
+    assert "whose head is its embedding" in said
+
+
 def test_an_adapter_without_weights_is_refused(tmp_path: Path) -> None:
     base = str(write_model(tmp_path / "base", cast(random_state(1))))
     (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))

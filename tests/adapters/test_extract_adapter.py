@@ -114,10 +114,10 @@ def test_post_s_tokenizer_and_the_base_s_name_go_with_it(delta: str, tmp_path: P
 
 def test_a_dry_run_tells_memory_and_writes_nothing(delta: str, tmp_path: Path) -> None:
     report = extract_adapter(delta, str(tmp_path / "adapter"), rank=4, dry_run=True)
-    assert 4 * 160 * 432 < report.memory_bytes < 4 * 160 * 432 * 20
+    assert 4 * 160 * 432 < report.memory_bytes < 64 << 20
     assert not (tmp_path / "adapter").exists()
     with pytest.raises(UsageError, match=r"takes .* to be decomposed"):
-        extract_adapter(delta, str(tmp_path / "adapter"), rank=4, memory="64KiB", dry_run=True)
+        extract_adapter(delta, str(tmp_path / "adapter"), rank=4, memory="1MiB", dry_run=True)
 
 
 def test_layers_that_lie_the_other_way_round_and_their_biases(tmp_path: Path) -> None:

@@ -14,7 +14,14 @@ from pipeline.deltas.format import BASE, POST
 from pipeline.deltas.stored import StoredTensor
 from pipeline.errors import CorruptFile, OtherCheckpoint
 from pipeline.operations.addends.addend import read_chunk
-from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Corrections, CpuArithmetic, Operand, Term
+from pipeline.tensors.arithmetic import (
+    CHUNK_ELEMENTS,
+    Corrections,
+    CpuArithmetic,
+    Operand,
+    Term,
+    sum_bytes,
+)
 from pipeline.tensors.dtypes import Bytes
 from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_into
 
@@ -24,6 +31,13 @@ class DeltaValues:
     """What the tensors of a delta hold."""
 
     delta: Delta
+
+    @property
+    def scratch_bytes(self) -> int:
+        """What reading takes beside what it gives: a decoder's, an arithmetic's, and a chunk's parts."""
+        dtypes = self.delta.dtypes
+        widest = max(dtype.itemsize for dtype in dtypes)
+        return self.delta.decoding_bytes + sum_bytes(dtypes) + 4 * CHUNK_ELEMENTS * widest
 
     def matrix(self, name: str) -> NDArray[np.float32]:
         """A matrix of differences, whole. Raises CorruptFile if one of them is not finite."""
@@ -37,9 +51,9 @@ class DeltaValues:
             total, _ = arithmetic.combine([term], Operand(room[: len(values)], record.stored))
             kind = np.float32 if total.dtype.itemsize == 4 else np.float64
             part = total.data.view(kind)
+            if not np.isfinite(part).all():
+                raise CorruptFile(f"{name!r} has values that are not finite", where=self.delta.location)
             found[start : start + len(part)] = part
-        if not np.isfinite(found).all():
-            raise CorruptFile(f"{name!r} has values that are not finite", where=self.delta.location)
         return found.reshape(record.shape)
 
     def post(self, name: str, base: Checkpoint) -> Iterator[Bytes]:
