@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import typer
 
+from pipeline.commands.adapters import extract_adapter
 from pipeline.commands.analyze import analyze
 from pipeline.commands.artefacts import combine, convert, inspect, push, verify
 from pipeline.commands.batch import batch
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "analyze": analyze,
     "combine": combine,
     "convert": convert,
+    "extract-adapter": extract_adapter,
     "list": list_store,
     "copy": copy,
     "delete": delete,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.operations.convert import convert
     from pipeline.operations.doctor.report import doctor
     from pipeline.operations.evaluate import evaluate
+    from pipeline.operations.extract_adapter import extract_adapter
     from pipeline.operations.gate import gate
     from pipeline.operations.inspect import inspect
     from pipeline.operations.page import page
@@ -59,6 +60,7 @@ _PLACES = {
     "verify": "pipeline.operations.verify",
     "compute": "pipeline.operations.compute",
     "evaluate": "pipeline.operations.evaluate",
+    "extract_adapter": "pipeline.operations.extract_adapter",
     "gate": "pipeline.operations.gate",
     "inspect": "pipeline.operations.inspect",
     "open_checkpoint": "pipeline.checkpoints.checkpoint",
@@ -87,6 +89,7 @@ __all__ = [
     "delete",
     "doctor",
     "evaluate",
+    "extract_adapter",
     "gate",
     "inspect",
     "list_store",

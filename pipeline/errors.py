@@ -100,6 +100,10 @@ class NotACheckpoint(PipelineError):
     """A location that holds no model weights in a form that we read."""
 
 
+class IsAnAdapter(NotACheckpoint):
+    """A folder that holds a LoRA adapter: a model only together with its base."""
+
+
 class CorruptFile(PipelineError):
     """A file whose structure or content is not what its format or its digests say."""
 

@@ -50,6 +50,7 @@ HEAVY = {
     "numba": set(KERNELS),
     "jinja2": set(),
     "lark": {"quality/conditions.py"},
+    "peft": set(),
     "matplotlib": {f"analysis/{name}.py" for name in ("drawing", "plots", "score_plots", "sweep_plots")},
 }
 INPUT_AND_OUTPUT = {

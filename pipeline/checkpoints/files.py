@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import CorruptFile, NotACheckpoint, NotFound
+from pipeline.errors import CorruptFile, IsAnAdapter, NotACheckpoint, NotFound
 from pipeline.storage.base import Files, Reader
 from pipeline.storage.names import safe_name
 from pipeline.units import MIB, format_bytes
@@ -54,8 +54,10 @@ def find_weights(folder: Files) -> Weights:
             return Weights(tuple(sorted(set(placed.values()))), placed, index)
     names = [blob.name for blob in folder.list() if "/" not in blob.name]
     if "adapter_config.json" in names:
-        raise NotACheckpoint(
-            "is a LoRA adapter, not a model", where=folder.url, hint="merge it into its base first"
+        raise IsAnAdapter(
+            "is a LoRA adapter, not a model",
+            where=folder.url,
+            hint="give it as --post, with its base, or merge it into its base first",
         )
     for endings in ((SAFETENSORS,), PICKLES, (GGUF,)):
         found = [name for name in names if name.endswith(endings)]

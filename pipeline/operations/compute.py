@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, Unpack
 
+from pipeline.checkpoints.adapters.post import notes_of, open_post
 from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.config_policy import require_one_architecture
@@ -43,7 +44,7 @@ class ComputeReport:
     upload_bytes, memory_bytes: as planned, see `Estimate`. fingerprint: the delta's. vocabulary: how
     base's rows were brought into post's order. pushed: the URL of the commit on the Hub. renamed, tied,
     only_post, left_out: see `NameNotes`. derived: which of base and post were not stored as they are
-    read, and from what their values were made.
+    read, and from what their values were made. notes: what else should be known of base and post.
     """
 
     output: str
@@ -71,6 +72,7 @@ class ComputeReport:
     upload_bytes: int = 0
     memory_bytes: int = 0
     vocabulary: VocabularyTable | None = None
+    notes: Sequence[str] = ()
 
 
 def compute(
@@ -98,7 +100,7 @@ def compute(
     hub = HubPush.wanted(setup)
     with (
         open_checkpoint(base, settings=setup.settings, headers_only=setup.dry_run) as base_model,
-        open_checkpoint(post, settings=setup.settings, headers_only=setup.dry_run) as post_model,
+        open_post(post, base_model, settings=setup.settings, headers_only=setup.dry_run) as post_model,
     ):
         require_one_architecture(
             base_model.config,
@@ -165,6 +167,7 @@ class Computation:
             tensors=len(self.pairs),
             elements=sum(pair.post.entry.count for pair in self.pairs),
             read_bytes=self.plan.read_bytes,
+            notes=notes_of(self.post),
             written_bytes=self.layout.value_bytes,
             renamed=self.notes.renamed,
             tied=self.notes.tied,

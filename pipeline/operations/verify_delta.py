@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.checkpoints.adapters.post import open_post
 from pipeline.checkpoints.alignment import show
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.deltas.base_rows import in_posts_order
@@ -54,11 +55,18 @@ def check_delta(
             signed_by = verifier.verify(signature, delta.manifest_digest, where=delta.location)
         delta.read_companions()
         models: dict[int, Checkpoint] = {}
+        own_base: Checkpoint | None = None
         for side, where in ((BASE, base), (POST, post)):
             if where is not None:
-                opened = stack.enter_context(open_checkpoint(where, settings=settings))
+                opened = (
+                    open_post(where, own_base, settings=settings)  # an adapter is a post with its base
+                    if side == POST and own_base
+                    else open_checkpoint(where, settings=settings)
+                )
+                stack.enter_context(opened)
                 models[side] = as_side_of(delta, opened, is_base=side == BASE)
                 if side == BASE:
+                    own_base = opened
                     models[side] = in_posts_order(models[side], delta.manifest.base_rows)
                 check_form(delta, models[side], side)
         run = _Run(delta, models, resources)

@@ -19,7 +19,8 @@ from pipeline.errors import StepFailed
 from pipeline.operations.setup import DEFAULT_MEMORY
 from pipeline.units import parse_bytes
 
-NAMES = {"list": "list_store", "batch": "run_batch"}  # of operations that are called otherwise
+# Of operations that are called otherwise.
+NAMES = {"list": "list_store", "batch": "run_batch", "extract-adapter": "extract_adapter"}
 # What a command reads in its own way before it calls the operation, or keeps to itself.
 ITS_OWN = {"form", "yes", "config", "config_option", "junit", "summary", "repository", "delta", "scale"}
 

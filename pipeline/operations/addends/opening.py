@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+from pipeline.checkpoints.adapters.post import open_post
 from pipeline.checkpoints.checkpoint import open_checkpoint
 from pipeline.deltas.delta import open_delta
 from pipeline.deltas.signing import Verifier
@@ -35,10 +36,9 @@ def open_addend(
 def _open_difference(
     stack: ExitStack, what: Difference, setup: Setup, verifier: Verifier | None
 ) -> Subtraction:
-    base, post = (
-        stack.enter_context(open_checkpoint(where, settings=setup.settings, headers_only=setup.dry_run))
-        for where in (what.base, what.post)
-    )
+    settings, dry_run = setup.settings, setup.dry_run
+    base = stack.enter_context(open_checkpoint(what.base, settings=settings, headers_only=dry_run))
+    post = stack.enter_context(open_post(what.post, base, settings=settings, headers_only=dry_run))
     found = Subtraction.of(base, post, headers_only=setup.dry_run)
     if verifier is not None:
         raise Unsigned(
