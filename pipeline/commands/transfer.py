@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Unpack
 from typer import Option
 
 from pipeline.commands.command import command
+from pipeline.commands.fusing import Fused
 from pipeline.commands.options import (
     BASE_HELP,
     DTypeName,
@@ -48,7 +49,7 @@ class Computing(_NewDelta, Packed, OnDevice, FromHub, Working, Published):
     """Options of compute."""
 
 
-class Applying(_NewModel, Proven, OnDevice, FromHub, Working, Published):
+class Applying(_NewModel, Fused, Proven, OnDevice, FromHub, Working, Published):
     """Options of apply."""
 
 

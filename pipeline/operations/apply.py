@@ -19,11 +19,17 @@ from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.output import SHARD_BYTES
 from pipeline.deltas.signing import Verifier
 from pipeline.engine.work import Work
-from pipeline.operations.addends.addend import Addend
+from pipeline.operations.addends.addend import Addend, MakeArithmetic
 from pipeline.operations.addends.opening import open_addend
 from pipeline.operations.arguments import Difference, ScaledAddend, scaled
 from pipeline.operations.fit import SumPlan, fit, plan_sum
+from pipeline.operations.fusion.choice import Fusing, Fusion
+from pipeline.operations.fusion.layout import Fused
+from pipeline.operations.fusion.survey import Survey
 from pipeline.operations.kernels.add import AddKernel, Found, NotTheSameBase
+from pipeline.operations.kernels.deltas import Recipe
+from pipeline.operations.kernels.deltas import scratch_bytes as fusing_bytes
+from pipeline.operations.kernels.fuse import FuseKernel
 from pipeline.operations.outputs.model import Beside, write_model
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.outputs.release import Release, other_files
@@ -38,6 +44,10 @@ from pipeline.tensors.dtypes import F64, DType, parse_dtype, torch_name
 from pipeline.units import parse_bytes
 
 
+class Applying(Transferring, Fusing, total=False):
+    """Options of apply beside its own; see each."""
+
+
 def apply(
     base: str,
     deltas: Sequence[str | Difference | ScaledAddend],
@@ -49,7 +59,7 @@ def apply(
     old_base: str | None = None,
     key: str | None = None,
     require_signature: bool = False,
-    **options: Unpack[Transferring],
+    **options: Unpack[Applying],
 ) -> ApplyReport:
     """Write base + the sum of scale * delta as the model folder `output`.
 
@@ -58,18 +68,19 @@ def apply(
     dtype: format of the result's float tensors, "auto" being the new base's (post's, where its very base
     was given). old_base: the base that the first delta was made on, to say how far the new one is from
     it. key: public key or certificate (PEM) by which every delta must be signed. options: see
-    `Transferring`.
+    `Transferring`, and `Fusing` for other ways to put deltas together than their sum.
     Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`, unless it was
     the push that failed: then the folder stays there.
     """
     form, shard_bytes = parse_dtype(dtype), parse_bytes(shard_size)
     wanted = scaled(deltas, scale)
+    fusion, others = Fusion.take(options, [factor for _, factor in wanted])
     verifier = load_verifier(key, required=require_signature)
-    setup = Setup.of(options)
+    setup = Setup.of(others)
     place = Place.for_model(output, setup).refuse_taken(is_model=True)
     hub = HubPush.wanted(setup)
     with ExitStack() as stack:
-        run = _Run.open(stack, base, old_base, wanted, verifier, form, setup)
+        run = _Run.open(stack, base, old_base, wanted, fusion, verifier, form, setup)
         report = run.apply(place, shard_bytes)
     return replace(report, pushed=hub.model(output).pushed) if hub else report
 
@@ -90,6 +101,7 @@ class _Run:
     old: Checkpoint | None
     addends: Sequence[Addend]
     scales: Sequence[float]
+    fused: Fused
     dtype: DType | None
 
     @classmethod
@@ -99,6 +111,7 @@ class _Run:
         base: str,
         old_base: str | None,
         wanted: Sequence[ScaledAddend],
+        fusion: Fusion,
         verifier: Verifier | None,
         dtype: DType | None,
         setup: Setup,
@@ -111,13 +124,16 @@ class _Run:
         if old_base is not None:
             old = stack.enter_context(open_checkpoint(old_base, settings=settings))
             opened[0].check_base(old)
-        return cls(model, old, opened, [scale for _, scale in wanted], dtype)
+        fused = Fused.of(fusion, model)
+        return cls(model, old, opened, [scale for _, scale in wanted], fused, dtype)
 
     def apply(self, place: Place, shard_bytes: int) -> ApplyReport:
         """Write the sum, or on a dry run say what would be written."""
         _check_vocabularies(self.base, self.addends)
-        same_base = list(self.scales) == [1.0] and looks_like_same_base(
-            self.base, self.addends[0], self.dtype
+        same_base = (
+            list(self.scales) == [1.0]
+            and self.fused.is_plain
+            and looks_like_same_base(self.base, self.addends[0], self.dtype)
         )
         if place.setup.dry_run:
             return self._report(place, self._plan(shard_bytes, same_base=same_base), same_base=same_base)
@@ -129,7 +145,9 @@ class _Run:
     def _plan(self, shard_bytes: int, *, same_base: bool) -> SumPlan:
         """The layout of the result. Raises Mismatch."""
         fitted = fit(self.base, self.addends, dtype=self.dtype, as_post=same_base)
-        return plan_sum(self.base, self.old, self.addends, fitted, shard_bytes=shard_bytes)
+        fitted = self.fused.fit(fitted, self.dtype, where=self.base.location)
+        layout = plan_sum(self.base, self.old, self.addends, fitted, shard_bytes=shard_bytes)
+        return self.fused.with_edges(layout, self.addends)
 
     def _report(self, place: Place, layout: SumPlan, *, same_base: bool) -> ApplyReport:
         """What is known before the run."""
@@ -145,6 +163,7 @@ class _Run:
             read_bytes=layout.plan.read_bytes,
             written_bytes=size,
             files=[shard.name for shard in layout.shards],
+            **self.fused.report(),
             **asdict(place.estimate(layout.plan, self._readers, size)),
         )
 
@@ -156,7 +175,8 @@ class _Run:
     def _write(self, place: Place, shard_bytes: int, *, same_base: bool) -> ApplyReport:
         """Write the whole folder and publish it. Raises NotTheSameBase if it is not."""
         layout = self._plan(shard_bytes, same_base=same_base)
-        report = replace(self._report(place, layout, same_base=same_base), carried=layout.carried())
+        carried = tuple(name for name in layout.carried() if name not in self.fused.left_out())
+        report = replace(self._report(place, layout, same_base=same_base), carried=carried)
         found = Found.empty(layout.plan.rows)
         release = Release(
             self.base, self.addends, self.scales, layout, same_base, torch_name(self.dtype)
@@ -178,27 +198,42 @@ class _Run:
 
     def _work(self, place: Place, layout: SumPlan, found: Found, same_base: bool) -> Work:
         arithmetic = place.setup.resources.arithmetic
+        recipes = self._recipes(place, layout)
         return Work(
             title=f"apply {place.location}",
             plan=layout.plan,
             readers=self._readers,
-            make_kernel=lambda: AddKernel(
-                layout.tensors,
-                self.addends,
-                self.scales,
-                found,
-                arithmetic(),
-                [addend.decoder(arithmetic) for addend in self.addends],
-                same_base,
-            ),
+            make_kernel=lambda: self._kernel(layout, found, arithmetic, recipes, same_base=same_base),
             findings=[
                 *(found.base, found.result, found.nonfinite, found.distance),
                 *(table for addend in self.addends for table in addend.findings),
             ],
-            options=[self.scales, same_base],
+            options=[self.scales, same_base, *self.fused.key],
             scratch_bytes=sum_bytes(_dtypes(layout))
-            + sum(addend.scratch_bytes for addend in self.addends),
+            + sum(addend.scratch_bytes for addend in self.addends)
+            + (0 if self.fused.is_plain else fusing_bytes(len(self.addends))),
         )
+
+    def _recipes(self, place: Place, layout: SumPlan) -> list[Recipe | None]:
+        """What the method must know of whole tensors; to find it out, they may be read."""
+        inputs = (layout, self.addends, self.scales, self._readers)
+        return [] if self.fused.is_plain else Survey(self.fused, *inputs, place.setup).recipes()
+
+    def _kernel(
+        self,
+        layout: SumPlan,
+        found: Found,
+        arithmetic: MakeArithmetic,
+        recipes: Sequence[Recipe | None],
+        *,
+        same_base: bool,
+    ) -> AddKernel:
+        """A kernel for one worker."""
+        decoders = [addend.decoder(arithmetic) for addend in self.addends]
+        inputs = (layout.tensors, self.addends, self.scales, found, arithmetic(), decoders)
+        if self.fused.is_plain:
+            return AddKernel(*inputs, same_base)
+        return FuseKernel(*inputs, same_base, self.fused, recipes)
 
 
 def _dtypes(layout: SumPlan) -> Iterator[DType]:

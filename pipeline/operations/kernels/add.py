@@ -51,7 +51,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class _Decoded:
+class Decoded:
     """A chunk of an addend: its values, and what they lost."""
 
     tensor: AddedTensor
@@ -103,12 +103,12 @@ class AddKernel:
             )
         return b""
 
-    def _decoded(self, item: Fitted, part: Slice, inputs: Sequence[Bytes]) -> Iterator[_Decoded]:
+    def _decoded(self, item: Fitted, part: Slice, inputs: Sequence[Bytes]) -> Iterator[Decoded]:
         """Each addend's chunk, but for those that end before it: the new base has rows they know not."""
         parts = zip(item.added, self.scales, self.decoders, inputs[2::2], inputs[3::2], strict=True)
         for tensor, scale, decode, first, second in parts:
             if part.chunk < len(tensor.digests):
-                yield _Decoded(tensor, scale, *decode(item.result.name, part.chunk, first, second))
+                yield Decoded(tensor, scale, *decode(item.result.name, part.chunk, first, second))
 
     def _matches(self, found: NDArray[np.uint8], item: Fitted, part: Slice, side: int) -> bool:
         """Whether what was digested here is that side's of the one addend that there is."""
@@ -130,7 +130,7 @@ class AddKernel:
             measure_into(self.found.distance[part.row], Operand(base, item.base.dtype), before)
 
     def _add(
-        self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[_Decoded], out: Bytes
+        self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[Decoded], out: Bytes
     ) -> None:
         result = Operand(out, item.result.dtype)
         self.found.nonfinite[part.row] = self.arithmetic.add(
@@ -141,7 +141,7 @@ class AddKernel:
             result.bits[exceptions.lost_at] = exceptions.lost
 
 
-def _carry(item: Fitted, base: Bytes, decoded: Sequence[_Decoded], out: Bytes) -> None:
+def _carry(item: Fitted, base: Bytes, decoded: Sequence[Decoded], out: Bytes) -> None:
     """The new base's values, under those of each addend that changed the tensor."""
     if item.result.dtype == item.base.dtype:
         out[: len(base)] = base

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 SAME_BASE = "same base, restored and verified bit for bit"
 ANOTHER_BASE = "another base, the formula rounded once"
@@ -18,7 +19,8 @@ class ApplyReport:
     carried: tensors taken whole from post because they are not float and differ from its base. pushed:
     the URL of the commit on the Hub. download_bytes, upload_bytes, memory_bytes: as planned, see
     `Estimate`. addend_fingerprints: for each of `deltas`, that of the "delta", or of the "base" and
-    "post" whose difference was taken on the way.
+    "post" whose difference was taken on the way. fusion: the method, its figures and patterns, if it is
+    more than a sum; left_out: the tensors that it leaves as they are in the new base.
     """
 
     output: str
@@ -38,6 +40,8 @@ class ApplyReport:
     base_distance: float | None = None
     carried: Sequence[str] = ()
     config_differences: Sequence[str] = ()
+    fusion: Mapping[str, Any] | None = None
+    left_out: Sequence[str] = ()
     pushed: str | None = None
     download_bytes: int = 0
     upload_bytes: int = 0
