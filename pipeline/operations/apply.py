@@ -211,7 +211,7 @@ class _Run:
             options=[self.scales, same_base, *self.fused.key],
             scratch_bytes=sum_bytes(_dtypes(layout))
             + sum(addend.scratch_bytes for addend in self.addends)
-            + (0 if self.fused.is_plain else fusing_bytes(len(self.addends))),
+            + (0 if self.fused.is_plain else fusing_bytes(self.fused.fusion, len(self.addends))),
         )
 
     def _recipes(self, place: Place, layout: SumPlan) -> list[Recipe | None]:

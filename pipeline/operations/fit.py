@@ -27,6 +27,11 @@ class Fitted:
     added: tuple[AddedTensor, ...]
     result: Tensor
 
+    @property
+    def is_grown(self) -> bool:
+        """Whether the result has rows that the new base lacks."""
+        return self.result.shape != self.base.shape
+
 
 @dataclass(frozen=True)
 class SumPlan:

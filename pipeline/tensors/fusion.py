@@ -26,7 +26,7 @@ BEYOND = 0xFFFFFFFF  # larger than any magnitude's bits
 CERTAIN = 1 << 32  # the limit of a chance that is one
 
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
-_U32, _U64, _FLOAT, _DOUBLE = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_float, ctypes.c_double
+_U32, _U64, _DOUBLE = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_double
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "count_high": (None, (_POINTER, _COUNT, _POINTER)),
     "count_low": (None, (_POINTER, _COUNT, _U32, _POINTER)),
@@ -35,7 +35,6 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "keep_ranked": (None, (_POINTER, _COUNT, _U64, _COUNT, _POINTER)),
     "sum_sizes": (_DOUBLE, (_POINTER, _COUNT, _POINTER)),
     "sum_products": (_DOUBLE, (_POINTER, _POINTER, _COUNT, _POINTER)),
-    "scale_twice": (None, (_POINTER, _FLOAT, _FLOAT, _COUNT)),
     "elect": (None, (_POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _COUNT, _POINTER, _POINTER)),
 }
 _LANES, _SPAN = 512, 4096  # of `kernel_source`
@@ -121,11 +120,6 @@ def sum_products(left: Floats, right: Floats) -> float:
     count = min(len(left), len(right))
     scratch = np.empty(_LANES)
     return float(_functions["sum_products"](_at(left), _at(right), count, _at(scratch)))
-
-
-def scale_twice(values: Floats, first: float, second: float) -> None:
-    """values * first * second, rounded after each, in this order."""
-    _functions["scale_twice"](_at(values), first, second, len(values))
 
 
 def elect(deltas: Floats, weights: Floats, out: Floats, *, normalize: bool) -> None:

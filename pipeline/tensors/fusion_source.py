@@ -131,13 +131,6 @@ def sum_products(left, right, count, scratch):
     return total
 
 
-@cfunc(types.void(_FLOATS, types.float32, types.float32, _COUNT), error_model="numpy")
-def scale_twice(values, first, second, count):
-    floats = carray(values, count)
-    for i in range(count):
-        floats[i] = (floats[i] * first) * second
-
-
 @njit
 def _elect(deltas, weight, total, mixed, divisor):
     """Add those of one delta's elements whose sign is the total's; of a total of zero it is plus."""
@@ -185,6 +178,5 @@ ENTRY_POINTS: tuple[Any, ...] = (
     keep_ranked,
     sum_sizes,
     sum_products,
-    scale_twice,
     elect,
 )

@@ -71,25 +71,27 @@ class Fused:
             raise Mismatch(
                 problems, where=where, hint="use --method linear, or leave these tensors out with --skip"
             )
-        return [item if self.adds_to(item) else _left_out(item, dtype) for item in fitted]
+        return [
+            item if self.adds_to(item) or item.is_grown else _left_out(item, dtype) for item in fitted
+        ]
+
+    @staticmethod
+    def _is_wide(item: Fitted) -> bool:
+        return F64 in (item.base.dtype, *(tensor.record.width for tensor in item.added))
 
     def _problem(self, item: Fitted) -> str | None:
         name, base, shapes = item.result.name, item.base, {t.record.shape for t in item.added}
         if not self.adds_to(item):
-            grows = item.result.shape != base.shape
-            return f"{name} gets more rows, so it can't be left out" if grows else None
+            strange = item.is_grown and (not item.result.dtype.is_float or self._is_wide(item))
+            return f"{name} gets more rows, so it can't be left out" if strange else None
         if not self.combines(item):
             return None
         method = self.fusion.method
-        if F64 in (base.dtype, *(t.record.width for t in item.added)):
+        if self._is_wide(item):
             return f"{name} is {F64}: {method} is done in float32"
-        if (
-            any(t.record.base_shape != t.record.shape for t in item.added)
-            or item.result.shape != base.shape
-        ):
-            return f"{name} has rows that its base lacks: {method} would mix them with nothing"
+        shapes |= {tensor.record.base_shape for tensor in item.added}
         if method in ("slerp", "model_stock") and shapes != {base.shape}:
-            return f"{name} has other rows than the new base: {method} takes whole tensors"
+            return f"{name} has rows that are not in all models: {method} goes between whole tensors"
         if self.ranks and any(row_width(shape) > CHUNK_ELEMENTS for shape in shapes):
             return f"{name} has rows of more than {CHUNK_ELEMENTS} elements, which {method} would rank"
         return None

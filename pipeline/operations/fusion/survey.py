@@ -20,7 +20,7 @@ from pipeline.operations.addends.addend import Addend
 from pipeline.operations.fit import Fitted, SumPlan
 from pipeline.operations.fusion.choice import Drop
 from pipeline.operations.fusion.layout import OWN_INPUTS, Fused
-from pipeline.operations.kernels.deltas import Deltas, Recipe, len_of, scratch_bytes
+from pipeline.operations.kernels.deltas import Deltas, Recipe, scratch_bytes
 from pipeline.operations.kernels.survey import (
     HighCounts,
     LowCounts,
@@ -134,7 +134,7 @@ class Survey:
                 measure,
                 done,
             ),
-            scratch_bytes=scratch_bytes(len(self.addends))
+            scratch_bytes=scratch_bytes(self.fused.fusion, len(self.addends))
             + sum(addend.scratch_bytes for addend in self.addends),
         )
         walk(work, self.setup.resources.limits, self.setup.progress)
@@ -165,7 +165,7 @@ class Survey:
 
     def _kept(self, item: Fitted) -> list[Kept]:
         fusion = self.fused.fusion
-        counts = [math.prod(tensor.record.shape) for tensor in item.added]
+        counts = [math.prod(tensor.record.base_shape) for tensor in item.added]
         if fusion.kind.drops is Drop.SMALLEST:
             return [kept_largest(count, fusion.density) for count in counts]
         return [kept_middle(count, fusion.density, fusion.gamma) for count in counts]

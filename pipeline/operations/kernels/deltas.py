@@ -47,9 +47,10 @@ class Recipe:
     ends: tuple[float, float] | None = None
 
 
-def scratch_bytes(deltas: int) -> int:
+def scratch_bytes(fusion: Fusion, deltas: int) -> int:
     """Memory that `Deltas` and what is done with them take for one worker: matrix, results, ranks."""
-    return CHUNK_ELEMENTS * (4 * deltas + 3 * 4 + 3 * 3 * 8)
+    ranks = 3 * 3 * 8 if fusion.kind.drops is Drop.RANKED else 0  # rows may be three chunks long
+    return CHUNK_ELEMENTS * (4 * deltas + 5 * 4 + ranks)
 
 
 class Deltas:
@@ -73,7 +74,7 @@ class Deltas:
             return [(self._room[:0], self._room[:0])] * len(self._decoders)
         found = []
         for number, tensor in enumerate(item.added):
-            width, stop = row_width(tensor.record.shape), part.start + len_of(tensor, part)
+            width, stop = row_width(tensor.record.shape), part.start + thinned_of(tensor, part)
             before, behind = part.start % width, -stop % width
             place = slice(2 * number, 2 * number + 2)
             first = self._neighbour(number, item, part.chunk - 1, beside[:count][place], before)
@@ -99,9 +100,9 @@ class Deltas:
     def thin(
         self, item: Fitted, part: Slice, number: int, recipe: Recipe | None, edges: Edges
     ) -> Floats:
-        """Leave out of delta `number` what the method does; returns it, as far as it goes."""
+        """Leave out of delta `number` what the method does; returns what that was done to."""
         tensor = item.added[number]
-        values = self.matrix[number, : len_of(tensor, part)]
+        values = self.matrix[number, : thinned_of(tensor, part)]
         if not self._fusion.thins or not len(values):
             return values
         band = recipe.bands[number] if recipe else None
@@ -132,6 +133,11 @@ class Deltas:
         values, corrections = self._decoders[number](item.result.name, chunk, *inputs)
         found: Floats = widen(Operand(values, tensor.record.stored), corrections, self._room)
         return found
+
+
+def thinned_of(tensor: AddedTensor, part: Slice) -> int:
+    """How many of these differ from a base: rows that only post has are whole, and are not thinned."""
+    return max(0, min(int(np.prod(tensor.record.base_shape)) - part.start, len_of(tensor, part)))
 
 
 def len_of(tensor: AddedTensor, part: Slice) -> int:

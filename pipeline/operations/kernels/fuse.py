@@ -17,7 +17,7 @@ from pipeline.operations.kernels.add import AddKernel, Decoded
 from pipeline.operations.kernels.deltas import Deltas, Edges, Recipe
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Operand, Term
 from pipeline.tensors.dtypes import F32, Bytes
-from pipeline.tensors.fusion import Floats, elect, scale_twice
+from pipeline.tensors.fusion import Floats, elect
 
 
 @dataclass
@@ -37,14 +37,14 @@ class FuseKernel(AddKernel):
         """Those of what is left out are decoded, too, for their digests, but go nowhere."""
         self._edges = self._deltas.read_edges(item, part, inputs)
         found = list(super()._decoded(item, part, self._deltas.own(inputs)))
-        return iter(found if self.fused.adds_to(item) else ())
+        return iter(found if self.fused.adds_to(item) or item.is_grown else ())
 
     def _add(
         self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[Decoded], out: Bytes
     ) -> None:
         factor, recipe = self.fused.factors[item.result.name], self.recipes[part.job]
         if factor is None or not decoded:
-            self._keep(item, part, base, out)
+            self._keep(item, part, base, decoded, out)
         elif recipe is None:
             scale = self.fused.fusion.lambda_ * factor
             terms = [replace(each.term, scale=each.scale * scale) for each in decoded]
@@ -72,20 +72,22 @@ class FuseKernel(AddKernel):
         """Fill `mixed` with what is added to the base."""
         fusion = self.fused.fusion
         weights = np.array(recipe.weights, np.float32)
-        matrix = self._deltas.matrix
-        for number, weight in enumerate(weights.tolist()):
+        for number, weight in enumerate(weights):
             values = self._deltas.thin(item, part, number, recipe, self._edges)
-            if (recipe.rescale[number], weight) != (1.0, 1.0):
-                scale_twice(values, recipe.rescale[number], weight)
+            _scale(values, recipe.rescale[number])
+            _scale(self._deltas.matrix[number, : part.count], weight)
         if fusion.kind.elects:
-            elect(matrix, weights, mixed, normalize=fusion.kind.normalizes)
+            elect(self._deltas.matrix, weights, mixed, normalize=fusion.kind.normalizes)
         else:
-            np.copyto(mixed, matrix[0, : part.count])
-            for row in matrix[1:]:
-                mixed += row[: part.count]
-        for multiplier in (fusion.lambda_, factor):
-            if multiplier != 1:
-                mixed *= np.float32(multiplier)
+            self._add_up(mixed)
+        _scale(mixed, fusion.lambda_)
+        _scale(mixed, factor)
+
+    def _add_up(self, mixed: Floats) -> None:
+        first, *others = self._deltas.matrix
+        np.copyto(mixed, first[: len(mixed)])
+        for row in others:
+            mixed += row[: len(mixed)]
 
     def _between(
         self, item: Fitted, base: Bytes, ends: tuple[float, float], factor: float, mixed: Floats
@@ -99,7 +101,7 @@ class FuseKernel(AddKernel):
         if factor == 1:
             return base[:0]
         mixed -= own
-        mixed *= np.float32(factor)
+        _scale(mixed, factor)
         return base
 
     def _sum(self, item: Fitted, part: Slice, base: Bytes, terms: Sequence[Term], out: Bytes) -> None:
@@ -108,9 +110,20 @@ class FuseKernel(AddKernel):
                 Operand(base, item.base.dtype), terms, Operand(out, item.result.dtype)
             )
 
-    def _keep(self, item: Fitted, part: Slice, base: Bytes, out: Bytes) -> None:
-        """The new base's values, bit for bit unless another format is asked for."""
-        self._sum(item, part, base, [], out)
+    def _keep(
+        self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[Decoded], out: Bytes
+    ) -> None:
+        """The new base's values, bit for bit unless another format is asked for, and rows that it lacks."""
+        if decoded:
+            self._fill(item, part, decoded)
+            for row, scale in zip(self._deltas.matrix, self.scales, strict=True):
+                _scale(row[: part.count], scale)
+            mixed = self._mixed[: part.count]
+            self._add_up(mixed)
+            mixed[: len(base) // item.base.dtype.itemsize] = 0
+            self._sum(item, part, base, [_term(mixed)], out)
+        else:
+            self._sum(item, part, base, [], out)
         if item.result.dtype == item.base.dtype:
             out[: len(base)] = base
 
@@ -120,6 +133,12 @@ def models(base: Floats, deltas: Any) -> tuple[Floats, Floats]:
     if len(deltas) == 1:
         return base, base + deltas[0]
     return base + deltas[0], base + deltas[1]
+
+
+def _scale(values: Floats, factor: float) -> None:
+    """values * factor, in float32."""
+    if factor != 1:
+        values *= np.float32(factor)
 
 
 def _term(values: Floats) -> Term:

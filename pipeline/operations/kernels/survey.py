@@ -14,7 +14,7 @@ from pipeline.analysis.statistics import widen
 from pipeline.deltas.corrections import NO_CORRECTIONS
 from pipeline.engine.plan import Slice
 from pipeline.operations.fit import Fitted
-from pipeline.operations.kernels.deltas import Deltas, Edges, len_of
+from pipeline.operations.kernels.deltas import Deltas, Edges, thinned_of
 from pipeline.operations.kernels.fuse import models
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Operand
 from pipeline.tensors.dtypes import Bytes
@@ -88,7 +88,7 @@ class HighCounts:
         """See `Measure`."""
         for number, tensor in enumerate(chunk.item.added):
             found = np.zeros(HIGH_BINS, np.uint32)
-            count_high(chunk.deltas.matrix[number, : len_of(tensor, chunk.part)], found)
+            count_high(chunk.deltas.matrix[number, : thinned_of(tensor, chunk.part)], found)
             with self._lock:
                 self.bins[chunk.part.job][number] += found
 
@@ -108,7 +108,7 @@ class LowCounts:
         """See `Measure`."""
         for number, tensor in enumerate(chunk.item.added):
             ranks = self._ranks[chunk.part.job][number]
-            values = chunk.deltas.matrix[number, : len_of(tensor, chunk.part)]
+            values = chunk.deltas.matrix[number, : thinned_of(tensor, chunk.part)]
             if ranks is None or not len(values):
                 continue
             first = _lows(values, ranks[0].high)
@@ -132,7 +132,7 @@ class Masses:
         """See `Measure`."""
         for number, tensor in enumerate(chunk.item.added):
             row = self.sums[chunk.part.row, number]
-            row[0] = sum_sizes(chunk.deltas.matrix[number, : len_of(tensor, chunk.part)])
+            row[0] = sum_sizes(chunk.deltas.matrix[number, : thinned_of(tensor, chunk.part)])
             row[1] = sum_sizes(chunk.deltas.thin(chunk.item, chunk.part, number, None, chunk.edges))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.deltas.manifest import Identity, Manifest
 from pipeline.operations.addends.addend import Origin
+from pipeline.operations.outputs.fusion_card import fusion_lines
 from pipeline.operations.outputs.report import ApplyReport
 from pipeline.version import TOOL
 
@@ -49,6 +50,7 @@ def model_card(
         "",
         f"    result = base + {terms}",
         "",
+        *fusion_lines(report),
         "| part | location |",
         "|---|---|",
         f"| base | {_code(report.base)} |",
