@@ -50,7 +50,8 @@ class Recipe:
 def scratch_bytes(fusion: Fusion, deltas: int) -> int:
     """Memory that `Deltas` and what is done with them take for one worker: matrix, results, ranks."""
     ranks = 3 * 3 * 8 if fusion.kind.drops is Drop.RANKED else 0  # rows may be three chunks long
-    return CHUNK_ELEMENTS * (4 * deltas + 5 * 4 + ranks)
+    models = 2 * 8 if fusion.method == "slerp" else 0
+    return CHUNK_ELEMENTS * (4 * deltas + 5 * 4 + ranks + models)
 
 
 class Deltas:

@@ -96,8 +96,11 @@ class FuseKernel(AddKernel):
         count = len(mixed)
         own: Floats = widen(Operand(base, item.base.dtype), NO_CORRECTIONS, self._model)
         first, second = models(own, self._deltas.matrix[:, :count])
-        np.multiply(first, np.float32(ends[0]), out=mixed)
-        mixed += second * np.float32(ends[1])
+        # In float64: where the models' values cancel, float32's rounding of each would be all that is left.
+        total = first.astype(np.float64)
+        total *= ends[0]
+        total += np.multiply(second, ends[1], dtype=np.float64)
+        np.copyto(mixed, total, casting="same_kind")
         if factor == 1:
             return base[:0]
         mixed -= own
