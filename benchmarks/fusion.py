@@ -2,8 +2,9 @@
 
     python benchmarks/fusion.py [--models build/bench/models/1.2B] [--rounds 1] [--method ties]
 
-Needs the models that benchmarks/streaming.py makes (base, post, base2), and room for three deltas of them
-and one result, which are removed in the end. The deltas are post - base, base2 - base and post - base2.
+Needs the models that benchmarks/streaming.py makes (base, post, base2), and room for three deltas of
+them and one result, which are removed in the end. The deltas are post - base, base2 - base and post -
+base2.
 """
 
 from __future__ import annotations

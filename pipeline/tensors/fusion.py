@@ -1,8 +1,8 @@
 """What the methods of fusion do with one chunk of one delta, and how they put several together.
 
-Everything is in float32, on flat and contiguous arrays that are changed in place; sums are in float64, in
-an order that does not depend on the processor. The methods, with their papers, are in docs/fusion.md; the
-loops are in `fusion_source`, their machine code comes from `native`. Each releases the GIL.
+Everything is in float32, on flat and contiguous arrays that are changed in place; sums are in float64,
+in an order that does not depend on the processor. The methods, with their papers, are in docs/fusion.md;
+the loops are in `fusion_source`, their machine code comes from `native`. Each releases the GIL.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _functions = Functions(
 class Band:
     """Which elements of a tensor stay: by magnitude, as float32's bits, and among equals by their order.
 
-    What is between `low` and `high` stays; of those that equal `low` numbers low_from..low_until, counted
-    through the tensor; of those that equal `high` the first `high_until`.
+    What is between `low` and `high` stays; of those that equal `low` numbers low_from..low_until,
+    counted through the tensor; of those that equal `high` the first `high_until`.
     """
 
     low: int

@@ -1,9 +1,9 @@
 """Thresholds of magnitude, exact, from counts: a radix select in two rounds over a tensor of any size.
 
-The bits of float32 magnitudes grow as the magnitudes do. The first round counts their upper 16 bits, which
-says in which bin the element of a given rank lies; the second counts the lower 15 within that bin, chunk by
-chunk, which says what its bits are and how many equals each chunk has. Positions count from zero, from the
-smallest up. NaN is larger than anything.
+The bits of float32 magnitudes grow as the magnitudes do. The first round counts their upper 16 bits,
+which says in which bin the element of a given rank lies; the second counts the lower 15 within that bin,
+chunk by chunk, which says what its bits are and how many equals each chunk has. Positions count from
+zero, from the smallest up. NaN is larger than anything.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def kept_largest(count: int, density: float) -> Kept:
 
 
 def kept_middle(count: int, density: float, gamma: float) -> Kept:
-    """`density` of `count` elements, without the largest `gamma`, which it leaves out fewer of if need be.
+    """`density` of `count` elements, without the largest `gamma`, or fewer of these if need be.
 
     As in Model Breadcrumbs (arXiv 2312.06795). Equals are ordered as they come.
     """

@@ -1,8 +1,8 @@
 """The inner loops of fusion as numba compiles them: pure functions on flat arrays of float32.
 
-Only `pipeline.tensors.native` imports this module, and only to compile it. What is left out of a delta is
-multiplied by zero rather than set to it, so that a NaN is never lost. Sums run in lanes of a fixed number,
-so that they do not depend on how wide a processor's vectors are.
+Only `pipeline.tensors.native` imports this module, and only to compile it. What is left out of a delta
+is multiplied by zero rather than set to it, so that a NaN is never lost. Sums run in lanes of a fixed
+number, so that they do not depend on how wide a processor's vectors are.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     MERGEKIT_WORK=build/bench python -m pytest -m mergekit tests/real/test_mergekit.py -s
 
-mergekit's sort is not stable, so of elements of one size it keeps whichever: here it is made stable, and a
-run of the untouched command shows that nothing but such elements differs. Its arithmetic is float32 with
-a result in bfloat16, or bfloat16 throughout, which is farther from the formula; `-s` prints by how much.
+mergekit's sort is not stable, so of elements of one size it keeps whichever: here it is made stable, and
+a run of the untouched command shows that nothing but such elements differs. Its arithmetic is float32
+with a result in bfloat16, or bfloat16 throughout, which is farther from the formula; `-s` prints by how
+much.
 """
 
 from __future__ import annotations
@@ -210,7 +211,7 @@ def run(command: Sequence[str | Path]) -> None:
 
 
 def compare(ours: State, theirs: State) -> tuple[int, int, float]:
-    """The largest distance in units of the last place, elements beyond one of these, part that differs."""
+    """The largest distance in last places, elements beyond one of these, part that differs."""
     assert ours.keys() == theirs.keys()
     found = [ulps(ours[name], theirs[name]) for name in theirs]
     count = sum(each.numel() for each in found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Self, TypedDict
 
@@ -18,13 +18,13 @@ _LARGEST_SEED = 2**64 - 1
 class Fusing(TypedDict, total=False):
     """Options of what several deltas come to; see docs/fusion.md for the methods.
 
-    method: a name of `METHODS`. density: the part of each delta's elements that is kept. lambda_: what the
-    sum is multiplied by before it is added. seed: of the random choice of elements. epsilon: of della, how
-    far chances are from `density`. gamma: of breadcrumbs, the part of the largest elements that is left
-    out. scale_for: pairs of a pattern and a factor, or "PATTERN=FACTOR": what is added to a tensor whose
-    name matches is multiplied by it; the last that matches counts; "layers:0-7" stands for these layers.
-    only, skip: patterns of names of tensors that alone are added to, or that keep the new base's values.
-    Patterns are RE2's, found anywhere in the name.
+    method: a name of `METHODS`. density: the part of each delta's elements that is kept. lambda_: what
+    the sum is multiplied by before it is added. seed: of the random choice of elements. epsilon: of
+    della, how far chances are from `density`. gamma: of breadcrumbs, the part of the largest elements
+    that is left out. scale_for: pairs of a pattern and a factor, or "PATTERN=FACTOR": what is added to a
+    tensor whose name matches is multiplied by it; the last that matches counts; "layers:0-7" stands for
+    these layers. only, skip: patterns of names of tensors that alone are added to, or that keep the new
+    base's values. Patterns are RE2's, found anywhere in the name.
     """
 
     method: str
@@ -50,9 +50,12 @@ class Drop(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What a method does. elects: whether only what has the elected sign is added; normalizes: whether
-    that is divided by its weights; rescales: whether what is kept gets the sum of sizes of the whole.
-    least, most: how many deltas it takes."""
+    """What a method does.
+
+    elects: whether only what has the elected sign is added. normalizes: whether that is divided by its
+    weights. rescales: whether what is kept gets the sum of sizes of the whole. least, most: how many
+    deltas it takes.
+    """
 
     drops: Drop = Drop.NONE
     elects: bool = False
@@ -85,7 +88,7 @@ class Fusion:
     seed: int = 0
     epsilon: float = EPSILON
     gamma: float = GAMMA
-    selection: Selection = Selection()
+    selection: Selection = field(default_factory=Selection)
 
     @classmethod
     def take(cls, options: Mapping[str, Any], scales: Sequence[float]) -> tuple[Self, Any]:
@@ -152,7 +155,7 @@ class Fusion:
 
     @property
     def _has_chances(self) -> bool:
-        return self.epsilon >= 0 and 0 < self.density - self.epsilon and self.density + self.epsilon < 1
+        return self.epsilon >= 0 and self.density > self.epsilon and self.density + self.epsilon < 1
 
 
 def _figures(kind: Method) -> set[str]:

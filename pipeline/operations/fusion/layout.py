@@ -62,7 +62,7 @@ class Fused:
         return tuple(name for name, factor in self.factors.items() if factor is None)
 
     def fit(self, fitted: Sequence[Fitted], dtype: DType | None, *, where: str) -> list[Fitted]:
-        """`fitted`, where what is left out keeps its form; `dtype` is that of the result, if one is asked.
+        """`fitted`, where what is left out keeps its form; `dtype` is the result's, if one is asked.
 
         Raises Mismatch with every tensor for which it can't be right.
         """
@@ -102,7 +102,7 @@ class Fused:
         return self.fusion.thins and self.fusion.kind.drops is Drop.RANKED
 
     def with_edges(self, layout: SumPlan, addends: Sequence[Addend]) -> SumPlan:
-        """`layout`, which also reads the neighbours of chunks that end within a row, if rows are ranked."""
+        """`layout`, which also reads the neighbours of chunks with torn rows, if rows are ranked."""
         if not self.ranks:
             return layout
         jobs = []

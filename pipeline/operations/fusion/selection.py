@@ -20,7 +20,7 @@ Matches = Callable[[str], bool]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Patterns: of what alone is added to (everything, if none), of what is not, and with which factor."""
+    """Patterns: of what alone is added to (all, if none), of what is not, and with which factor."""
 
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()

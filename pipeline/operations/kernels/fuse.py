@@ -22,7 +22,7 @@ from pipeline.tensors.fusion import Floats, elect
 
 @dataclass
 class FuseKernel(AddKernel):
-    """One worker's kernel; see `AddKernel`. recipes: by job, None where deltas are summed or left out."""
+    """One worker's kernel; see `AddKernel`. recipes: by job, None where there is a mere sum."""
 
     fused: Fused
     recipes: Sequence[Recipe | None]
@@ -96,7 +96,7 @@ class FuseKernel(AddKernel):
         count = len(mixed)
         own: Floats = widen(Operand(base, item.base.dtype), NO_CORRECTIONS, self._model)
         first, second = models(own, self._deltas.matrix[:, :count])
-        # In float64: where the models' values cancel, float32's rounding of each would be all that is left.
+        # In float64: where values cancel, float32's rounding of each would be all that is left.
         total = first.astype(np.float64)
         total *= ends[0]
         total += np.multiply(second, ends[1], dtype=np.float64)
@@ -116,7 +116,7 @@ class FuseKernel(AddKernel):
     def _keep(
         self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[Decoded], out: Bytes
     ) -> None:
-        """The new base's values, bit for bit unless another format is asked for, and rows that it lacks."""
+        """The new base's values, bit for bit in its own format, and rows that it lacks."""
         if decoded:
             self._fill(item, part, decoded)
             for row, scale in zip(self._deltas.matrix, self.scales, strict=True):

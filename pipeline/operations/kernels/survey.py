@@ -1,4 +1,4 @@
-"""The kernel of a survey: a chunk of each delta in, and what a method must know of the whole tensor out."""
+"""The kernel of a survey: a chunk of each delta in, what a method must know of whole tensors out."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _lows(values: Floats, high: int) -> Lows:
 
 
 class Masses:
-    """For each row and delta the sum of sizes, of all elements and of those that a random choice keeps."""
+    """For each row and delta the sum of sizes, of all elements and of those that chance keeps."""
 
     def __init__(self, rows: int, deltas: int) -> None:
         self.sums = np.zeros((rows, deltas, 2))
