@@ -31,6 +31,8 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "count_high": (None, (_POINTER, _COUNT, _POINTER)),
     "count_low": (None, (_POINTER, _COUNT, _U32, _POINTER)),
     "keep_band": (None, (_POINTER, _COUNT, _U32, _U32, _POINTER)),
+    "keep_between": (None, (_POINTER, _COUNT, _U32, _U32)),
+    "add_wide_bf16": (None, (_POINTER, _POINTER, _POINTER, _COUNT)),
     "keep_random": (None, (_POINTER, _COUNT, _U64, _COUNT, _U64)),
     "keep_ranked": (None, (_POINTER, _COUNT, _U64, _COUNT, _POINTER)),
     "sum_sizes": (_DOUBLE, (_POINTER, _COUNT, _POINTER)),
@@ -71,10 +73,32 @@ def count_low(values: Floats, high: int, bins: NDArray[np.uint32]) -> None:
     _functions["count_low"](_at(values), len(values), high, _at(bins))
 
 
-def keep_band(values: Floats, band: Band, low_seen: int, high_seen: int) -> None:
-    """Leave out what is not in the band; so many equals of its ends are in the tensor before these."""
+def keep_band(values: Floats, band: Band, seen: Counts, then: Counts) -> None:
+    """Leave out what is not in the band.
+
+    seen, then: how many equals of its two ends are in the tensor before these values, and up to their end.
+    """
+    (low_seen, high_seen), (low_end, high_end) = seen.tolist(), then.tolist()
+    low_stays = _all_or_none(low_seen, low_end, band.low_from, band.low_until)
+    high_stays = _all_or_none(high_seen, high_end, 0, band.high_until)
+    if low_stays is not None and high_stays is not None and band.low < band.high:
+        least, most = band.low + (not low_stays), band.high - (not high_stays)
+        _functions["keep_between"](_at(values), len(values), least, most)
+        return
     ordinals = np.array([band.low_from, band.low_until, band.high_until, low_seen, high_seen], np.int64)
     _functions["keep_band"](_at(values), len(values), band.low, band.high, _at(ordinals))
+
+
+def _all_or_none(first: int, stop: int, kept_from: int, kept_until: int) -> bool | None:
+    """Whether all of first..stop are in the other range, or none; None if some are."""
+    if first >= stop or (kept_from <= first and stop <= kept_until):
+        return True
+    return False if first >= kept_until or stop <= kept_from else None
+
+
+def add_wide(base: NDArray[np.uint16], added: Floats, out: NDArray[np.uint16]) -> None:
+    """out = base + added for bfloat16 bits, in float32, rounded once."""
+    _functions["add_wide_bf16"](_at(base), _at(added), _at(out), len(out))
 
 
 def random_key(seed: int, number: int, name: str) -> int:

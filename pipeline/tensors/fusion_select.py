@@ -104,7 +104,7 @@ class _Edge:
 def find_band(
     kept: Kept, ranks: tuple[Rank, Rank], lows: Sequence[tuple[Lows, Lows]]
 ) -> tuple[Band, NDArray[np.int64]]:
-    """The band that keeps just these, and for each chunk how many equals of its ends come before it.
+    """The band that keeps just these; how many equals of its ends come before each chunk, and in all.
 
     lows: for each chunk, the counts in the bins of the first that stays and of the last.
     """
@@ -121,7 +121,7 @@ def find_band(
 
 def nothing_kept(chunks: int) -> tuple[Band, NDArray[np.int64]]:
     """What `find_band` would say if none stays."""
-    return NOTHING, np.zeros((chunks, 2), np.int64)
+    return NOTHING, np.zeros((chunks + 1, 2), np.int64)
 
 
 def _find_edge(position: int, rank: Rank, chunks: Sequence[Lows]) -> _Edge:
@@ -136,9 +136,9 @@ def _find_edge(position: int, rank: Rank, chunks: Sequence[Lows]) -> _Edge:
 
 
 def _before(low: _Edge, high: _Edge | None) -> NDArray[np.int64]:
-    """For each chunk how many equals of both are in those before it."""
-    found = np.zeros((len(low.by_chunk), 2), np.int64)
+    """For each chunk how many equals of both are in those before it; last, how many are in all."""
+    found = np.zeros((len(low.by_chunk) + 1, 2), np.int64)
     for column, edge in enumerate((low, high)):
         if edge is not None:
-            found[1:, column] = np.cumsum(edge.by_chunk)[:-1]
+            found[1:, column] = np.cumsum(edge.by_chunk)
     return found

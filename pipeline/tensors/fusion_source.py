@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]
 
-from pipeline.tensors.kernel_source import LANES, SPAN, U32, bits_of
+from pipeline.tensors.kernel_source import LANES, SPAN, U32, bits_of, round_bf16, wide
 
 _MAGNITUDE = U32(0x7FFFFFFF)
 _LOW_BITS = U32(15)
 _LOW_MASK = U32(0x7FFF)
 
+_BITS = types.CPointer(types.uint16)
 _FLOATS = types.CPointer(types.float32)
 _DOUBLES = types.CPointer(types.float64)
 _WORDS = types.CPointer(types.uint32)
@@ -78,6 +79,23 @@ def keep_band(values, count, low, high, ordinals):
         floats[i] *= np.float32(stays)
 
 
+@cfunc(types.void(_FLOATS, _COUNT, types.uint32, types.uint32), error_model="numpy")
+def keep_between(values, count, least, most):
+    floats = carray(values, count)
+    for i in range(count):
+        bits = U32(bits_of(floats[i]) & _MAGNITUDE)
+        floats[i] *= np.float32((bits >= least) & (bits <= most))
+
+
+@cfunc(types.void(_BITS, _FLOATS, _BITS, _COUNT), error_model="numpy")
+def add_wide_bf16(base, added, out, count):
+    bases = carray(base, count)
+    deltas = carray(added, count)
+    results = carray(out, count)
+    for i in range(count):
+        results[i] = np.uint16(round_bf16(bits_of(wide(bases[i]) + deltas[i])))
+
+
 @cfunc(types.void(_FLOATS, _COUNT, types.uint64, types.int64, types.uint64), error_model="numpy")
 def keep_random(values, count, key, start, limit):
     floats = carray(values, count)
@@ -132,11 +150,11 @@ def sum_products(left, right, count, scratch):
 
 
 @njit
-def _elect(deltas, weight, total, mixed, divisor):
-    """Add those of one delta's elements whose sign is the total's; of a total of zero it is plus."""
+def _elect(deltas, weight, sign, mixed, divisor):
+    """Add those of one delta's elements that have the elected sign."""
     for i in range(deltas.size):
         value = deltas[i]
-        agrees = np.float32((total[i] >= 0 and value > 0) or (not total[i] >= 0 and value < 0))
+        agrees = np.float32(value * sign[i] > 0)
         mixed[i] += value * agrees
         divisor[i] += weight * agrees
 
@@ -162,6 +180,8 @@ def elect(deltas, weights, terms, stride, count, normalize, scratch, out):
             part = matrix[k * stride + start : k * stride + start + size]
             for i in range(size):
                 total[i] += part[i]
+        for i in range(size):  # plus, where the sum is zero
+            total[i] = np.float32(1) if total[i] >= 0 else np.float32(-1)
         for k in range(terms):
             part = matrix[k * stride + start : k * stride + start + size]
             _elect(part, factors[k], total, mixed, divisor)
@@ -174,6 +194,8 @@ ENTRY_POINTS: tuple[Any, ...] = (
     count_high,
     count_low,
     keep_band,
+    keep_between,
+    add_wide_bf16,
     keep_random,
     keep_ranked,
     sum_sizes,

@@ -57,8 +57,8 @@ def thinned(values, kept: Kept, cuts: list[int]):
         found = [(lows(chunk, ranks[0].high), lows(chunk, ranks[1].high)) for chunk in chunks]
         band, seen = find_band(kept, ranks, found)
     marks = []
-    for chunk, (low_seen, high_seen) in zip(chunks, seen.tolist(), strict=True):
-        keep_band(chunk, band, low_seen, high_seen)
+    for chunk, before, then in zip(chunks, seen[:-1], seen[1:], strict=True):
+        keep_band(chunk, band, before, then)
         marks.append(chunk)
     return np.concatenate(marks)
 

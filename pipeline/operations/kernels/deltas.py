@@ -108,8 +108,7 @@ class Deltas:
             return values
         band = recipe.bands[number] if recipe else None
         if band is not None:
-            low_seen, high_seen = band[1][part.chunk].tolist()
-            keep_band(values, band[0], low_seen, high_seen)
+            keep_band(values, band[0], *band[1][part.chunk : part.chunk + 2])
             return values
         key = random_key(self._fusion.seed, number, item.result.name)
         if self._fusion.kind.drops is Drop.RANKED:
