@@ -76,7 +76,7 @@ def count_low(values: Floats, high: int, bins: NDArray[np.uint32]) -> None:
 def keep_band(values: Floats, band: Band, seen: Counts, then: Counts) -> None:
     """Leave out what is not in the band.
 
-    seen, then: how many equals of its two ends are in the tensor before these values, and up to their end.
+    seen, then: how many equals of its ends the tensor has before these values, and up to their end.
     """
     (low_seen, high_seen), (low_end, high_end) = seen.tolist(), then.tolist()
     low_stays = _all_or_none(low_seen, low_end, band.low_from, band.low_until)
