@@ -83,10 +83,15 @@ def keep_band(values: Floats, band: Band, seen: Counts, then: Counts) -> None:
     high_stays = _all_or_none(high_seen, high_end, 0, band.high_until)
     if low_stays is not None and high_stays is not None and band.low < band.high:
         least, most = band.low + (not low_stays), band.high - (not high_stays)
-        _functions["keep_between"](_at(values), len(values), least, most)
+        keep_between(values, least, most)
         return
     ordinals = np.array([band.low_from, band.low_until, band.high_until, low_seen, high_seen], np.int64)
     _functions["keep_band"](_at(values), len(values), band.low, band.high, _at(ordinals))
+
+
+def keep_between(values: Floats, least: int, most: int) -> None:
+    """Leave out what is not of these magnitudes, as float32's bits, both ends included."""
+    _functions["keep_between"](_at(values), len(values), least, most)
 
 
 def _all_or_none(first: int, stop: int, kept_from: int, kept_until: int) -> bool | None:
@@ -96,7 +101,7 @@ def _all_or_none(first: int, stop: int, kept_from: int, kept_until: int) -> bool
     return False if first >= kept_until or stop <= kept_from else None
 
 
-def add_wide(base: NDArray[np.uint16], added: Floats, out: NDArray[np.uint16]) -> None:
+def add_wide_bf16(base: NDArray[np.uint16], added: Floats, out: NDArray[np.uint16]) -> None:
     """out = base + added for bfloat16 bits, in float32, rounded once."""
     _functions["add_wide_bf16"](_at(base), _at(added), _at(out), len(out))
 

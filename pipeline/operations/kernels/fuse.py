@@ -17,7 +17,7 @@ from pipeline.operations.kernels.add import AddKernel, Decoded
 from pipeline.operations.kernels.deltas import Deltas, Edges, Recipe
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Operand, Term
 from pipeline.tensors.dtypes import BF16, F32, Bytes
-from pipeline.tensors.fusion import Floats, add_wide, elect
+from pipeline.tensors.fusion import Floats, add_wide_bf16, elect
 
 _BF16_INF = 0x7F80
 
@@ -64,7 +64,7 @@ class FuseKernel(AddKernel):
         """The base plus what is mixed, by the shorter way where that is the commonest case."""
         if item.base.dtype == item.result.dtype == BF16 and len(base) == len(out):
             bits = Operand(out, BF16).bits
-            add_wide(Operand(base, BF16).bits, mixed, bits)
+            add_wide_bf16(Operand(base, BF16).bits, mixed, bits)
             exponents = bits & np.uint16(_BF16_INF)
             self.found.nonfinite[part.row] = np.count_nonzero(exponents == _BF16_INF)
         else:
