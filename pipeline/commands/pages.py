@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 NewFolder = Annotated[str, Option(help="The folder to write index.html in, or az://container/path.")]
 
+Checked = Annotated[str | None, Option(help="Check signatures by this public key or certificate (PEM).")]
+
 
 class Showing(InStore, Replacing, Planned):
     """Options of page and of catalog."""
@@ -36,9 +38,7 @@ def page(
     title: Annotated[
         str | None, Option(help="What the page is about. [default: the release's name]")
     ] = None,
-    key: Annotated[
-        str | None, Option(help="Check signatures by this public key or certificate (PEM).")
-    ] = None,
+    key: Checked = None,
     **options: Unpack[Showing],
 ) -> PageReport:
     """Write a web page of what is known of a transfer.
@@ -54,6 +54,7 @@ def page(
 def catalog(
     output: NewFolder,
     place: Prefix = None,
+    key: Checked = None,
     **options: Unpack[Showing],
 ) -> CatalogReport:
     """Write a web page of all that lies in a store.
@@ -63,4 +64,4 @@ def catalog(
     """
     from pipeline import catalog as run
 
-    return run(output, place, **options)
+    return run(output, place, key=key, **options)

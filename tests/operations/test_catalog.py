@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from analysis.pages import evaluation, see
 from clouds import Cloud
+from keys import make_pair
 from operations.conftest import DELTA, Family
 from servers.azurite import Azurite
 from servers.fault_proxy import FaultProxy
@@ -21,9 +22,11 @@ from pipeline.quality.gate import judge
 from pipeline.quality.verdict import Verdict
 
 
-def made(store: str, folder: Path, place: str | None = None) -> tuple[CatalogReport, str]:
+def made(
+    store: str, folder: Path, place: str | None = None, *, key: str | None = None
+) -> tuple[CatalogReport, str]:
     """The catalogue of a store, and the text of its page."""
-    report = catalog(str(folder / "site"), place, store=store, overwrite=True)
+    report = catalog(str(folder / "site"), place, key=key, store=store, overwrite=True)
     return report, see((folder / "site" / "index.html").read_bytes()).text
 
 
@@ -73,6 +76,15 @@ def test_what_is_damaged_or_foreign_is_a_line_with_the_reason(shelf: str, tmp_pa
     report, text = made(shelf, tmp_path)
     assert (report.deltas, report.releases, report.problems) == (1, 0, 5)
     assert text.count("damaged:") == 5 and "<b>.json" in text
+
+
+def test_signatures_are_held_against_a_key(shelf: str, key: str, tmp_path: Path) -> None:
+    report, text = made(shelf, tmp_path, key=key)
+    assert report.problems == 0 and text.count("✓ signed") == 2
+    other = make_pair(tmp_path, "p256").public
+    report, text = made(shelf, tmp_path, key=other)
+    assert (report.deltas, report.releases, report.problems) == (0, 0, 2)
+    assert text.count("was not made by the key in") == 2
 
 
 def test_a_catalogue_keeps_to_its_prefix_and_replaces_nothing_unasked(

@@ -15,7 +15,7 @@ class Entry:
     """One thing in a store. kind: delta, release, model or other. modified: UTC.
 
     parts: how many deltas were combined into it. deltas: what a release was made of. problem: why it
-    can't be used, if so.
+    can't be used, if so. signed_by: the key whose signature was seen to hold.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Entry:
     deltas: Sequence[Model] = ()
     case: str | None = None
     problem: str | None = None
+    signed_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pipeline.errors import AccessError, CorruptFile, PipelineError
 from pipeline.operations.storing.shelf import Item, open_shelf, sort_out
 from pipeline.settings import Settings
 from pipeline.storage.base import Store
-from pipeline.tensors.fingerprint import digest_bytes
+from pipeline.tensors.fingerprint import Digest, digest_bytes
 
 Kind = Literal["delta", "model", "other"]
 _AT_ONCE = 8
@@ -78,13 +78,14 @@ def _describe(store: Store, item: Item) -> Listed:
     if not item.name.endswith(SAFETENSORS):
         return plain
     try:
-        manifest = read_manifest(store, item.name)
+        found = read_manifest(store, item.name)
     except AccessError:
         raise
     except PipelineError as error:
         return replace(plain, problem=f"damaged: {error.what}")
-    if manifest is None:
+    if found is None:
         return plain
+    manifest, _ = found
     return replace(plain, kind="delta", base=_location(manifest.base), post=_location(manifest.post))
 
 
@@ -95,8 +96,8 @@ def what_is_missing(item: Item) -> str | None:
     return None if item.has_weights else "has no weights"
 
 
-def read_manifest(store: Store, name: str) -> Manifest | None:
-    """The manifest of the delta called `name`; None if it is another safetensors file.
+def read_manifest(store: Store, name: str) -> tuple[Manifest, Digest] | None:
+    """The manifest of the delta called `name`, and its digest; None if it is another safetensors file.
 
     Raises CorruptFile, and what the store raises.
     """
@@ -109,9 +110,10 @@ def read_manifest(store: Store, name: str) -> Manifest | None:
         if entry is None:
             raise CorruptFile("lacks its manifest", where=reader.name)
         data = read_entry(reader, entry)
-        if str(digest_bytes(data)) != header.metadata.get(MANIFEST_KEY):
+        digest = digest_bytes(data)
+        if str(digest) != header.metadata.get(MANIFEST_KEY):
             raise CorruptFile("its manifest does not match its digest", where=reader.name)
-        return Manifest.from_json(data, where=reader.name)
+        return Manifest.from_json(data, where=reader.name), digest
     finally:
         reader.close()
 
