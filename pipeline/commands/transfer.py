@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict, Unpack
 from typer import Option
 
 from pipeline.commands.command import command
+from pipeline.commands.fusing import Fused
 from pipeline.commands.options import (
     BASE_HELP,
     Dequantizing,
@@ -76,9 +77,7 @@ class Computing(_NewDelta, Packed, _Read, Published):
     """Options of compute."""
 
 
-class Applying(
-    _NewModel, _Decided, Related, Proven, OnDevice, FromHub, Dequantizing, Working, Published
-):
+class Applying(_NewModel, Fused, _Decided, Related, Proven, _Read, Published):
     """Options of apply."""
 
 

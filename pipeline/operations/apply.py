@@ -21,11 +21,17 @@ from pipeline.checkpoints.output import SHARD_BYTES
 from pipeline.deltas.base_rows import in_posts_order
 from pipeline.deltas.signing import Verifier
 from pipeline.engine.work import Work
-from pipeline.operations.addends.addend import Addend
+from pipeline.operations.addends.addend import Addend, MakeArithmetic
 from pipeline.operations.addends.opening import open_addend
 from pipeline.operations.arguments import Difference, ScaledAddend, scaled
 from pipeline.operations.fit import SumPlan, fit, plan_sum
+from pipeline.operations.fusion.choice import Fusing, Fusion
+from pipeline.operations.fusion.layout import Fused
+from pipeline.operations.fusion.survey import Survey
 from pipeline.operations.kernels.add import AddKernel, Found, NotTheSameBase
+from pipeline.operations.kernels.deltas import Recipe
+from pipeline.operations.kernels.deltas import scratch_bytes as fusing_bytes
+from pipeline.operations.kernels.fuse import FuseKernel
 from pipeline.operations.lineage.figures import Lineage
 from pipeline.operations.lineage.probing import probe_lineage
 from pipeline.operations.names import as_base_of, under_own_names
@@ -46,6 +52,10 @@ from pipeline.tensors.dtypes import F64, DType, parse_dtype, torch_name
 from pipeline.units import parse_bytes
 
 
+class Applying(Transferring, Fusing, total=False):
+    """Options of apply beside its own; see each."""
+
+
 def apply(
     base: str,
     deltas: Sequence[str | Difference | ScaledAddend],
@@ -59,7 +69,7 @@ def apply(
     allow_unrelated: bool = False,
     key: str | None = None,
     require_signature: bool = False,
-    **options: Unpack[Transferring],
+    **options: Unpack[Applying],
 ) -> ApplyReport:
     """Write base + the sum of scale * delta as the model folder `output`.
 
@@ -70,19 +80,21 @@ def apply(
     it. take_config: "base" or "post" by key of config.json, or "base:KEY" and "post:KEY": whose value
     counts, whatever the policy. allow_unrelated: whether to write the sum even on a base that seems to
     have nothing to do with that of a delta. key: public key or certificate (PEM) by which every delta
-    must be signed. options: see `Transferring`.
+    must be signed. options: see `Transferring`, and `Fusing` for other ways to put deltas together than
+    their sum.
     Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`, unless it was
     the push that failed: then the folder stays there.
     """
     form, shard_bytes = parse_dtype(dtype), parse_bytes(shard_size)
     wanted = scaled(deltas, scale)
     choices = parse_choices(take_config or ())
+    fusion, others = Fusion.take(options, [factor for _, factor in wanted])
     verifier = load_verifier(key, required=require_signature)
-    setup = Setup.of(options)
+    setup = Setup.of(others)
     place = Place.for_model(output, setup).refuse_taken(is_model=True)
     hub = HubPush.wanted(setup)
     with ExitStack() as stack:
-        run = _Run.open(stack, base, old_base, wanted, verifier, form, setup)
+        run = _Run.open(stack, base, old_base, wanted, fusion, verifier, form, setup)
         run = replace(run.deciding(choices), allow_unrelated=allow_unrelated)
         report = run.apply(place, shard_bytes)
     return replace(report, pushed=hub.model(output).pushed) if hub else report
@@ -99,6 +111,7 @@ class _Run:
     old: Checkpoint | None
     addends: Sequence[Addend]
     scales: Sequence[float]
+    fused: Fused
     dtype: DType | None
     settled: Settled | None = None
     names: NameNotes = field(default_factory=NameNotes)
@@ -112,6 +125,7 @@ class _Run:
         base: str,
         old_base: str | None,
         wanted: Sequence[ScaledAddend],
+        fusion: Fusion,
         verifier: Verifier | None,
         dtype: DType | None,
         setup: Setup,
@@ -125,7 +139,8 @@ class _Run:
             old = stack.enter_context(open_checkpoint(old_base, settings=settings))
             old = in_posts_order(as_base_of(opened[0], old), opened[0].base_rows)
             opened[0].check_base(old)
-        return cls(model, old, opened, [scale for _, scale in wanted], dtype)
+        fused = Fused.of(fusion, model)
+        return cls(model, old, opened, [scale for _, scale in wanted], fused, dtype)
 
     def deciding(self, choices: Mapping[str, str]) -> Self:
         """The run with sides chosen for keys of the config, which must otherwise allow the sum.
@@ -143,10 +158,9 @@ class _Run:
 
     def apply(self, place: Place, shard_bytes: int) -> ApplyReport:
         """Write the sum, or on a dry run say what would be written."""
-        seen = self._on_own_base() if list(self.scales) == [1.0] else self
-        same_base = list(self.scales) == [1.0] and looks_like_same_base(
-            seen.base, self.addends[0], self.dtype
-        )
+        is_one = list(self.scales) == [1.0] and self.fused.is_plain
+        seen = self._on_own_base() if is_one else self
+        same_base = is_one and looks_like_same_base(seen.base, self.addends[0], self.dtype)
         if place.setup.dry_run:
             run = seen if same_base else self._on_another_base(reads=False)
             layout = run._plan(shard_bytes, same_base=same_base)
@@ -173,6 +187,7 @@ class _Run:
             addends=names.addends,
             names=names.notes,
             settled=settled,
+            fused=Fused.of(self.fused.fusion, settled.base),
         )
 
     def _plan(self, shard_bytes: int, *, same_base: bool) -> SumPlan:
@@ -180,7 +195,9 @@ class _Run:
         fitted = fit(self.base, self.addends, dtype=self.dtype, as_post=same_base)
         if self.settled is not None:
             fitted = self.settled.fitted(fitted)
-        return plan_sum(self.base, self.old, self.addends, fitted, shard_bytes=shard_bytes)
+        fitted = self.fused.fit(fitted, self.dtype, where=self.base.location)
+        layout = plan_sum(self.base, self.old, self.addends, fitted, shard_bytes=shard_bytes)
+        return self.fused.with_edges(layout, self.addends)
 
     def _release(self, layout: SumPlan, *, same_base: bool) -> Release:
         """The result's files beside its weights."""
@@ -205,6 +222,7 @@ class _Run:
             files=[shard.name for shard in layout.shards],
             **asdict(self.names),
             lineage=() if same_base else self._lineage(preview=place.setup.dry_run),
+            **self.fused.report(),
             **asdict(place.estimate(layout.plan, self._readers, size)),
             vocabulary=self.settled.table if self.settled else None,
         )
@@ -223,7 +241,8 @@ class _Run:
     def _write(self, place: Place, shard_bytes: int, *, same_base: bool) -> ApplyReport:
         """Write the whole folder and publish it. Raises NotTheSameBase if it is not."""
         layout = self._plan(shard_bytes, same_base=same_base)
-        report = replace(self._report(place, layout, same_base=same_base), carried=layout.carried())
+        carried = tuple(name for name in layout.carried() if name not in self.fused.left_out())
+        report = replace(self._report(place, layout, same_base=same_base), carried=carried)
         found = Found.empty(layout.plan.rows)
         release = self._release(layout, same_base=same_base)
 
@@ -247,29 +266,49 @@ class _Run:
 
     def _work(self, place: Place, layout: SumPlan, found: Found, same_base: bool) -> Work:
         arithmetic = place.setup.resources.arithmetic
+        recipes = self._recipes(place, layout)
         return Work(
             title=f"apply {place.location}",
             plan=layout.plan,
             readers=self._readers,
-            make_kernel=lambda: AddKernel(
-                layout.tensors,
-                self.addends,
-                self.scales,
-                found,
-                arithmetic(),
-                [addend.decoder(arithmetic) for addend in self.addends],
-                same_base,
-            ),
+            make_kernel=lambda: self._kernel(layout, found, arithmetic, recipes, same_base=same_base),
             findings=[
                 *(found.base, found.result, found.nonfinite, found.overflows, found.distance),
                 *(found.change, found.way),
                 *(table for addend in self.addends for table in addend.findings),
             ],
-            options=[self.scales, same_base, *(self.settled.rules if self.settled else ())],
+            options=[
+                self.scales,
+                same_base,
+                *(self.settled.rules if self.settled else ()),
+                *self.fused.key,
+            ],
             scratch_bytes=sum_bytes(_dtypes(layout))
             + max(norms.SCRATCH_BYTES, movements.SCRATCH_BYTES)
-            + sum(addend.scratch_bytes for addend in self.addends),
+            + sum(addend.scratch_bytes for addend in self.addends)
+            + (0 if self.fused.is_plain else fusing_bytes(self.fused.fusion, len(self.addends))),
         )
+
+    def _recipes(self, place: Place, layout: SumPlan) -> list[Recipe | None]:
+        """What the method must know of whole tensors; to find it out, they may be read."""
+        inputs = (layout, self.addends, self.scales, self._readers)
+        return [] if self.fused.is_plain else Survey(self.fused, *inputs, place.setup).recipes()
+
+    def _kernel(
+        self,
+        layout: SumPlan,
+        found: Found,
+        arithmetic: MakeArithmetic,
+        recipes: Sequence[Recipe | None],
+        *,
+        same_base: bool,
+    ) -> AddKernel:
+        """A kernel for one worker."""
+        decoders = [addend.decoder(arithmetic) for addend in self.addends]
+        inputs = (layout.tensors, self.addends, self.scales, found, arithmetic(), decoders)
+        if self.fused.is_plain:
+            return AddKernel(*inputs, same_base)
+        return FuseKernel(*inputs, same_base, self.fused, recipes)
 
 
 def _dtypes(layout: SumPlan) -> Iterator[DType]:

@@ -30,6 +30,16 @@ class Fitted:
     result: Tensor
     rules: tuple[RowRule, ...] = ()  # for rows in which not everything counts
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the new base has nothing of it, so that it is a post's own."""
+        return is_absent(self.base.shape, self.result.shape)
+
+    @property
+    def is_grown(self) -> bool:
+        """Whether the result has rows that the new base lacks."""
+        return self.result.shape != self.base.shape
+
 
 @dataclass(frozen=True)
 class SumPlan:

@@ -67,7 +67,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class _Decoded:
+class Decoded:
     """A chunk of an addend: its values, and what they lost."""
 
     tensor: AddedTensor
@@ -123,21 +123,21 @@ class AddKernel:
             )
         return b""
 
-    def _decoded(self, item: Fitted, part: Slice, inputs: Sequence[Bytes]) -> Iterator[_Decoded]:
+    def _decoded(self, item: Fitted, part: Slice, inputs: Sequence[Bytes]) -> Iterator[Decoded]:
         """Each addend's chunk, but for those that end before it: the new base has rows they know not."""
         parts = zip(item.added, self.scales, self.decoders, inputs[2::2], inputs[3::2], strict=True)
         for tensor, scale, decode, first, second in parts:
             if part.chunk < len(tensor.digests):
                 if is_absent(tensor.record.base_shape, tensor.record.shape):
                     scale = 1.0  # not a difference: post's own values, carried whole
-                yield _Decoded(tensor, scale, *decode(item.result.name, part.chunk, first, second))
+                yield Decoded(tensor, scale, *decode(item.result.name, part.chunk, first, second))
 
     def _matches(self, found: NDArray[np.uint8], item: Fitted, part: Slice, side: int) -> bool:
         """Whether what was digested here is that side's of the one addend that there is."""
         return np.array_equal(found[part.row], item.added[0].digests[part.chunk, side])
 
     def _measure(
-        self, item: Fitted, part: Slice, base: Bytes, old: Bytes, decoded: Sequence[_Decoded]
+        self, item: Fitted, part: Slice, base: Bytes, old: Bytes, decoded: Sequence[Decoded]
     ) -> None:
         """How far the new base is from the old one. Raises OtherCheckpoint if that is another."""
         found = np.empty(DIGEST_BYTES, np.uint8)
@@ -153,25 +153,36 @@ class AddKernel:
             before = Operand(old, first.record.base)
             after = Operand(base, item.base.dtype)
             measure_into(self.found.distance[part.row], after, before)
-            correlate_into(self.found.way[part.row], after, before, decoded[0].term)
+            if decoded:  # of what is left out nothing is decoded
+                correlate_into(self.found.way[part.row], after, before, decoded[0].term)
 
     def _add(
-        self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[_Decoded], out: Bytes
+        self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[Decoded], out: Bytes
     ) -> None:
         result = Operand(out, item.result.dtype)
         before, terms = Operand(base, item.base.dtype), [each.term for each in decoded]
-        self.found.nonfinite[part.row] = self.arithmetic.add(before, terms, result)
+        self._put_together(item, part, base, decoded, out)
         if item.rules:
             self.found.nonfinite[part.row] += self._settle_rows(item, part, base, decoded, result)
         if self.found.nonfinite[part.row]:
             self.found.overflows[part.row] = count_overflows(before, terms, result)
-        whole = is_absent(item.base.shape, item.result.shape) and len(decoded) == 1
+        whole = item.is_whole and len(decoded) == 1
         if self.same_base or (whole and decoded[0].tensor.record.post == result.dtype):
             exceptions = decoded[0].corrections
             result.bits[exceptions.lost_at] = exceptions.lost
 
+    def _put_together(
+        self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[Decoded], out: Bytes
+    ) -> None:
+        """Fill `out` from base and deltas, by their sum, and count what is not finite."""
+        self.found.nonfinite[part.row] = self.arithmetic.add(
+            Operand(base, item.base.dtype),
+            [each.term for each in decoded],
+            Operand(out, item.result.dtype),
+        )
+
     def _settle_rows(
-        self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[_Decoded], result: Operand
+        self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[Decoded], result: Operand
     ) -> int:
         numbers = {id(tensor): number for number, tensor in enumerate(item.added)}
         terms = [(numbers[id(each.tensor)], each.term) for each in decoded]
@@ -180,7 +191,7 @@ class AddKernel:
         return settle_rows(self.arithmetic, item.rules, width, part, before, terms, result)
 
 
-def _carry(item: Fitted, base: Bytes, decoded: Sequence[_Decoded], out: Bytes) -> None:
+def _carry(item: Fitted, base: Bytes, decoded: Sequence[Decoded], out: Bytes) -> None:
     """The new base's values, under those of each addend that changed the tensor."""
     if item.result.dtype == item.base.dtype:
         out[: len(base)] = base

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.deltas.manifest import Identity, Manifest
 from pipeline.operations.addends.addend import Origin
 from pipeline.operations.lineage.lines import lineage_lines
+from pipeline.operations.outputs.fusion_card import fusion_lines
 from pipeline.operations.outputs.report import ApplyReport
 from pipeline.version import TOOL
 
@@ -51,6 +52,7 @@ def model_card(
         "",
         f"    result = base + {terms}",
         "",
+        *fusion_lines(report),
         "| part | location |",
         "|---|---|",
         f"| base | {_code(report.base)} |",

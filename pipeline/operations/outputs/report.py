@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.checkpoints.config_policy import ConfigRow
 from pipeline.checkpoints.vocabulary_table import VocabularyTable
@@ -30,7 +31,8 @@ class ApplyReport:
     "post" whose difference was taken on the way. vocabulary: how rows were brought together. renamed,
     tied, only_post, left_out, untied: see `NameNotes`. config_table: the keys on which new base, post
     and result do not all agree. derived: which models were not stored as they are read, and from what
-    their values were made.
+    their values were made. fusion: the method, its figures and patterns, if it is more than a sum;
+    skipped: the tensors that it leaves as they are in the new base.
     """
 
     output: str
@@ -64,6 +66,8 @@ class ApplyReport:
     left_out: Sequence[str] = ()
     untied: bool = False
     derived: Sequence[str] = ()
+    fusion: Mapping[str, Any] | None = None
+    skipped: Sequence[str] = ()
     pushed: str | None = None
     download_bytes: int = 0
     upload_bytes: int = 0

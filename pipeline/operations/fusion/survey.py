@@ -1,0 +1,249 @@
+"""What a method must know of whole tensors before it can do a chunk, found by walks without outputs.
+
+Tensors are taken in groups, so that tables stay small whatever the model's size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.engine.plan import Plan
+from pipeline.engine.walk import walk
+from pipeline.engine.work import Work
+from pipeline.operations.addends.addend import Addend
+from pipeline.operations.fit import Fitted, SumPlan
+from pipeline.operations.fusion.choice import Drop
+from pipeline.operations.fusion.layout import OWN_INPUTS, Fused
+from pipeline.operations.kernels.deltas import Deltas, Recipe, scratch_bytes
+from pipeline.operations.kernels.survey import (
+    HighCounts,
+    LowCounts,
+    Masses,
+    Measure,
+    Products,
+    SurveyKernel,
+)
+from pipeline.operations.setup import Setup
+from pipeline.storage.base import Reader
+from pipeline.tensors.fusion import HIGH_BINS, Band
+from pipeline.tensors.fusion_select import (
+    Kept,
+    Lows,
+    ends_of,
+    find_band,
+    kept_largest,
+    kept_middle,
+    nothing_kept,
+)
+
+_TABLE_BYTES = 64 << 20  # of counts, for a group of tensors
+_GROUP_ELEMENTS = 1 << 28  # of a group's deltas: their second counts take 0.4 bytes each at the worst
+_SMALLEST_MASS = 1e-7  # that is rescaled by, as in mergekit
+_SMALLEST_NORM, _SMALLEST_LENGTHS, _STRAIGHT = 1e-8, 1e-6, 0.9995  # as in mergekit
+_SINGULAR = 1e-6
+
+Banded = tuple[Band, NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is walked: a layout of the sum, and what its inputs are read by."""
+
+    fused: Fused
+    layout: SumPlan
+    addends: Sequence[Addend]
+    scales: Sequence[float]
+    readers: Sequence[Reader]
+    setup: Setup
+
+    def recipes(self) -> list[Recipe | None]:
+        """For each job how its deltas are put together; None for one that needs no method.
+
+        Raises what reading them raises.
+        """
+        found: list[Recipe | None] = [None] * len(self.layout.tensors)
+        wanted = [n for n, item in enumerate(self.layout.tensors) if self.fused.combines(item)]
+        fusion = self.fused.fusion
+        if fusion.method in ("slerp", "model_stock"):
+            make: Callable[[Sequence[int]], list[Recipe]] = self._by_products
+        elif not fusion.thins:
+            return [self._recipe() if n in set(wanted) else None for n in range(len(found))]
+        elif fusion.kind.drops in (Drop.SMALLEST, Drop.OUTLIERS):
+            make = self._by_bands
+        else:
+            make = self._by_masses
+        for group in self._groups(wanted):
+            for number, recipe in zip(group, make(group), strict=True):
+                found[number] = recipe
+        return found
+
+    def _recipe(
+        self,
+        bands: Sequence[Banded | None] = (),
+        rescale: Sequence[float] = (),
+        weights: Sequence[float] = (),
+        ends: tuple[float, float] | None = None,
+    ) -> Recipe:
+        count = len(self.addends)
+        return Recipe(bands or [None] * count, rescale or [1.0] * count, weights or self.scales, ends)
+
+    def _groups(self, numbers: Sequence[int]) -> Iterator[list[int]]:
+        """Jobs that are walked together."""
+        most = max(1, _TABLE_BYTES // (4 * HIGH_BINS * len(self.addends)))
+        group: list[int] = []
+        elements = 0
+        for number in numbers:
+            count = self.layout.plan.jobs[number].count * len(self.addends)
+            if group and (len(group) == most or elements + count > _GROUP_ELEMENTS):
+                yield group
+                group, elements = [], 0
+            group.append(number)
+            elements += count
+        if group:
+            yield group
+
+    def _plan(self, group: Sequence[int]) -> Plan:
+        """The deltas of these jobs, and the base where it counts; nothing comes out."""
+        takes_base = self.fused.fusion.method == "slerp"
+        jobs = []
+        for number in group:
+            job = self.layout.plan.jobs[number]
+            base = job.inputs[0] if takes_base else None
+            inputs = (base, None, *job.inputs[OWN_INPUTS:])
+            jobs.append(replace(job, writer=None, offset=0, itemsize=0, inputs=inputs))
+        return Plan(jobs)
+
+    def _walk(self, plan: Plan, group: Sequence[int], measure: Measure) -> None:
+        """Measure every chunk of the plan."""
+        arithmetic = self.setup.resources.arithmetic
+        items = [self.layout.tensors[number] for number in group]
+        done = np.zeros(plan.rows, np.bool_)
+        work = Work(
+            title=f"survey {len(group)} tensors",
+            plan=plan,
+            readers=self.readers,
+            make_kernel=lambda: SurveyKernel(
+                items,
+                Deltas(self.fused.fusion, [addend.decoder(arithmetic) for addend in self.addends]),
+                measure,
+                done,
+            ),
+            scratch_bytes=scratch_bytes(self.fused.fusion, len(self.addends))
+            + sum(addend.scratch_bytes for addend in self.addends),
+        )
+        walk(work, self.setup.resources.limits, self.setup.progress)
+
+    def _by_bands(self, group: Sequence[int]) -> list[Recipe]:
+        """Thresholds of magnitude, in two walks."""
+        plan, deltas = self._plan(group), len(self.addends)
+        kept = [self._kept(self.layout.tensors[number]) for number in group]
+        highs = HighCounts(len(group), deltas)
+        self._walk(plan, group, highs)
+        ranks = [
+            [ends_of(each, bins) for each, bins in zip(*pair, strict=True)]
+            for pair in zip(kept, highs.bins, strict=True)
+        ]
+        lows = LowCounts(plan.rows, ranks)
+        self._walk(plan, group, lows)
+        recipes = []
+        for job in range(len(group)):
+            rows = lows.lows[plan.rows_of(job)]
+            bands = []
+            for number in range(deltas):
+                chunks = [each[number] or _NO_LOWS for each in rows]
+                ends = ranks[job][number]
+                found = find_band(kept[job][number], ends, chunks) if ends else nothing_kept(len(rows))
+                bands.append(found)
+            recipes.append(self._recipe(bands))
+        return recipes
+
+    def _kept(self, item: Fitted) -> list[Kept]:
+        fusion = self.fused.fusion
+        counts = [math.prod(tensor.record.base_shape) for tensor in item.added]
+        if fusion.kind.drops is Drop.SMALLEST:
+            return [kept_largest(count, fusion.density) for count in counts]
+        return [kept_middle(count, fusion.density, fusion.gamma) for count in counts]
+
+    def _by_masses(self, group: Sequence[int]) -> list[Recipe]:
+        """What was left out by chance, made up for."""
+        plan = self._plan(group)
+        masses = Masses(plan.rows, len(self.addends))
+        self._walk(plan, group, masses)
+        recipes = []
+        for job in range(len(group)):
+            rows = masses.sums[plan.rows_of(job)]
+            totals = [(_sum(rows[:, k, 0]), _sum(rows[:, k, 1])) for k in range(len(self.addends))]
+            recipes.append(self._recipe(rescale=[_ratio(*each) for each in totals]))
+        return recipes
+
+    def _by_products(self, group: Sequence[int]) -> list[Recipe]:
+        """The angles between deltas, or models."""
+        plan = self._plan(group)
+        products = Products(plan.rows, len(self.addends))
+        self._walk(plan, group, products)
+        recipes = []
+        for job in range(len(group)):
+            rows = products.sums[plan.rows_of(job)]
+            count = rows.shape[1]
+            sums = [[_sum(rows[:, max(i, j), min(i, j)]) for j in range(count)] for i in range(count)]
+            if self.fused.fusion.method == "slerp":
+                recipes.append(self._recipe(ends=slerp_ends(sums, self._share)))
+            else:
+                recipes.append(self._recipe(weights=stock_weights(sums, self.scales)))
+        return recipes
+
+    @property
+    def _share(self) -> float:
+        """Of the second model, for slerp."""
+        return self.scales[0] if len(self.scales) == 1 else self.scales[1] / sum(self.scales)
+
+
+_NO_LOWS = (Lows(np.empty(0, np.uint16), np.empty(0, np.uint32)),) * 2
+
+
+def slerp_ends(products: Sequence[Sequence[float]], share: float) -> tuple[float, float]:
+    """The factors of two vectors with these inner products, `share` of the way along the arc.
+
+    Along the line where they are almost parallel (Shoemake, "Animating rotation with quaternion curves",
+    SIGGRAPH 1985).
+    """
+    lengths = [math.sqrt(products[k][k]) for k in range(2)]
+    first, second = (length if length > _SMALLEST_NORM else 1.0 for length in lengths)
+    cosine = products[0][1] / (first * second)
+    if not abs(cosine) <= _STRAIGHT:
+        return 1 - share, share
+    angle = math.acos(cosine)
+    return (math.sin((1 - share) * angle) / math.sin(angle), math.sin(share * angle) / math.sin(angle))
+
+
+def stock_weights(products: Sequence[Sequence[float]], scales: Sequence[float]) -> list[float]:
+    """The factors of deltas with these inner products: t / N each, t = N c / (1 + (N - 1) c).
+
+    c is the mean of their cosines (arXiv 2403.19522, equation 5 for more than two models); scales are
+    those of the models, whose deltas turn round with a negative one.
+    """
+    count = len(scales)
+    cosines = []
+    for i, j in combinations(range(count), 2):
+        lengths = math.sqrt(products[i][i]) * math.sqrt(products[j][j]) * abs(scales[i] * scales[j])
+        cosine = scales[i] * scales[j] * products[i][j] / max(lengths, _SMALLEST_LENGTHS)
+        cosines.append(min(1.0, max(-1.0, cosine)))
+    mean = sum(cosines) / len(cosines)
+    divisor = 1 + (count - 1) * mean
+    share = 0.0 if abs(divisor) < _SINGULAR else mean / divisor
+    return [scale * share for scale in scales]
+
+
+def _sum(values: NDArray[np.float64]) -> float:
+    """Correctly rounded, so in any order; NaN if any is no finite number."""
+    return math.fsum(values.tolist()) if np.isfinite(values).all() else math.nan
+
+
+def _ratio(whole: float, kept: float) -> float:
+    return 1.0 if whole < _SMALLEST_MASS or kept < _SMALLEST_MASS else whole / kept
