@@ -259,3 +259,15 @@ def test_only_the_report_of_a_sweep_is_read_as_one(swept):
     for text in ("{", "[]", '{"format": "paramdelta-evaluation/1"}', '{"format": "paramdelta-sweep/1"}'):
         with pytest.raises(CorruptFile, match="here"):
             Said.from_json(text, where="here")
+
+
+def test_what_a_cache_says_of_a_model_is_checked_before_it_is_believed(folder, swept, tmp_path):
+    from blake3 import blake3
+
+    for path in (folder / "cache").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+        if b'"fingerprint"' in path.read_bytes():
+            body = b'[{"fingerprint": "../model", "key": 1}]'
+            (tmp_path / path.name).write_bytes(blake3(body).hexdigest().encode() + b"\n" + body)
+    done = run(folder, "believed", scales="1", cache=str(tmp_path), plots="none")
+    assert done.points[0].made and done.points[0].fingerprint == swept.points[1].fingerprint
