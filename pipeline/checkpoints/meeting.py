@@ -181,24 +181,26 @@ def bring_together(base: Checkpoint, post: Checkpoint) -> tuple[Checkpoint, Chec
     return seen_from_post(base, meeting, forms_of(post)), post, NameNotes.of(meeting)
 
 
-def as_base(model: Checkpoint, names: Names, forms: Forms) -> Checkpoint:
-    """`model` as the base of a delta with these names and forms; as it is where it can't be that.
+def as_base(model: Checkpoint, names: Names, lacking: Forms) -> Checkpoint:
+    """`model` as the base of a delta with these names; as it is where it can't be that.
+
+    lacking: formats and shapes of what the delta's own base lacked.
 
     Raises Mismatch for tensors that are fused on one side.
     """
     meeting = meet(names_of(model), names)
     if meeting.aliases:  # the model has a head of its own, and the delta's base had none
         return model
-    return seen_from_post(model, meeting, forms)
+    return seen_from_post(model, meeting, lacking)
 
 
 def seen_from_post(base: Checkpoint, meeting: Meeting, post: Forms) -> Checkpoint:
     """`base` under post's names, the same bytes; what it lacks has no rows there.
 
-    post: formats and shapes by name, aliases included.
+    post: formats and shapes by name of what it may lack.
     """
     tensors = {name: base.tensors[own] for name, own in meeting.base_names.items()}
-    for name in meeting.only_post:
+    for name in (each for each in meeting.only_post if each in post):
         tensors[name] = absent(name, *post[name])
     over = {name: base.tensors[name] for name in meeting.over}
     return with_tensors(base, {**tensors, **over})

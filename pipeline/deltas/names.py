@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from pipeline.checkpoints.alignment import is_absent
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.meeting import as_base, with_aliases
+from pipeline.checkpoints.meeting import Forms, as_base, with_aliases
 from pipeline.checkpoints.ties import Head, Names, names_of
 from pipeline.deltas.delta import Delta
+from pipeline.deltas.manifest import TensorForm
 
 
 def names_of_delta(delta: Delta) -> Names:
@@ -20,14 +24,18 @@ def names_of_delta(delta: Delta) -> Names:
     return Names(delta.location, shapes, delta.manifest.post_config, is_copy=is_copy)
 
 
+def lacking(records: Iterable[TensorForm]) -> Forms:
+    """Formats and shapes, by name, of the tensors that the base of a delta lacked."""
+    return {r.name: (r.post, r.shape) for r in records if is_absent(r.base_shape, r.shape)}
+
+
 def as_side_of(delta: Delta, model: Checkpoint, *, is_base: bool) -> Checkpoint:
     """`model` under the names of `delta`, as its base or its post; as it is where it can't be that."""
-    forms = {name: (t.record.post, t.record.shape) for name, t in delta.tensors.items()}
-    if model.tensors.keys() == forms.keys():
+    if model.tensors.keys() == delta.tensors.keys():
         return model
     names = names_of_delta(delta)
     if is_base:
-        return as_base(model, names, forms)
+        return as_base(model, names, lacking(each.record for each in delta.tensors.values()))
     ours, head = names_of(model), names.head_name()
     if head is None or head in model.tensors or ours.head() is not Head.TIED:
         return model

@@ -9,7 +9,6 @@ from pipeline.checkpoints.alignment import is_absent
 from pipeline.checkpoints.buffers import is_buffer
 from pipeline.checkpoints.checkpoint import Checkpoint, Source
 from pipeline.checkpoints.meeting import (
-    Forms,
     NameNotes,
     absent,
     as_base,
@@ -24,7 +23,7 @@ from pipeline.checkpoints.ties import (
     names_of,
     tied_by_config,
 )
-from pipeline.deltas.names import names_of_delta
+from pipeline.deltas.names import lacking, names_of_delta
 from pipeline.errors import Mismatch
 from pipeline.operations.addends.addend import Addend
 from pipeline.operations.addends.mapped import MappedAddend, Nothing
@@ -36,9 +35,9 @@ _TIED = (Head.TIED, Head.COPY)
 
 def as_base_of(addend: Addend, model: Checkpoint) -> Checkpoint:
     """`model` under the names of `addend`, as its base would be; as it is where it can't be that."""
-    forms: Forms = {n: (t.record.post, t.record.shape) for n, t in addend.tensors.items()}
-    if model.tensors.keys() == forms.keys():
+    if model.tensors.keys() == addend.tensors.keys():
         return model
+    forms = lacking(tensor.record for tensor in addend.tensors.values())
     return as_base(model, names_of_addend(addend), forms)
 
 

@@ -15,7 +15,7 @@ from models import State, cast, formula, near, random_state, read_model, same_bi
 from sources import ROOT
 
 from pipeline import Difference, apply, combine, compute, verify
-from pipeline.errors import Mismatch
+from pipeline.errors import Mismatch, OtherCheckpoint
 
 FAMILY = ROOT / "examples/family"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -228,6 +228,9 @@ def test_row_11_post_comes_back_on_its_own_base_with_what_only_it_has(tmp_path):
     delta, base = str(tmp_path / "d.safetensors"), str(tmp_path / "base")
     compute(base, str(tmp_path / "post"), delta)
     assert verify(delta, base=base, post=str(tmp_path / "post")).restores_post
+    less = {name: values for name, values in cast(state).items() if name != "model.norm.weight"}
+    with pytest.raises(OtherCheckpoint, match=r"model\.norm\.weight is missing"):
+        verify(delta, base=str(write_model(tmp_path / "less", less)))
     report = apply(base, [delta], str(tmp_path / "out"))
     assert report.case.startswith("same base")
     restored = read_model(tmp_path / "out")
