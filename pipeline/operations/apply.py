@@ -174,7 +174,8 @@ class _Run:
     def _on_own_base(self) -> Self:
         """The run with its base as that of the one addend, as if that had been made on it."""
         settled = settle_own(as_base_of(self.addends[0], self.base), self.addends)
-        return replace(self, base=settled.base, settled=settled)
+        fused = Fused.of(self.fused.fusion, settled.base)
+        return replace(self, base=settled.base, settled=settled, fused=fused)
 
     def _on_another_base(self, *, reads: bool) -> Self:
         """The run under the new base's names, its vocabulary brought to post's. Raises Mismatch."""

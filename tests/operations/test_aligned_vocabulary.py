@@ -215,8 +215,7 @@ def test_a_remote_base_gives_the_same_bits(models: Models, hub: HubServer, tmp_p
     small = Models(tmp_path, listed(40)[::-1], [])
     small.add("base", state(40, 0), words(listed(40)))
     small.add("post", state(42, POST), words(small.post_words, {"<a>": 40, "<b>": 41}))
-    for key, value in hub.env(tmp_path / "home").items():
-        monkeypatch.setenv(key, value)
+    hub.patch_client(monkeypatch, tmp_path / "home")
     hub.add_repo("org/base", tmp_path / "base")
     for name, base in (("local", small["base"]), ("remote", "org/base")):
         compute(base, small["post"], small[name], hub_cache="off")

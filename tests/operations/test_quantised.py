@@ -83,7 +83,7 @@ def test_another_dequantised_base_gets_the_formula_rounded_once(
     base, post, new = (str(tmp_path / name) for name in ("base", "post", "new-base"))
     delta, out = str(tmp_path / "d.safetensors"), tmp_path / "out"
     compute(base, post, delta, dequantize=True)
-    done = apply(new, [(delta, 0.7)], str(out), dequantize=True)
+    done = apply(new, [(delta, 0.7)], str(out), dequantize=True, allow_unrelated=True)
     assert done.case == ANOTHER_BASE
     term = {name: (0.7, models["post"][name], models["base"][name]) for name in models["base"]}
     expected = {name: formula(models["new-base"][name], term[name]) for name in term}
@@ -92,7 +92,12 @@ def test_another_dequantised_base_gets_the_formula_rounded_once(
     assert config["dtype"] == "float32"
     assert "quantization_config" not in config
     fused = apply(
-        new, [(Difference(base, post), 0.7)], str(tmp_path / "fused"), dequantize=True, dtype="bfloat16"
+        new,
+        [(Difference(base, post), 0.7)],
+        str(tmp_path / "fused"),
+        dequantize=True,
+        dtype="bfloat16",
+        allow_unrelated=True,
     )
     assert fused.derived == (f"base: {DERIVED}", f"base of ∆1: {DERIVED}")
     exact = {n: formula(models["new-base"][n].float(), term[n]).bfloat16() for n in term}

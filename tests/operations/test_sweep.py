@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import cli
 from pipeline import apply, compute, evaluate, sweep
-from pipeline.errors import CorruptFile, NotFound, OutputExists, StorageError, UsageError
+from pipeline.errors import CorruptFile, Mismatch, NotFound, OutputExists, StorageError, UsageError
 from pipeline.operations.sweeping.scales import DEFAULT_SCALES, name_of, parse_scales
 from pipeline.quality.report import Evaluation, Measurement
 from pipeline.quality.subject import load_subject
@@ -137,7 +137,7 @@ def test_models_that_are_kept_are_whole_and_only_they_stay(folder, swept, tmp_pa
 
 def test_a_scale_that_makes_no_model_ends_it_and_nothing_stays(folder, swept):
     before = files(folder)
-    with pytest.raises(CorruptFile, match="no finite numbers"):
+    with pytest.raises(Mismatch, match="beyond bfloat16"):
         run(folder, "bad", scales=[1, 1e300])
     assert not (folder / "bad").exists()
     assert {name for name in files(folder) - before if not name.startswith("cache/")} == set()
