@@ -226,6 +226,23 @@ def _moves(plan: RowPlan, rows: int, whole: NDArray[np.bool_]) -> bool:
     )
 
 
+def _shares(whole: Sequence[bool], scales: Sequence[float]) -> tuple[float | None, ...]:
+    """What each addend's row is multiplied by, where it is whole in some: there it is no difference.
+
+    Their mean, weighted by the scales, is what the sum has of them: of one alone the row as it is. Where
+    scales can be no weights, the first counts.
+    """
+    owners = [scale for scale, is_whole in zip(scales, whole, strict=True) if is_whole]
+    total = sum(owners)
+    if total > 0 and min(owners) >= 0:
+        return tuple(s / total if is_whole else s for s, is_whole in zip(scales, whole, strict=True))
+    first = whole.index(True)
+    return tuple(
+        (1.0 if number == first else None) if is_whole else scale
+        for number, (is_whole, scale) in enumerate(zip(whole, scales, strict=True))
+    )
+
+
 def _rules(
     plan: RowPlan,
     wholes: Sequence[NDArray[np.bool_]],
@@ -236,7 +253,7 @@ def _rules(
 ) -> tuple[RowRule, ...]:
     """What counts where not everything does, neighbours with the same rule in one.
 
-    A row that is whole in any addend has no part in the new base; of several, the first counts, once.
+    A row that is whole in any addend has no part in the new base; of several, their mean counts.
     in_view: whether the new base has zeros in whole rows. rows: how many it has otherwise.
     """
     kept = set(plan.kept)
@@ -249,14 +266,7 @@ def _rules(
         elif not any(whole) or (plain and (in_view or row >= rows)):
             continue
         else:
-            first = whole.index(True)
-            what = (
-                False,
-                tuple(
-                    (1.0 if number == first else None) if is_whole else scale
-                    for number, (is_whole, scale) in enumerate(zip(whole, scales, strict=True))
-                ),
-            )
+            what = False, _shares(whole, scales)
         if found and found[-1].stop == row and (found[-1].keeps_base, found[-1].scales) == what:
             found[-1] = replace(found[-1], stop=row + 1)
         else:

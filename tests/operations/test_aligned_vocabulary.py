@@ -284,18 +284,21 @@ def test_deltas_whose_posts_differ_in_any_token_are_refused(in_place: Models, tm
         apply(in_place["new"], [in_place["delta"], str(tmp_path / "d2")], str(tmp_path / "out"))
 
 
-def test_of_several_deltas_the_first_gives_the_rows_that_are_whole(
-    models: Models, tmp_path: Path
+@pytest.mark.parametrize(("second", "share"), [(0.25, 1 / 3), (-0.25, 0)])
+def test_rows_that_are_whole_in_several_deltas_are_averaged(
+    models: Models, tmp_path: Path, second: float, share: float
 ) -> None:
     models.add("post-2", state(SMALL + 3, POST + 7), words(models.post_words, models.chat))
     compute(models["base"], models["post-2"], str(tmp_path / "d2"))
-    terms = [(models["delta"], 0.5), (str(tmp_path / "d2"), 0.25)]
+    terms = [(models["delta"], 0.5), (str(tmp_path / "d2"), second)]
     apply(models["new"], terms, str(tmp_path / "out"))
     rows = read_model(tmp_path / "out")[EMBEDDING][:, 0]
-    assert rows[SMALL : SMALL + 3].tolist() == [POST + row for row in range(SMALL, SMALL + 3)]
+    for row in range(SMALL, SMALL + 3):
+        first, other = POST + row, POST + 7 + row
+        assert rows[row].item() == pytest.approx(first + share * (other - first), rel=1e-6)
     token = models.post_words[5]
     new, old = models.new_words.index(token), listed(SMALL).index(token)
-    assert rows[5] == NEW + new + 0.5 * (POST + 5 - old) + 0.25 * (POST + 12 - old)
+    assert rows[5] == NEW + new + 0.5 * (POST + 5 - old) + second * (POST + 12 - old)
 
 
 def test_a_combination_keeps_the_order_of_its_deltas_bases(
