@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from models import read_model
+from safetensors.torch import save_file
 from sources import ROOT
 
 from pipeline import open_checkpoint
@@ -107,3 +109,28 @@ def rewrite_config(folder: Path, **changes: Any) -> None:
     """Change keys of an adapter's config."""
     path = folder / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def hand_made(
+    folder: Path, base: str, targets: list[str], *, rank: int = 2, norms: bool = False
+) -> Path:
+    """An adapter of all matrices of those modules, written without PEFT; `norms` are held whole."""
+    generator = torch.Generator().manual_seed(5)
+    state = {}
+    for name, tensor in read_model(Path(base)).items():
+        module, _, _ = name.rpartition(".")
+        key = f"base_model.model.{module}"
+        if module.rpartition(".")[2] in targets:
+            rows, columns = tensor.shape
+            state[f"{key}.lora_A.weight"] = torch.randn(rank, columns, generator=generator)
+            state[f"{key}.lora_B.weight"] = torch.randn(rows, rank, generator=generator) * 0.01
+        elif norms and module.endswith(".input_layernorm"):
+            state[f"{key}.weight"] = tensor.float() + 0.01 * torch.randn(
+                len(tensor), generator=generator
+            )
+    folder.mkdir()
+    save_file(state, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": targets}
+    config |= {"base_model_name_or_path": base, "modules_to_save": ["input_layernorm"] * norms}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
