@@ -201,8 +201,9 @@ def _assemble(
     if weights.files[0].endswith(GGUF):
         from pipeline.checkpoints.gguf.opening import open_gguf
 
-        opened = open_gguf(files[0], config)
+        opened = open_gguf(files[0], config, companions)
         made = {each.name: Source(each, 0) for each in opened.file.entries}
+        companions = {**opened.tokenizer, **companions}
         return Checkpoint(
             location, None, made, [opened.file], opened.config, companions, derived=opened.derived
         )

@@ -28,13 +28,15 @@ _HINT = "use the model's safetensors"
 @dataclass(frozen=True)
 class Translation:
     """names: Hugging Face's by ggml's. shapes: by Hugging Face's names. skipped: ggml's names of tensors
-    that are none of the model's. processor: transformers' own.
+    that are none of the model's. tied: its tensors that others stand for.
+    processor: transformers' own.
     """
 
     config: Mapping[str, Any]
     names: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
     skipped: frozenset[str]
+    tied: frozenset[str]
     processor: Any
 
     def process(self, name: str) -> Callable[[NDArray[Any]], NDArray[Any]]:
@@ -86,7 +88,7 @@ def translate(header: Header, *, where: str) -> Translation:
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     content = _public(json.loads(config.to_json_string(use_diff=False)))
     content["architectures"] = [type(model).__name__]
-    return Translation(content, names, shapes, _skipped(architecture), processor)
+    return Translation(content, names, shapes, _skipped(architecture), _tied(model), processor)
 
 
 def _parse(header: Header, architecture: str, where: str) -> dict[str, Any]:
@@ -145,6 +147,11 @@ def _empty_model(config: PreTrainedConfig) -> Any:
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     with torch.device("meta"):
         return kind(config)
+
+
+def _tied(model: Any) -> frozenset[str]:
+    """The tensors of `model` that are other ones by a tie of its config."""
+    return frozenset(model.all_tied_weights_keys)
 
 
 def _skipped(architecture: str) -> frozenset[str]:
