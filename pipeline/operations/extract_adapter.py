@@ -264,9 +264,9 @@ class _Run:
     def _needed(self, record: TensorRecord, values: DeltaValues, advance: Advance) -> int:
         """The least rank that keeps the energy of a matrix."""
         matrix = self._matrix(record, values)
-        found = factorise(matrix, rank=None, energy=self.energy, seed=self.seed)[0].shape[1]
+        left, _ = factorise(matrix, rank=None, energy=self.energy, seed=self.seed)
         advance(4 * matrix.size)
-        return found
+        return len(left.T)
 
     def _extract(
         self, record: TensorRecord, values: DeltaValues, file: WeightsFile, advance: Advance

@@ -11,13 +11,14 @@ import pytest
 import torch
 from adapters.making import FAMILY, load, merged_by_us, small_gpt2, small_mixtral
 from clouds import Cloud
+from keys import make_pair
 from models import State, cast, near, random_state, read_model, write_model
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import cli
-from pipeline import compute, extract_adapter
-from pipeline.errors import OtherCheckpoint, OutputExists, UsageError
+from pipeline import compute, extract_adapter, verify
+from pipeline.errors import CorruptFile, OtherCheckpoint, OutputExists, UsageError
 from pipeline.tensors.low_rank import factorise, residual, squared_norm
 
 BASE, POST = str(FAMILY / "base-v1"), str(FAMILY / "post-v1")
@@ -138,14 +139,23 @@ def test_experts_have_one_rank_and_peft_loads_them(tmp_path: Path) -> None:
     base, post = small_mixtral(tmp_path / "base"), small_mixtral(tmp_path / "post", seed=4)
     delta = str(tmp_path / "d.safetensors")
     compute(base, post, delta)
-    with pytest.raises(UsageError, match="one rank"):
-        extract_adapter(delta, str(tmp_path / "adapter"), energy=0.5)
-    extract_adapter(delta, str(tmp_path / "adapter"), rank=16, skip="gate|embed|norm|lm_head")
+    skip = "gate|embed|norm|lm_head"
+    extract_adapter(delta, str(tmp_path / "adapter"), rank=16, skip=skip)
     merged, wanted = merged_by_peft(base, str(tmp_path / "adapter")), load(post).state_dict()
     experts = [name for name in wanted if ".experts." in name]
     assert experts
     for name in experts:
         assert torch.allclose(merged[name], wanted[name], atol=1e-5), name
+    few = extract_adapter(delta, str(tmp_path / "few"), energy=0.5, skip=skip)
+    ranks = {".experts." in each.name: set[int]() for each in few.tensors}
+    for each in few.tensors:
+        assert each.error is not None and each.error**2 <= 0.5 + 1e-6
+        ranks[".experts." in each.name].add(each.rank)
+    assert len(ranks[True]) == 1 and ranks[True] != {16} and ranks[False] - ranks[True]
+    merged, before = merged_by_peft(base, str(tmp_path / "few")), load(base).state_dict()
+    for name in experts:
+        lost, change = merged[name] - wanted[name], wanted[name] - before[name]
+        assert 0 < float(lost.norm() / change.norm()) ** 2 <= 0.5 + 1e-5, name
     ours, files = merged_by_us(base, tmp_path / "adapter"), read_model(tmp_path / "post")
     for name in (name for name in files if ".experts." in name):
         assert torch.allclose(ours[name], files[name], atol=1e-5), name
@@ -222,3 +232,31 @@ def test_the_command_shows_each_error_and_its_report_is_json(delta: str, tmp_pat
     report = json.loads(done.output)
     assert report["tensors"][0].keys() == {"name", "rank", "error"}
     assert report["error"] > 0
+
+
+def test_a_signed_adapter_is_verified_as_a_whole(delta: str, tmp_path: Path) -> None:
+    keys = make_pair(tmp_path, "ed25519")
+    out = tmp_path / "adapter"
+    report = extract_adapter(delta, str(out), rank=2, base=BASE, sign_key=keys.private)
+    assert report.files[-1] == "adapter_config.json"
+    found = verify(str(out), key=keys.public, require_signature=True)
+    assert found.signed_by is not None and not found.unlisted
+    said = json.loads((out / "paramdelta.json").read_text())
+    assert said["adapter"]["rank"] == 2
+    assert said["base"]["location"] == BASE and said["deltas"][0]["location"] == delta
+    weights = out / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 1
+    weights.write_bytes(bytes(data))
+    with pytest.raises(CorruptFile):
+        verify(str(out), key=keys.public)
+
+
+def test_an_unsigned_adapter_is_verified_too_and_its_config_counts(delta: str, tmp_path: Path) -> None:
+    out = tmp_path / "adapter"
+    extract_adapter(delta, str(out), rank=2)
+    assert verify(str(out)).signed_by is None
+    config = out / "adapter_config.json"
+    config.write_text(config.read_text().replace('"r": 2', '"r": 3'))
+    with pytest.raises(CorruptFile, match=r"adapter_config\.json"):
+        verify(str(out))

@@ -23,8 +23,8 @@ class Choice:
 
     factors: matrices of linear layers, in the delta's order. whole: parameters that the adapter holds
     as post has them. left_out: a line for each other that changed. biases: whether some of `whole` are
-    biases of layers among `factors`. experts: names of those of `factors` that are experts': these must have
-    one rank.
+    biases of layers among `factors`. experts: names of those of `factors` that are experts', and must
+    have one rank.
     """
 
     factors: Sequence[TensorRecord]
