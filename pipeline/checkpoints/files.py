@@ -69,7 +69,7 @@ def find_weights(folder: Files) -> Weights:
                 where=folder.url,
                 hint=f"add {SAFETENSORS_INDEX}, or name one of the files"
                 if endings != (GGUF,)
-                else "name one of the files",
+                else "name one of the files: the folder or the repository, a slash and its name",
             )
     raise NotACheckpoint(
         "no weights here" if names else "no such folder, or it is empty",
