@@ -17,14 +17,14 @@ help: ## Show this list
 
 setup: $(VENV)/.dev .azurite/.done ## Make .venv and install what the tests need, Azurite included
 
-# evaluate finds all that the batch has measured, and shows it as a table.
+# evaluate finds all that the batch has measured, and shows it as a table; page needs the batch's own report,
+# for the proof that the delta is exact.
 quickstart: $(VENV)/.runtime ## Move post-training from base-v1 to base-v2: compute, apply, evaluate, gate, page
 	$(BIN)/python cli.py batch configs/quickstart.json
 	$(BIN)/python cli.py evaluate $(QUICK)/post-v2-transferred --base $(FAMILY)/base-v2 --reference $(FAMILY)/post-v2 \
 		--donor $(FAMILY)/post-v1 --donor-base $(FAMILY)/base-v1 --data tasks=$(FAMILY)/heldout/tasks.jsonl \
 		--data docstrings=$(FAMILY)/heldout/docstrings.txt --data topics=$(FAMILY)/heldout/topics.txt \
 		--dtype float32 --cache $(QUICK)/cache
-	$(BIN)/python cli.py analyze ./$(QUICK)/store/deltas/chat-v1.safetensors --output $(QUICK)/analysis --overwrite
 	$(BIN)/python cli.py page $(QUICK)/report.json $(QUICK)/evidence/evaluation.json $(QUICK)/evidence/verdict.json \
 		$(QUICK)/analysis ./$(QUICK)/store/deltas/chat-v1.safetensors ./$(QUICK)/post-v2-transferred \
 		--title "base-v2 + ∆" --output $(QUICK)/page --overwrite
