@@ -10,7 +10,7 @@ QUICK := build/quickstart
 # Without compiling thousands of modules of which few are ever imported: that takes a minute.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: setup quickstart test test-long test-real test-ray test-harness test-page lint bench clean help
+.PHONY: setup quickstart test test-long test-real test-ray test-harness test-mergekit test-page lint bench clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ test-ray: setup $(VENV)/.ray ## Run steps on a real Ray cluster of two nodes (do
 
 test-harness: setup $(VENV)/.lm-eval ## Run tasks of lm-evaluation-harness, offline (downloads 100 MB)
 	$(BIN)/python -m pytest -m harness tests/quality/test_harness.py
+
+test-mergekit: setup ## Hold each way of putting deltas together against mergekit (downloads 1 GB)
+	MERGEKIT_WORK=build/bench $(BIN)/python -m pytest -m mergekit tests/real/test_mergekit.py
 
 test-page: setup $(VENV)/.page ## Look at pages in a headless Chromium (from Debian)
 	$(BIN)/python -m pytest -m browser tests/browser
