@@ -32,6 +32,19 @@ def small_gpt2(folder: Path) -> str:
     return str(folder)
 
 
+def small_llama(folder: Path) -> str:
+    """A Llama of two layers in bfloat16, its head tied."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return str(folder)
+
+
 def small_mixtral(folder: Path, seed: int = 3) -> str:
     """A mixture of experts, whose files have a matrix for each expert."""
     from transformers import MixtralConfig, MixtralForCausalLM

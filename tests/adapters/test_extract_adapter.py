@@ -22,6 +22,7 @@ from pipeline.errors import CorruptFile, OtherCheckpoint, OutputExists, UsageErr
 from pipeline.tensors.low_rank import factorise, residual, squared_norm
 
 BASE, POST = str(FAMILY / "base-v1"), str(FAMILY / "post-v1")
+ONE = "layers.0.self_attn.q_proj"  # where a matrix is enough
 
 
 def merged_by_peft(base: str, adapter: str, rows: int | None = None) -> dict[str, torch.Tensor]:
@@ -104,7 +105,7 @@ def test_without_the_base_what_is_no_matrix_is_left_out_and_told(delta: str, tmp
 
 
 def test_post_s_tokenizer_and_the_base_s_name_go_with_it(delta: str, tmp_path: Path) -> None:
-    report = extract_adapter(delta, str(tmp_path / "adapter"), rank=4)
+    report = extract_adapter(delta, str(tmp_path / "adapter"), rank=4, only=ONE)
     tokenizer = (tmp_path / "adapter" / "tokenizer.json").read_bytes()
     assert tokenizer == (FAMILY / "post-v1" / "tokenizer.json").read_bytes()
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
@@ -189,16 +190,18 @@ def test_options_that_mean_nothing_are_refused(
 
 def test_another_base_is_found_out_and_nothing_appears(delta: str, tmp_path: Path) -> None:
     with pytest.raises(OtherCheckpoint):
-        extract_adapter(delta, str(tmp_path / "adapter"), rank=4, base=str(FAMILY / "base-v2"))
+        extract_adapter(
+            delta, str(tmp_path / "adapter"), rank=4, base=str(FAMILY / "base-v2"), only=f"{ONE}|norm"
+        )
     assert not (tmp_path / "adapter").exists()
 
 
 def test_an_output_is_not_replaced_unless_asked(delta: str, tmp_path: Path) -> None:
     out = str(tmp_path / "adapter")
-    extract_adapter(delta, out, rank=2)
+    extract_adapter(delta, out, rank=2, only=ONE)
     with pytest.raises(OutputExists):
-        extract_adapter(delta, out, rank=2)
-    extract_adapter(delta, out, rank=3, overwrite=True)
+        extract_adapter(delta, out, rank=2, only=ONE)
+    extract_adapter(delta, out, rank=3, only=ONE, overwrite=True)
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 3
 
 
@@ -215,8 +218,8 @@ def test_an_adapter_is_published_in_a_container_and_read_from_there(
 
 
 def test_factors_may_be_of_a_narrower_format(delta: str, tmp_path: Path) -> None:
-    wide = extract_adapter(delta, str(tmp_path / "wide"), rank=160, only="q_proj")
-    narrow = extract_adapter(delta, str(tmp_path / "n"), rank=160, only="q_proj", dtype="bfloat16")
+    wide = extract_adapter(delta, str(tmp_path / "wide"), rank=160, only=ONE)
+    narrow = extract_adapter(delta, str(tmp_path / "n"), rank=160, only=ONE, dtype="bfloat16")
     state = load_file(tmp_path / "n" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
     assert narrow.error is not None and wide.error is not None
@@ -224,7 +227,16 @@ def test_factors_may_be_of_a_narrower_format(delta: str, tmp_path: Path) -> None
 
 
 def test_the_command_shows_each_error_and_its_report_is_json(delta: str, tmp_path: Path) -> None:
-    words = ["extract-adapter", delta, "--output", str(tmp_path / "a"), "--rank", "4"]
+    words = [
+        "extract-adapter",
+        delta,
+        "--output",
+        str(tmp_path / "a"),
+        "--rank",
+        "4",
+        "--only",
+        "mlp.up",
+    ]
     shown = CliRunner().invoke(cli.app, words)
     assert shown.exit_code == 0
     assert "model.layers.0.mlp.up_proj.weight: rank 4, error 0." in shown.output
@@ -254,7 +266,7 @@ def test_a_signed_adapter_is_verified_as_a_whole(delta: str, tmp_path: Path) -> 
 
 def test_an_unsigned_adapter_is_verified_too_and_its_config_counts(delta: str, tmp_path: Path) -> None:
     out = tmp_path / "adapter"
-    extract_adapter(delta, str(out), rank=2)
+    extract_adapter(delta, str(out), rank=2, only=ONE)
     assert verify(str(out)).signed_by is None
     config = out / "adapter_config.json"
     config.write_text(config.read_text().replace('"r": 2', '"r": 3'))

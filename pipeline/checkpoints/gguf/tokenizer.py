@@ -49,9 +49,11 @@ def make_tokenizer(header: Header, *, where: str) -> Made | None:
 
 def _converted(header: Header) -> dict[str, bytes]:
     """What transformers saves of the tokenizer that it makes; nothing if it makes none."""
-    from transformers.models.auto.tokenization_auto import AutoTokenizer
+    from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-    load: Any = AutoTokenizer.from_pretrained
+    load: Any = (
+        TokenizersBackend.from_pretrained
+    )  # AutoTokenizer reads the model's config by gguf, slowly
     with TemporaryDirectory(prefix="paramdelta-") as place:
         source, saved = Path(place) / "header.gguf", Path(place) / "saved"
         source.write_bytes(stand_in(header, b"", 0, whole=_FACTS))
