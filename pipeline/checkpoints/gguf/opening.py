@@ -15,13 +15,13 @@ from pipeline.checkpoints.gguf.header import Header, Packed, read_gguf_header
 from pipeline.checkpoints.gguf.tensors import PLAIN, Rows, Vector, dequantised, row_order
 from pipeline.checkpoints.gguf.tokenizer import TOKENIZERS, make_tokenizer
 from pipeline.checkpoints.gguf.translation import Translation, translate
-from pipeline.checkpoints.ties import tied_by_config
 from pipeline.errors import Mismatch, NotACheckpoint
 from pipeline.storage.base import Reader
 
 _HINT = "use the model's safetensors"
 _SPLIT = "split.count"
 _ROPE = "rope_freqs.weight"
+_TIE = "tie_word_embeddings"
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ def _require_whole(
 
     config: see `open_gguf`; it may say that nothing is tied.
     """
-    tied = frozenset() if tied_by_config(config) is False else translation.tied
+    is_untied = (config or {}).get(_TIE) is False
+    tied = frozenset() if is_untied else translation.tied
     theirs = {name: each for each, name in translation.names.items()}
     lost = [name for name in translation.shapes if name not in made and name not in tied]
     if lost:

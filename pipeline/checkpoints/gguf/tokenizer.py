@@ -51,9 +51,8 @@ def _converted(header: Header) -> dict[str, bytes]:
     """What transformers saves of the tokenizer that it makes; nothing if it makes none."""
     from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-    load: Any = (
-        TokenizersBackend.from_pretrained
-    )  # AutoTokenizer reads the model's config by gguf, slowly
+    # AutoTokenizer would come to the same, and read the model's config first, which takes seconds.
+    load: Any = TokenizersBackend.from_pretrained
     with TemporaryDirectory(prefix="paramdelta-") as place:
         source, saved = Path(place) / "header.gguf", Path(place) / "saved"
         source.write_bytes(stand_in(header, b"", 0, whole=_FACTS))
