@@ -90,8 +90,15 @@ def test_a_template_beside_the_file_takes_the_header_s_place(lone: Path, tmp_pat
     assert "tokenizer.json" in found
 
 
-def test_a_header_that_makes_no_tokenizer_leaves_the_model_without(tmp_path: Path) -> None:
-    path = write_gguf(tmp_path / "m.gguf", Kind.Q8_0)  # tokens, but neither merges nor scores
+@pytest.mark.parametrize(
+    "said",
+    [None, Tokenizer(merges=(("x", "nope"),)), Tokenizer(merges=(("a", "a"), ("a", "a")))],
+    ids=["neither merges nor scores", "merges of no token", "tokens twice"],
+)
+def test_a_header_that_makes_no_tokenizer_leaves_the_model_without(
+    said: Tokenizer | None, tmp_path: Path
+) -> None:
+    path = write_gguf(tmp_path / "m.gguf", Kind.Q8_0, tokenizer=said)
     with open_checkpoint(str(path)) as model:
         assert not model.companions
         assert model.derived == "GGUF Q8_0, dequantised"
