@@ -77,4 +77,5 @@ def _guess(header: Header) -> str:
     known = (*GGUF_PRE_TOKENIZER_SPLITS, *_AS_GPT2)
     if header.text(_MODEL) != _BYTE_LEVEL or name in known:
         return ""
-    return f", its pre-tokenizer {name!r} taken for GPT-2's"
+    which = "no name of a pre-tokenizer" if name is None else f"its pre-tokenizer {name!r}"
+    return f", {which} taken for GPT-2's"
