@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.checkpoints.checkpoint import open_checkpoint
+from pipeline.checkpoints.adapters.post import open_model
 from pipeline.engine.schedule import Limits
 from pipeline.errors import PipelineError, Refused
+from pipeline.operations.evaluating.models import base_of
 from pipeline.progress import Progressing, silent
 from pipeline.quality.report import ROLES, Evaluation
 from pipeline.settings import Settings
@@ -52,10 +53,12 @@ def perform(
 
 def _to_read(words: Mapping[str, Any]) -> dict[str, int]:
     """The weights that an evaluation reads, if it knows nothing of any model yet. In bytes."""
-    settings = Settings.load(store=words.get("store"))
+    settings = Settings.load(store=words.get("store"), dequantize=bool(words.get("dequantize")))
     read = download = 0
-    for location in (words[role] for role in ROLES if role in words):
-        with open_checkpoint(location, settings=settings, headers_only=True) as model:
+    roles = {role: words[role] for role in ROLES if role in words}
+    for role, text in roles.items():
+        base = base_of(role, roles)
+        with open_model(text, base=base, settings=settings, headers_only=True) as model:
             nbytes = sum(source.entry.nbytes for source in model.tensors.values())
             read += nbytes
             download += nbytes * any(reader.is_remote for reader in model.readers)

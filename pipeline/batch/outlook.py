@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.batch.evidence import evidence_key
 from pipeline.batch.known import Known
 from pipeline.batch.specification import EVIDENCE, SIDES, Specification
-from pipeline.checkpoints.checkpoint import open_checkpoint, open_files
+from pipeline.checkpoints.adapters.post import open_model
+from pipeline.checkpoints.checkpoint import open_files
 from pipeline.checkpoints.files import read_file
 from pipeline.deltas.delta import open_delta
+from pipeline.errors import IsAnAdapter
 from pipeline.operations.arguments import names_a_delta
+from pipeline.operations.evaluating.models import base_of
 from pipeline.operations.evidence_freshness import (
     evaluate_freshness,
     gate_freshness,
@@ -80,18 +84,31 @@ def examine(spec: Specification, known: Known) -> Freshness:
     return Freshness("missing")
 
 
-def models_of(spec: Specification) -> Iterator[str]:
-    """The locations of the checkpoints that `spec` reads whole."""
-    for key in (*ROLES,) if spec.run in ("evaluate", "sweep") else SIDES:
-        if key in spec.arguments:
-            yield spec.arguments[key]
-    for term in spec.arguments.get("deltas", ()):
-        yield from (term[key] for key in SIDES if key in term)
+def models_of(spec: Specification) -> Iterator[tuple[str, str | None]]:
+    """The locations of the checkpoints that `spec` reads whole, with what an adapter there is of."""
+    named = spec.arguments
+    if spec.run in ("evaluate", "sweep"):
+        roles = {role: named[role] for role in ROLES if role in named}
+        yield from ((text, base_of(role, roles)) for role, text in roles.items())
+    else:
+        yield from ((named[side], _base_of_side(side, named)) for side in SIDES if side in named)
+    for term in named.get("deltas", ()):
+        yield from ((term[side], _base_of_side(side, term)) for side in SIDES if side in term)
+
+
+def _base_of_side(side: str, sides: Mapping[str, Any]) -> str | None:
+    return sides.get("base") if side == "post" else None
 
 
 def identities(spec: Specification, settings: Settings) -> dict[str, Digest]:
     """The identity of each checkpoint that `spec` reads whole, by its location."""
-    return {text: identity_of(text, settings) for text in models_of(spec)}
+    settings = settings_for(spec, settings)
+    return {text: identity_of(text, settings, base) for text, base in models_of(spec)}
+
+
+def settings_for(spec: Specification, settings: Settings) -> Settings:
+    """`settings` as the step reads models by them."""
+    return replace(settings, dequantize=bool(spec.arguments.get("dequantize")))
 
 
 def fingerprints_of_inputs(
@@ -109,15 +126,15 @@ def fingerprints_of_inputs(
                 yield term[side], Digest.parse(made_of[side])
 
 
-def identity_of(model: str, settings: Settings) -> Digest:
-    """The identity of the checkpoint at `model`, from its headers."""
-    with open_checkpoint(model, settings=settings, headers_only=True) as checkpoint:
+def identity_of(model: str, settings: Settings, base: str | None = None) -> Digest:
+    """The identity of the checkpoint at `model`, or of the adapter of `base` there, from its headers."""
+    with open_model(model, base=base, settings=settings, headers_only=True) as checkpoint:
         return checkpoint.identity
 
 
 def check_key(spec: Specification) -> Digest:
     """What is another if anything is that a verify step looks at."""
-    settings = Settings.load(store=spec.arguments.get("store"))
+    settings = settings_for(spec, Settings.load(store=spec.arguments.get("store")))
     location = spec.arguments["location"]
     parts = [json.dumps(dict(spec.arguments), sort_keys=True)]
     if names_a_delta(location):
@@ -125,8 +142,8 @@ def check_key(spec: Specification) -> Digest:
             reader = delta.reader
             parts.append(f"{reader.name} {reader.nbytes} {reader.version}")
     else:
-        with open_checkpoint(location, settings=settings, headers_only=True) as model:
-            parts.append(str(model.identity))
+        with suppress(IsAnAdapter):  # which its provenance says all of
+            parts.append(str(identity_of(location, settings)))
         parts.append(_provenance_digest(location, settings))
     parts += [f"{text} {identity}" for text, identity in identities(spec, settings).items()]
     if key := spec.arguments.get("key"):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.batch.evidence import foresee_publish, raise_refusal
 from pipeline.batch.faults import explain
 from pipeline.batch.known import Known
-from pipeline.batch.outlook import examine
+from pipeline.batch.outlook import examine, settings_for
 from pipeline.batch.references import FOLDERS, inputs_of, needs_of
 from pipeline.batch.report import StepResult
 from pipeline.batch.specification import Specification
@@ -19,7 +20,7 @@ from pipeline.batch.step import since
 from pipeline.batch.steps import AnyStep
 from pipeline.checkpoints.checkpoint import open_checkpoint
 from pipeline.deltas.delta import open_delta
-from pipeline.errors import OutputExists
+from pipeline.errors import IsAnAdapter, OutputExists
 from pipeline.operations.freshness import Freshness
 from pipeline.operations.gate import Kept
 from pipeline.operations.outputs.provenance import PROVENANCE
@@ -113,11 +114,13 @@ class Planner:
 
     def _look_at(self, step: AnyStep) -> None:
         """Check what can be of a step that waits for others: its other inputs, and its output."""
+        settings = settings_for(self.specs[step.id], self.settings)
         for item in inputs_of(step.model_dump()):
             if item.reference is not None:
                 continue
             if item.kind == "model":
-                open_checkpoint(item.text, settings=self.settings, headers_only=True).close()
+                with suppress(IsAnAdapter):  # its base, which is named beside it, is looked at, too
+                    open_checkpoint(item.text, settings=settings, headers_only=True).close()
             elif item.kind == "delta":
                 open_delta(item.text, settings=self.settings).close()
             elif item.kind is not None:

@@ -16,6 +16,7 @@ from pipeline.batch.outlook import (
     fingerprints_of_inputs,
     identities,
     identity_of,
+    models_of,
     step_key,
 )
 from pipeline.batch.report import INTERRUPTED, Status, StepResult
@@ -82,13 +83,15 @@ class StepRunner:
         found = examine(spec, self.known)
         if found.state != "unknown":
             return found
-        hub_cache = spec.arguments.get("hub_cache")
+        bases = dict(models_of(spec))
         for text, identity in identities(spec, self.settings).items():
             if not self.known.has(identity):
                 read = fingerprint(
                     text,
+                    base=bases[text],
                     store=spec.arguments.get("store"),
-                    hub_cache=hub_cache,
+                    hub_cache=spec.arguments.get("hub_cache"),
+                    dequantize=bool(spec.arguments.get("dequantize")),
                     limits=self.limits,
                     progress=self.progress,
                 )
