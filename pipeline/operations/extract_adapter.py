@@ -17,8 +17,11 @@ from pipeline.checkpoints.adapters.weights import PREFIX, WEIGHTS_FILES
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.header import Tensor
 from pipeline.checkpoints.output import as_json
+from pipeline.deltas.base_rows import in_posts_order
 from pipeline.deltas.delta import Delta, open_delta
+from pipeline.deltas.format import BASE
 from pipeline.deltas.manifest import TensorRecord
+from pipeline.deltas.names import as_side_of
 from pipeline.errors import UsageError
 from pipeline.operations.adapters.choosing import Choice, choose, module_of, patterns
 from pipeline.operations.adapters.reading import DeltaValues
@@ -30,6 +33,7 @@ from pipeline.operations.adapters.writing import (
 )
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.setup import Setup, Writing
+from pipeline.operations.verify_delta import check_form
 from pipeline.progress import Advance
 from pipeline.tensors.doubles import narrow, widen
 from pipeline.tensors.dtypes import F32, Bytes, DType, parse_dtype
@@ -105,7 +109,10 @@ def extract_adapter(
             raise UsageError("experts must all have one rank for PEFT to load them", hint="give --rank")
         model = None
         if base is not None:
-            model = stack.enter_context(open_checkpoint(base, settings=setup.settings))
+            found = stack.enter_context(open_checkpoint(base, settings=setup.settings))
+            named = as_side_of(opened, found, is_base=True)
+            model = in_posts_order(named, opened.manifest.base_rows)
+            check_form(opened, model, BASE)
         run = _Run(opened, model, choice, rank, energy, form, seed)
         report = run.outlook(place)
         return report if setup.dry_run else run.write(place, report)
@@ -173,8 +180,11 @@ class _Run:
 
     def _notes(self) -> list[str]:
         """The base must have as many rows as what is held whole before PEFT loads it."""
+        moved = self.delta.manifest.base_rows
         rows = {r.shape[0] for r in self.choice.whole if r.shape != r.base_shape}
-        return [f"the vocabulary grew: call model.resize_token_embeddings({n}) first" for n in rows]
+        if moved and self.choice.whole and moved.order.count != moved.order.rows:
+            rows.add(moved.order.count)
+        return [f"the vocabulary has another size: call model.resize_token_embeddings({n}) first" for n in rows]
 
     def _factors(self, record: TensorRecord, rank: int) -> list[Tensor]:
         """B and A of a matrix. A `Conv1D` has its weight the other way round."""
@@ -267,7 +277,7 @@ class _Run:
         ranks = {module_of(r): d.rank for r, d in zip(self.choice.factors, self.done, strict=True)}
         most = self.rank or max(ranks.values())
         other = dict(patterns(ranks, most))
-        saved = [*self.choice.saved, *([HEAD] if self._saves_head else [])]
+        saved = list(dict.fromkeys([*self.choice.saved, *([HEAD] if self._saves_head else [])]))
         base = self.delta.manifest.base
         architectures = self.config.get("architectures") or [""]
         is_causal = str(architectures[0]).endswith("ForCausalLM")

@@ -59,13 +59,15 @@ def choose(delta: Delta, *, only: str | None, skip: str | None, whole: bool) -> 
     wanted, unwanted = _compile(only), _compile(skip)
     records = [stored.record for stored in delta.tensors.values()]
     uniform = any(_EXPERT.search(record.name) for record in records)
+    rows = delta.manifest.base_rows
+    reordered = frozenset(rows.tensors if rows else ())  # no product can put base's rows elsewhere
     factors: list[TensorRecord] = []
     others: list[TensorRecord] = []
     left_out: list[str] = []
     for record in records:
         if (only and not wanted.search(record.name)) or (skip and unwanted.search(record.name)):
             left_out += [f"{record.name}: not asked for"] * bool(record.changed)
-        elif is_linear(record) and (record.changed or (uniform and _EXPERT.search(record.name))):
+        elif record.name not in reordered and is_linear(record) and (record.changed or (uniform and _EXPERT.search(record.name))):
             factors.append(record)
         elif record.changed:
             others.append(record)
