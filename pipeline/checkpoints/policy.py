@@ -57,6 +57,21 @@ def _text_token_ids(config: Config | None) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if key.endswith("_token_id")}
 
 
+def has_text_part(config: Config | None) -> bool:
+    """Whether a config is of a model that has more than text, whose text part has a config of its own."""
+    return isinstance((config or {}).get("text_config"), Mapping)
+
+
+def around_text(whole: Config, text: Config, *, tied: bool) -> dict[str, Any]:
+    """The config `whole` of a multimodal model with `text`, a text model's, as that of its text part.
+
+    tied: whether the text model's head is its embedding.
+    """
+    formats = {key: text[key] for key in ("dtype", "torch_dtype") if key in text}
+    rest = {key: value for key, value in whole.items() if key not in ("dtype", "torch_dtype")}
+    return {**rest, **formats, "tie_word_embeddings": tied, "text_config": dict(text)}
+
+
 def config_differences(base: Config | None, post: Config | None) -> list[str]:
     """A line for each key whose value differs between the two configs, new base's value first."""
     if base is None or post is None:
