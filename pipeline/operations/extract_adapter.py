@@ -32,13 +32,17 @@ from pipeline.operations.adapters.writing import (
     weight_name,
 )
 from pipeline.operations.outputs.places import Place
-from pipeline.operations.setup import Setup, Writing
+from pipeline.operations.setup import Reading, Setup, Writing
 from pipeline.operations.verify_delta import check_form
 from pipeline.progress import Advance
 from pipeline.tensors.doubles import narrow, widen
 from pipeline.tensors.dtypes import F32, Bytes, DType, parse_dtype
 from pipeline.tensors.low_rank import Matrix, factorise, residual, squared_norm, workspace_bytes
 from pipeline.units import format_bytes
+
+
+class Extracting(Reading, Writing, total=False):
+    """Options of extract-adapter beside its own; see each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +92,14 @@ def extract_adapter(
     skip: str | None = None,
     dtype: str = "float32",
     seed: int = 0,
-    **options: Unpack[Writing],
+    **options: Unpack[Extracting],
 ) -> ExtractReport:
     """Write the delta's matrices, as products of rank `rank`, as the adapter folder `output`.
 
     energy: in place of rank, the share of each matrix's squared norm that its product must keep; the
     rank is the least that does. base: the delta's own base; with it, what else changed is held whole, as
     post has it. only, skip: regular expressions of names. dtype: of the factors. seed: of what is drawn
-    to find large matrices' foremost parts. options: see `Writing`.
+    to find large matrices' foremost parts. options: see `Reading` and `Writing`.
     Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`.
     """
     _check(rank, energy)
