@@ -34,7 +34,7 @@ def transfer_config(
         return None
     config = dict(base)
     for key, value in (post or {}).items():
-        if key.endswith("_token_id"):
+        if is_token_id(key):
             config[key] = value
     if isinstance(config.get("text_config"), dict):
         config["text_config"] = {**config["text_config"], **_text_token_ids(post)}
@@ -50,11 +50,19 @@ def transfer_config(
     return config
 
 
+def is_token_id(key: str) -> bool:
+    """Whether a key of a config is the id of a token, so that it belongs to the tokenizer.
+
+    transformers 5.23 writes `image_token_index` and its like for LLaVA and Gemma 3.
+    """
+    return key.endswith(("_token_id", "_token_index"))
+
+
 def _text_token_ids(config: Config | None) -> dict[str, Any]:
     """The special tokens' ids in a multimodal config's text part."""
     text = (config or {}).get("text_config")
     fields = text if isinstance(text, dict) else {}
-    return {key: value for key, value in fields.items() if key.endswith("_token_id")}
+    return {key: value for key, value in fields.items() if is_token_id(key)}
 
 
 def has_text_part(config: Config | None) -> bool:

@@ -188,7 +188,10 @@ class _Run:
         rows = {r.shape[0] for r in self.choice.whole if r.shape != r.base_shape}
         if moved and self.choice.whole and moved.order.count != moved.order.rows:
             rows.add(moved.order.count)
-        return [f"the vocabulary has another size: call model.resize_token_embeddings({n}) first" for n in rows]
+        return [
+            f"the vocabulary has another size: call model.resize_token_embeddings({n}) first"
+            for n in rows
+        ]
 
     def _factors(self, record: TensorRecord, rank: int) -> list[Tensor]:
         """B and A of a matrix. A `Conv1D` has its weight the other way round."""

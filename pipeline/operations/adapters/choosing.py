@@ -67,7 +67,11 @@ def choose(delta: Delta, *, only: str | None, skip: str | None, whole: bool) -> 
     for record in records:
         if (only and not wanted.search(record.name)) or (skip and unwanted.search(record.name)):
             left_out += [f"{record.name}: not asked for"] * bool(record.changed)
-        elif record.name not in reordered and is_linear(record) and (record.changed or (uniform and _EXPERT.search(record.name))):
+        elif (
+            record.name not in reordered
+            and is_linear(record)
+            and (record.changed or (uniform and _EXPERT.search(record.name)))
+        ):
             factors.append(record)
         elif record.changed:
             others.append(record)
