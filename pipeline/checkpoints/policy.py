@@ -66,7 +66,7 @@ def _text_token_ids(config: Config | None) -> dict[str, Any]:
 
 
 def has_text_part(config: Config | None) -> bool:
-    """Whether a config is of a model that has more than text, whose text part has a config of its own."""
+    """Whether a config is of a model with more than text, whose text part has its own config."""
     return isinstance((config or {}).get("text_config"), Mapping)
 
 

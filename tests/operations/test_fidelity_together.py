@@ -181,7 +181,7 @@ def test_killed_while_it_writes_to_azure_it_is_taken_up_with_the_same_bits(
             assert all(same_bits(found[name], right[name]) for name in right)
 
 
-# -- adapters ---------------------------------------------------------------------------
+# -- adapters ----------
 
 
 def test_an_adapter_of_a_re_ordered_delta_holds_its_rows_and_is_a_post_again(
@@ -257,7 +257,7 @@ def test_an_adapter_with_resized_embeddings_is_what_peft_merges(
     assert same_bits(merged[EMBEDDING], wanted[EMBEDDING])
 
 
-# -- a multimodal post of a text base ---------------------------------------------------------------------------
+# -- a multimodal post of a text base ----------
 
 
 def test_a_text_base_becomes_the_multimodal_model_that_its_predecessor_became(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_a_text_base_becomes_the_multimodal_model_that_its_predecessor_became(tm
         assert same_bits(model.state_dict()[name], wanted), name
 
 
-# -- quantised models ---------------------------------------------------------------------------
+# -- quantised models ----------
 
 
 def test_an_adapter_of_a_gguf_base_is_merged_into_another_base(tmp_path: Path) -> None:
