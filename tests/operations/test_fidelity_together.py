@@ -88,7 +88,7 @@ def result_rows(folder: Path, tensor: str, tokens: list[str]) -> torch.Tensor:
     return read_model(folder)[tensor][[ids[token] for token in tokens]]
 
 
-# -- a vocabulary in another order, and ways to put deltas together ---------------------------------------------------------------------------
+# -- a vocabulary in another order, and ways to put deltas together ----------
 
 
 @pytest.mark.parametrize(
