@@ -297,6 +297,9 @@ def test_a_text_base_becomes_the_multimodal_model_that_its_predecessor_became(tm
     assert not any(loading.values()), loading
     assert model.config.text_config.rope_parameters["rope_theta"] == 5e5
     assert len(report.renamed) == len(text)
+    adapter = extract_adapter(delta, str(tmp_path / "adapter"), rank=2, base=base)
+    assert not any("vision" in name or "projector" in name for name in adapter.whole)
+    assert any("vision_tower" in line and "no such module" in line for line in adapter.left_out)
     for name, values in post.state_dict().items():
         plain = name.replace("model.language_model.", "model.")
         wanted = formula(new[plain], (1.0, values, text[plain])) if plain in text else values

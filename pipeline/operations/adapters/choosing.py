@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.checkpoints.alignment import is_absent
 from pipeline.deltas.delta import Delta
 from pipeline.deltas.manifest import TensorRecord
 from pipeline.errors import UsageError
@@ -111,6 +112,8 @@ def _whole(
         is_parameter = record.name.endswith((_WEIGHT, _BIAS)) and record.post.is_float
         if not wanted:
             refused.append(f"{record.name}: not a linear layer's matrix (with --base it is held whole)")
+        elif is_absent(record.base_shape, record.shape):
+            refused.append(f"{record.name}: the base has no such module to be adapted")
         elif not is_parameter:
             refused.append(f"{record.name}: no module's weight or bias")
         elif module_of(record) in targets:
