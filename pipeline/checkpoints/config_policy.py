@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.checkpoints.policy import UNREMARKABLE, Config
+from pipeline.checkpoints.policy import UNREMARKABLE, Config, is_token_id
 from pipeline.checkpoints.ties import untied
 from pipeline.errors import Mismatch, UsageError
 
@@ -41,6 +41,7 @@ _MUST_AGREE = (
     "embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling",
 )  # fmt: skip
 _COMPUTED = ("head_dim", "num_key_value_heads")  # of other keys, where they say nothing
+_KINDS = ("model_type", "architectures")  # without a default
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +104,9 @@ def _without_text(config: Config) -> dict[str, Any]:
 
 def _value(config: Config, other: Config, key: str) -> Any:
     """What a config says of `key`, by itself or by its class's default if only the other one says it."""
-    if key in config and not (config[key] is None and key in _COMPUTED):
+    if key in config and not (config[key] is None and key in (*_COMPUTED, *_KINDS)):
         return config[key]
-    if key not in other or other[key] is None or key in ("model_type", "architectures"):
+    if key not in other or other[key] is None or key in _KINDS:
         return other.get(key)  # who says nothing agrees
     heads = config.get("num_attention_heads")
     if key == "num_key_value_heads" and heads is not None:
@@ -178,7 +179,7 @@ def settle_config(
         return None
     made, text = dict(config), config.get(_TEXT)
     if isinstance(text, Mapping):
-        ids = {key: v for key, v in _flat(post).items() if key.endswith("_token_id") and key in text}
+        ids = {key: v for key, v in _flat(post).items() if is_token_id(key) and key in text}
         made[_TEXT] = {**text, **ids}
     if is_untied:
         made = untied(made)

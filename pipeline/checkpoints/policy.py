@@ -34,7 +34,7 @@ def transfer_config(
         return None
     config = dict(base)
     for key, value in (post or {}).items():
-        if key.endswith("_token_id"):
+        if is_token_id(key):
             config[key] = value
     if isinstance(config.get("text_config"), dict):
         config["text_config"] = {**config["text_config"], **_text_token_ids(post)}
@@ -50,11 +50,34 @@ def transfer_config(
     return config
 
 
+def is_token_id(key: str) -> bool:
+    """Whether a key of a config is the id of a token, so that it belongs to the tokenizer.
+
+    transformers 5.23 writes `image_token_index` and its like for LLaVA and Gemma 3.
+    """
+    return key.endswith(("_token_id", "_token_index"))
+
+
 def _text_token_ids(config: Config | None) -> dict[str, Any]:
     """The special tokens' ids in a multimodal config's text part."""
     text = (config or {}).get("text_config")
     fields = text if isinstance(text, dict) else {}
-    return {key: value for key, value in fields.items() if key.endswith("_token_id")}
+    return {key: value for key, value in fields.items() if is_token_id(key)}
+
+
+def has_text_part(config: Config | None) -> bool:
+    """Whether a config is of a model with more than text, whose text part has its own config."""
+    return isinstance((config or {}).get("text_config"), Mapping)
+
+
+def around_text(whole: Config, text: Config, *, tied: bool) -> dict[str, Any]:
+    """The config `whole` of a multimodal model with `text`, a text model's, as that of its text part.
+
+    tied: whether the text model's head is its embedding.
+    """
+    formats = {key: text[key] for key in ("dtype", "torch_dtype") if key in text}
+    rest = {key: value for key, value in whole.items() if key not in ("dtype", "torch_dtype")}
+    return {**rest, **formats, "tie_word_embeddings": tied, "text_config": dict(text)}
 
 
 def config_differences(base: Config | None, post: Config | None) -> list[str]:

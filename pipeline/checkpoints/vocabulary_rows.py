@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.checkpoints.alignment import check_vocabulary
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.files import TOKENIZER, read_all
+from pipeline.checkpoints.policy import is_token_id
 from pipeline.checkpoints.reordered import reorder
 from pipeline.checkpoints.row_order import ABSENT, MAX_RUNS, RowOrder
 from pipeline.checkpoints.row_plan import RowPlan, Side, plan_base
@@ -180,6 +181,6 @@ def invalid_ids(configs: Mapping[str, Mapping[str, Any] | None], rows: int) -> l
         for fields in (config or {}, text if isinstance(text, dict) else {}):
             for key, value in fields.items():
                 ids = value if isinstance(value, list) else [value]
-                if key.endswith("_token_id") and any(type(n) is int and n >= rows for n in ids):
+                if is_token_id(key) and any(type(n) is int and n >= rows for n in ids):
                     found.append(f"{name} {key} {value}")
     return found

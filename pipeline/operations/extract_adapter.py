@@ -16,8 +16,11 @@ from pipeline.checkpoints.adapters.tying import EMBEDDINGS
 from pipeline.checkpoints.adapters.weights import PREFIX, WEIGHTS_FILES
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.header import Tensor
+from pipeline.deltas.base_rows import in_posts_order
 from pipeline.deltas.delta import Delta, open_delta
+from pipeline.deltas.format import BASE
 from pipeline.deltas.manifest import TensorRecord
+from pipeline.deltas.names import as_side_of
 from pipeline.deltas.signing import Signer
 from pipeline.errors import UsageError
 from pipeline.operations.adapters.beside import other_files, peft_config
@@ -30,12 +33,17 @@ from pipeline.operations.adapters.writing import (
     weight_name,
 )
 from pipeline.operations.outputs.places import Place
-from pipeline.operations.setup import Setup, Writing
+from pipeline.operations.setup import Reading, Setup, Writing
+from pipeline.operations.verify_delta import check_form
 from pipeline.progress import Advance
 from pipeline.tensors.doubles import narrow, widen
 from pipeline.tensors.dtypes import F32, Bytes, DType, parse_dtype
 from pipeline.tensors.low_rank import Matrix, factorise, residual, squared_norm, workspace_bytes
 from pipeline.units import format_bytes
+
+
+class Extracting(Reading, Writing, total=False):
+    """Options of extract-adapter beside its own; see each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +93,14 @@ def extract_adapter(
     skip: str | None = None,
     dtype: str = "float32",
     seed: int = 0,
-    **options: Unpack[Writing],
+    **options: Unpack[Extracting],
 ) -> ExtractReport:
     """Write the delta's matrices, as products of rank `rank`, as the adapter folder `output`.
 
     energy: in place of rank, the share of each matrix's squared norm that its product must keep; the
     rank is the least that does. base: the delta's own base; with it, what else changed is held whole, as
     post has it. only, skip: regular expressions of names. dtype: of the factors. seed: of what is drawn
-    to find large matrices' foremost parts. options: see `Writing`.
+    to find large matrices' foremost parts. options: see `Reading` and `Writing`.
     Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`.
     """
     _check(rank, energy)
@@ -104,7 +112,10 @@ def extract_adapter(
         choice = choose(opened, only=only, skip=skip, whole=base is not None)
         model = None
         if base is not None:
-            model = stack.enter_context(open_checkpoint(base, settings=setup.settings))
+            found = stack.enter_context(open_checkpoint(base, settings=setup.settings))
+            named = as_side_of(opened, found, is_base=True)
+            model = in_posts_order(named, opened.manifest.base_rows)
+            check_form(opened, model, BASE)
         run = _Run(opened, model, choice, rank, energy, form, seed)
         report = run.outlook(place)
         return report if setup.dry_run else run.write(place, report)
@@ -188,8 +199,14 @@ class _Run:
 
     def _notes(self) -> list[str]:
         """The base must have as many rows as what is held whole before PEFT loads it."""
+        moved = self.delta.manifest.base_rows
         rows = {r.shape[0] for r in self.choice.whole if r.shape != r.base_shape}
-        return [f"the vocabulary grew: call model.resize_token_embeddings({n}) first" for n in rows]
+        if moved and self.choice.whole and moved.order.count != moved.order.rows:
+            rows.add(moved.order.count)
+        return [
+            f"the vocabulary has another size: call model.resize_token_embeddings({n}) first"
+            for n in rows
+        ]
 
     def _factors(self, record: TensorRecord, rank: int) -> list[Tensor]:
         """B and A of a matrix. A `Conv1D` has its weight the other way round."""
@@ -296,7 +313,7 @@ class _Run:
         """What lies beside the weights."""
         ranks = {module_of(r): d.rank for r, d in zip(self.choice.factors, self.done, strict=True)}
         usual = self.rank or self.shared or max(ranks.values())
-        saved = [*self.choice.saved, *([HEAD] if self._saves_head else [])]
+        saved = list(dict.fromkeys([*self.choice.saved, *([HEAD] if self._saves_head else [])]))
         config = peft_config(self.delta, ranks, usual, saved=saved, biases=self.choice.biases)
         facts = {"rank": self.rank, "energy": self.energy, "error": error}
         return other_files(self.delta, config, file, facts, signer)

@@ -15,6 +15,7 @@ from pipeline.checkpoints.meeting import (
     meet,
     with_tensors,
 )
+from pipeline.checkpoints.policy import around_text, has_text_part
 from pipeline.checkpoints.ties import (
     HEAD,
     Head,
@@ -74,6 +75,8 @@ def under_own_names(base: Checkpoint, old: Checkpoint | None, addends: Sequence[
     ours, theirs = names_of(base), [names_of_addend(each) for each in addends]
     if _is_plain(base, addends, ours):
         return SumNames(base, old, addends, NameNotes())
+    base, renamed = _within(base, ours, theirs)
+    ours = names_of(base) if renamed else ours
     sides = (ours, *theirs)
     has_head = any(side.head_name() for side in sides)
     all_tied = has_head and all(side.head() in _TIED for side in sides)
@@ -91,8 +94,31 @@ def under_own_names(base: Checkpoint, old: Checkpoint | None, addends: Sequence[
     ]
     heads = [name for name in mapping.tensors if name == HEAD or name.endswith("." + HEAD)]
     untied = bool(heads) and not all_tied and _says_tied(base)
-    notes = replace(mapping.notes(), untied=untied)
+    notes = mapping.notes()
+    notes = replace(notes, renamed=(*renamed, *notes.renamed), untied=untied)
     return SumNames(with_tensors(base, mapping.tensors), mapping.see_old(old), mapped, notes)
+
+
+def _within(
+    base: Checkpoint, ours: Names, theirs: Sequence[Names]
+) -> tuple[Checkpoint, tuple[str, ...]]:
+    """A text model as the text part of the multimodal one that an addend makes of it, if one does.
+
+    Under its own names and config nobody could load it together with what the addend carries whole.
+    Returns a line for each tensor that is called otherwise there; none where it stays what it is.
+    """
+    whole = next((each for each in theirs if has_text_part(each.config)), None)
+    if whole is None or whole.config is None or base.config is None or has_text_part(base.config):
+        return base, ()
+    meeting = meet(ours, whole)
+    if not meeting.only_post:
+        return base, ()
+    found = {name: base.tensors[own] for name, own in meeting.base_names.items() if name in whole.shapes}
+    met = set(meeting.base_names.values())
+    found |= {name: source for name, source in base.tensors.items() if name not in met}
+    config = around_text(whole.config, base.config, tied=ours.says_tied)
+    lines = (f"{own} is {name} in the result" for name, own in meeting.renamed.items())
+    return replace(with_tensors(base, found), config=config), tuple(lines)
 
 
 def _is_plain(base: Checkpoint, addends: Sequence[Addend], ours: Names) -> bool:

@@ -120,7 +120,7 @@ def settle(
         untrained=untrained_rows(base, names, special) if reads else (),
         invalid=_invalid(addends[0], len(plan.sources)),
     )
-    rules = _rules(plan, wholes, scales, in_view=moves, rows=new.rows)
+    rules = _rules(plan, wholes, scales)
     return Settled(view, table, frozenset(names), rules, own)
 
 
@@ -244,26 +244,20 @@ def _shares(whole: Sequence[bool], scales: Sequence[float]) -> tuple[float | Non
 
 
 def _rules(
-    plan: RowPlan,
-    wholes: Sequence[NDArray[np.bool_]],
-    scales: Sequence[float],
-    *,
-    in_view: bool,
-    rows: int,
+    plan: RowPlan, wholes: Sequence[NDArray[np.bool_]], scales: Sequence[float]
 ) -> tuple[RowRule, ...]:
     """What counts where not everything does, neighbours with the same rule in one.
 
-    A row that is whole in any addend has no part in the new base; of several, their mean counts.
-    in_view: whether the new base has zeros in whole rows. rows: how many it has otherwise.
+    A row that is whole in any addend has no part in the new base; of several, their mean counts. That
+    holds for one delta at scale 1, too: a method, a factor or a pattern may be at work on its tensor.
     """
     kept = set(plan.kept)
-    plain = len(scales) == 1 and scales[0] == 1
     found: list[RowRule] = []
     for row in range(max(len(whole) for whole in wholes)):
         whole = [row < len(each) and bool(each[row]) for each in wholes]
         if row in kept:
             what: tuple[bool, tuple[float | None, ...]] = True, (None,) * len(scales)
-        elif not any(whole) or (plain and (in_view or row >= rows)):
+        elif not any(whole):
             continue
         else:
             what = False, _shares(whole, scales)

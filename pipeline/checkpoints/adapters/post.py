@@ -18,6 +18,7 @@ from pipeline.checkpoints.adapters.weights import Adapter, Factors, Stored, open
 from pipeline.checkpoints.alignment import show
 from pipeline.checkpoints.checkpoint import Checkpoint, Source, open_checkpoint, open_files
 from pipeline.checkpoints.derived import DerivedReader
+from pipeline.checkpoints.reordered import with_vocab_size
 from pipeline.errors import IsAnAdapter, Mismatch, UsageError
 from pipeline.settings import Settings
 from pipeline.storage.base import Reader
@@ -197,13 +198,12 @@ def _replace(
     if name not in tensors:
         return [f"{name} is in the adapter only"]
     old, new = tensors[name][1].shape, stored.entry.shape
-    grown = (
-        config is not None and bool(old) and old[1:] == new[1:] and old[0] == vocab and new[0] > old[0]
-    )
-    if old != new and not grown:
+    # Grown, or cut to the tokenizer's length where base has padding: what PEFT saves after a resize.
+    resized = config is not None and bool(old) and bool(new) and old[1:] == new[1:] and old[0] == vocab
+    if old != new and not resized:
         return [f"{name} is {show(old)} in base, {show(new)} in the adapter"]
-    if config is not None and grown:
-        config["vocab_size"] = new[0]
+    if config is not None and old != new:
+        config.update(with_vocab_size(config, new[0]))
     tensors[name] = (stored.reader, replace(stored.entry, name=name))
     return []
 

@@ -9,7 +9,7 @@ such end is a parameter that the adapter holds whole; an adapted module's own is
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.checkpoints.adapters.config import CONFIG_FILE, AdapterConfig
@@ -25,6 +25,7 @@ _PARTS = re.compile(
     r"|lora_embedding_(?P<embedding>[AB])(?:\.default)?"
     r"|lora_(?P<magnitude>magnitude_vector)(?:\.default)?(?:\.weight)?)"
 )
+_BESIDE = re.compile(r"\.(?:original_module|modules_to_save(?:\.default)?)\.(?=[^.]+$)")
 _WRAPPED = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)\.(?=[^.]+$)")
 
 
@@ -78,8 +79,12 @@ def open_adapter(folder: Files, location: str) -> Adapter:
     factors: dict[str, Factors] = {}
     whole: dict[str, Stored] = {}
     problems = []
-    for stored in _read(file):
+    found_all = _read(file)
+    names = {stored.entry.name for stored in found_all}
+    for stored in found_all:
         entry = stored.entry
+        if _is_replaced(entry.name, names):
+            continue
         if not entry.name.startswith(PREFIX):
             problems.append(f"{entry.name} does not begin with {PREFIX}")
         elif not entry.dtype.is_float and "lora_" in entry.name:
@@ -101,6 +106,17 @@ def open_adapter(folder: Files, location: str) -> Adapter:
     companions = {name: folder.open(name) for name in find_companions(folder)}
     revision = getattr(folder, "commit", None)
     return Adapter(location, config, factors, whole, readers, companions, revision)
+
+
+def _is_replaced(name: str, names: Collection[str]) -> bool:
+    """Whether an adapter has a better one of a tensor that it holds whole.
+
+    PEFT 0.21.2 writes the parameters of a module in `modules_to_save` once; but where embeddings were
+    resized, it writes all there is below the embedding and the head: beside `X.weight`, which it loads,
+    the same as `X.modules_to_save.weight`, and as `X.original_module.weight` what base had.
+    """
+    plain = _BESIDE.sub(".", name)
+    return plain != name and plain in names
 
 
 def _read(file: Reader) -> list[Stored]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.checkpoints.alignment import is_absent
 from pipeline.deltas.delta import Delta
 from pipeline.deltas.manifest import TensorRecord
 from pipeline.errors import UsageError
@@ -59,13 +60,19 @@ def choose(delta: Delta, *, only: str | None, skip: str | None, whole: bool) -> 
     """
     wanted, unwanted = _compile(only), _compile(skip)
     records = [stored.record for stored in delta.tensors.values()]
+    rows = delta.manifest.base_rows
+    reordered = frozenset(rows.tensors if rows else ())  # no product can put base's rows elsewhere
     factors: list[TensorRecord] = []
     others: list[TensorRecord] = []
     left_out: list[str] = []
     for record in records:
         if (only and not wanted.search(record.name)) or (skip and unwanted.search(record.name)):
             left_out += [f"{record.name}: not asked for"] * bool(record.changed)
-        elif is_linear(record) and (record.changed or _EXPERT.search(record.name)):
+        elif (
+            record.name not in reordered
+            and is_linear(record)
+            and (record.changed or _EXPERT.search(record.name))
+        ):
             factors.append(record)
         elif record.changed:
             others.append(record)
@@ -106,6 +113,8 @@ def _whole(
         is_parameter = record.name.endswith((_WEIGHT, _BIAS)) and record.post.is_float
         if not wanted:
             refused.append(f"{record.name}: not a linear layer's matrix (with --base it is held whole)")
+        elif is_absent(record.base_shape, record.shape):
+            refused.append(f"{record.name}: the base has no such module to be adapted")
         elif not is_parameter:
             refused.append(f"{record.name}: no module's weight or bias")
         elif module_of(record) in targets:

@@ -91,7 +91,8 @@ class Fused:
         if self._is_wide(item):
             return f"{name} is {F64}: {method} is done in float32"
         shapes |= {tensor.record.base_shape for tensor in item.added}
-        if method in ("slerp", "model_stock") and shapes != {base.shape}:
+        is_partial = shapes != {base.shape} or len(item.rules) > 0
+        if method in ("slerp", "model_stock") and is_partial:
             return f"{name} has rows that are not in all models: {method} goes between whole tensors"
         if self.ranks and any(row_width(shape) > CHUNK_ELEMENTS for shape in shapes):
             return f"{name} has rows of more than {CHUNK_ELEMENTS} elements, which {method} would rank"

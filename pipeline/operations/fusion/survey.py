@@ -21,6 +21,7 @@ from pipeline.operations.fit import Fitted, SumPlan
 from pipeline.operations.fusion.choice import Drop
 from pipeline.operations.fusion.layout import OWN_INPUTS, Fused
 from pipeline.operations.kernels.deltas import Deltas, Recipe, scratch_bytes
+from pipeline.operations.kernels.rows import ruled_elements
 from pipeline.operations.kernels.survey import (
     HighCounts,
     LowCounts,
@@ -165,10 +166,17 @@ class Survey:
 
     def _kept(self, item: Fitted) -> list[Kept]:
         fusion = self.fused.fusion
-        counts = [math.prod(tensor.record.base_shape) for tensor in item.added]
-        if fusion.kind.drops is Drop.SMALLEST:
-            return [kept_largest(count, fusion.density) for count in counts]
-        return [kept_middle(count, fusion.density, fusion.gamma) for count in counts]
+        found = []
+        for tensor in item.added:
+            shape = tensor.record.base_shape
+            ruled = ruled_elements(item.rules, shape)  # these are zeros here, and count as none
+            count = math.prod(shape) - ruled
+            if fusion.kind.drops is Drop.SMALLEST:
+                kept = kept_largest(count, fusion.density)
+            else:
+                kept = kept_middle(count, fusion.density, fusion.gamma)
+            found.append(replace(kept, first=kept.first + ruled, stop=kept.stop + ruled))
+        return found
 
     def _by_masses(self, group: Sequence[int]) -> list[Recipe]:
         """What was left out by chance, made up for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from pipeline.operations.addends.addend import AddedTensor, Decoder
 from pipeline.operations.fit import Fitted
 from pipeline.operations.fusion.choice import Drop, Fusion
 from pipeline.operations.fusion.layout import OWN_INPUTS, row_width
+from pipeline.operations.kernels.rows import ruled
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Corrections, Operand
 from pipeline.tensors.dtypes import Bytes
 from pipeline.tensors.fusion import (
@@ -88,15 +90,23 @@ class Deltas:
         for number, (tensor, decode) in enumerate(zip(item.added, self._decoders, strict=True)):
             if len_of(tensor, part):
                 first, second = inputs[OWN_INPUTS + 2 * number :][:2]
-                self.fill(number, tensor, *decode(item.result.name, part.chunk, first, second))
+                self.fill(number, item, part, *decode(item.result.name, part.chunk, first, second))
             else:
                 self.matrix[number] = 0
 
-    def fill(self, number: int, tensor: AddedTensor, values: Bytes, corrections: Corrections) -> None:
-        """Take a decoded chunk as delta `number`'s."""
+    def fill(
+        self, number: int, item: Fitted, part: Slice, values: Bytes, corrections: Corrections
+    ) -> None:
+        """Take a decoded chunk as delta `number`'s, without the rows that rules are for.
+
+        These are no differences, or go to no base's row: what they hold must have no part in what a
+        method finds out of the others. Their rules make them afterwards.
+        """
         row = self.matrix[number]
-        found = widen(Operand(values, tensor.record.stored), corrections, row)
+        found = widen(Operand(values, item.added[number].record.stored), corrections, row)
         row[len(found) :] = 0
+        for _, low, high in ruled(item.rules, math.prod(item.result.shape[1:]), part):
+            row[low:high] = 0
 
     def thin(
         self, item: Fitted, part: Slice, number: int, recipe: Recipe | None, edges: Edges

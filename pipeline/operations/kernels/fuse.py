@@ -78,7 +78,7 @@ class FuseKernel(AddKernel):
         for number, tensor in enumerate(item.added):
             if part.chunk < len(tensor.digests):
                 each = next(found)
-                self._deltas.fill(number, tensor, each.values, each.corrections)
+                self._deltas.fill(number, item, part, each.values, each.corrections)
             else:
                 self._deltas.matrix[number] = 0
 

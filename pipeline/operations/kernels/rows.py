@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,29 @@ class RowRule:
     scales: tuple[float | None, ...]
 
 
+def ruled(rules: Sequence[RowRule], width: int, part: Slice) -> Iterator[tuple[RowRule, int, int]]:
+    """The rules that hold in a slice, each with its first element there, and the one behind its last.
+
+    width: elements of a row.
+    """
+    end = part.start + part.count
+    first = bisect_right(rules, part.start // width, key=lambda rule: rule.stop)
+    for rule in rules[first:]:
+        if rule.start * width >= end:
+            break
+        yield (
+            rule,
+            max(rule.start * width - part.start, 0),
+            min(rule.stop * width - part.start, part.count),
+        )
+
+
+def ruled_elements(rules: Sequence[RowRule], shape: Sequence[int]) -> int:
+    """How many elements of a tensor of this shape stand in rows that have a rule."""
+    rows = sum(max(0, min(rule.stop, shape[0]) - rule.start) for rule in rules)
+    return rows * math.prod(shape[1:])
+
+
 def settle_rows(
     arithmetic: Arithmetic,
     rules: Sequence[RowRule],
@@ -41,13 +65,7 @@ def settle_rows(
     that are not finite become more, or fewer if it is negative.
     """
     more = 0
-    end = part.start + part.count
-    first = bisect_right(rules, part.start // width, key=lambda rule: rule.stop)
-    for rule in rules[first:]:
-        if rule.start * width >= end:
-            break
-        low = max(rule.start * width - part.start, 0)
-        high = min(rule.stop * width - part.start, part.count)
+    for rule, low, high in ruled(rules, width, part):
         counted = [
             _cut(term, low, high, scale)
             for number, term in terms
