@@ -156,7 +156,7 @@ def models(base: Floats, deltas: Any) -> tuple[Floats, Floats]:
 def _count_nonfinite(bits: NDArray[np.uint16]) -> int:
     """How many bfloat16 are NaN or infinite."""
     mask = np.uint16(_BF16_INF)
-    return int(np.count_nonzero((bits & mask) == mask)) if has_all_bits(bits, mask) else 0
+    return int(np.count_nonzero((bits & mask) == mask)) if has_all_bits(bits, _BF16_INF) else 0
 
 
 def _scale(values: Floats, factor: float) -> None:
