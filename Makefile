@@ -10,21 +10,21 @@ QUICK := build/quickstart
 # Without compiling thousands of modules of which few are ever imported: that takes a minute.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: setup quickstart test test-long test-real test-ray test-harness test-page lint bench clean help
+.PHONY: setup quickstart test test-long test-real test-ray test-harness test-mergekit test-page lint bench clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(VENV)/.dev .azurite/.done ## Make .venv and install what the tests need, Azurite included
 
-# evaluate finds all that the batch has measured, and shows it as a table.
+# evaluate finds all that the batch has measured, and shows it as a table; page needs the batch's own report,
+# for the proof that the delta is exact.
 quickstart: $(VENV)/.runtime ## Move post-training from base-v1 to base-v2: compute, apply, evaluate, gate, page
 	$(BIN)/python cli.py batch configs/quickstart.json
 	$(BIN)/python cli.py evaluate $(QUICK)/post-v2-transferred --base $(FAMILY)/base-v2 --reference $(FAMILY)/post-v2 \
 		--donor $(FAMILY)/post-v1 --donor-base $(FAMILY)/base-v1 --data tasks=$(FAMILY)/heldout/tasks.jsonl \
 		--data docstrings=$(FAMILY)/heldout/docstrings.txt --data topics=$(FAMILY)/heldout/topics.txt \
 		--dtype float32 --cache $(QUICK)/cache
-	$(BIN)/python cli.py analyze ./$(QUICK)/store/deltas/chat-v1.safetensors --output $(QUICK)/analysis --overwrite
 	$(BIN)/python cli.py page $(QUICK)/report.json $(QUICK)/evidence/evaluation.json $(QUICK)/evidence/verdict.json \
 		$(QUICK)/analysis ./$(QUICK)/store/deltas/chat-v1.safetensors ./$(QUICK)/post-v2-transferred \
 		--title "base-v2 + ∆" --output $(QUICK)/page --overwrite
@@ -43,6 +43,9 @@ test-ray: setup $(VENV)/.ray ## Run steps on a real Ray cluster of two nodes (do
 
 test-harness: setup $(VENV)/.lm-eval ## Run tasks of lm-evaluation-harness, offline (downloads 100 MB)
 	$(BIN)/python -m pytest -m harness tests/quality/test_harness.py
+
+test-mergekit: setup ## Hold each way of putting deltas together against mergekit (downloads 1 GB)
+	MERGEKIT_WORK=build/bench $(BIN)/python -m pytest -m mergekit tests/real/test_mergekit.py
 
 test-page: setup $(VENV)/.page ## Look at pages in a headless Chromium (from Debian)
 	$(BIN)/python -m pytest -m browser tests/browser

@@ -25,6 +25,7 @@ from pipeline.batch.fields import (
     Target,
     TierName,
 )
+from pipeline.batch.fusing import Fuses
 from pipeline.batch.references import MAKES, Kind, published_kind
 from pipeline.batch.terms import Model, StoredTerm
 
@@ -85,7 +86,8 @@ class Sweep(_Measures):
     id: its name. run: what the step does. base: the model that the deltas are added to. deltas: each
     "DELTA", "DELTA=WEIGHT" or an object; scales are multiplied by weights. output: a new folder with
     sweep.json, of each scale an evaluation, and plots. scales: 0 is the base itself; None is 0 to 1.25
-    by 0.25. plots: formats of plots: svg, png, svg,png or none.
+    by 0.25. making: fields of apply that say how deltas are put together and added. plots: formats of
+    plots: svg, png, svg,png or none.
     """
 
     id: Id
@@ -94,6 +96,7 @@ class Sweep(_Measures):
     deltas: Annotated[tuple[StoredTerm, ...], Field(strict=False), NotEmpty]
     output: ModelOut
     scales: Annotated[tuple[Scale, ...], Field(strict=False), NotEmpty] | None = None
+    making: Fuses = Fuses()
     plots: PlotsText | None = None
     makes: ClassVar[Kind] = MAKES["sweep"]
 

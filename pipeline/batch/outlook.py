@@ -39,7 +39,10 @@ from pipeline.tensors.fingerprint import Digest, digest_bytes
 
 # What says how a step is done, not what comes of it.
 _MANNER = frozenset(
-    {"store", "device", "hub_cache", "tier", "overwrite", "push_to_hub", "private", "revision"}
+    (
+        *("store", "device", "hub_cache", "tier", "overwrite", "allow_unrelated"),
+        *("push_to_hub", "private", "revision"),
+    )
 )
 
 
@@ -164,6 +167,6 @@ def step_key(spec: Specification, report: Mapping[str, Any], settings: Settings)
 
 def _without_checks(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments of an apply without those that say what must hold before it runs."""
-    for name in ("key", "require_signature", "old_base"):
+    for name in ("key", "require_signature", "old_base", "allow_unrelated"):
         arguments.pop(name, None)
     return arguments

@@ -8,19 +8,20 @@ from typing import Any
 
 from pipeline.batch.config import Defaults
 from pipeline.batch.evidence_steps import Analyze, Evaluate, Gate, Page, Publish, Sweep
+from pipeline.batch.fusing import fusing
 from pipeline.batch.references import FOLDERS, MARK
 from pipeline.batch.steps import AnyStep, Apply, Combine, Compute, Verify, given
 from pipeline.batch.terms import Term
 from pipeline.storage.locations import Scheme, parse_output_model, split_scale
 
-_SHARED = ("store", "device", "hub_cache", "tier", "sign_key")
+_SHARED = ("store", "device", "hub_cache", "dequantize", "tier", "sign_key")
 SIDES = ("base", "post")  # of a difference
 SHOWING = ("analyze", "page", "sweep")
 EVIDENCE = ("evaluate", "gate", "publish", *SHOWING)
 _UNTOLD = {  # what an operation has no option for
     "sweep": ("tier", "sign_key"),
     "analyze": ("device", "tier", "sign_key"),
-    "page": ("device", "hub_cache", "tier", "sign_key"),
+    "page": ("device", "hub_cache", "dequantize", "tier", "sign_key"),
 }
 _HUB = ("push_to_hub", "private", "revision")
 
@@ -101,13 +102,13 @@ def specify(step: AnyStep, steps: Mapping[str, AnyStep], options: Defaults) -> S
         case Apply():
             deltas = [_locate_term(term, step.scale, locate) for term in step.deltas]
             arguments |= {"base": locate(step.base), "deltas": deltas, "output": step.output}
-            arguments |= given(step, "shard_size", "key", "require_signature")
+            arguments |= given(step, "shard_size", "key", "require_signature") | fusing(step)
             if step.old_base is not None:
                 arguments["old_base"] = locate(step.old_base)
         case Combine():
             deltas = [_locate_term(term, 1.0, locate) for term in step.deltas]
             arguments |= {"deltas": deltas, "output": step.output, "codec": step.codec}
-            _leave_out(arguments, "device", "hub_cache")
+            _leave_out(arguments, "device", "hub_cache", "dequantize")
         case Verify():
             arguments["location"] = locate(step.target)
             arguments |= given(step, "key", "require_signature")
@@ -127,7 +128,7 @@ def specify(step: AnyStep, steps: Mapping[str, AnyStep], options: Defaults) -> S
             arguments |= {"source": locate(step.source), "output": output_of(step)}
             arguments |= {"gates": [locate(gate) for gate in step.gates]}
             arguments["require"] = _required(step.gates, steps)
-            _leave_out(arguments, "device", "hub_cache", "sign_key")
+            _leave_out(arguments, "device", "hub_cache", "dequantize", "sign_key")
     return Specification(step.id, step.run, arguments)
 
 
@@ -146,7 +147,9 @@ def _showing(step: Sweep | Analyze | Page, locate: Callable[[str], str]) -> dict
     match step:
         case Sweep():
             deltas = [_locate_term(term, 1.0, locate) for term in step.deltas]
-            return {**_measuring(step, locate), "deltas": deltas, **given(step, "scales", "plots")}
+            measured = {**_measuring(step, locate), **given(step, "scales", "plots")}
+            making = fusing(step.making)
+            return {**measured, "deltas": deltas, **({"making": making} if making else {})}
         case Page():
             return {"reports": [locate(text) for text in step.reports], **given(step, "title", "key")}
     scaled = [split_scale(text) for text in step.evaluation]

@@ -22,6 +22,7 @@ from pipeline.batch.fields import (
     Target,
     TierName,
 )
+from pipeline.batch.fusing import Fuses
 from pipeline.batch.references import MAKES, Kind
 from pipeline.batch.terms import Model, StoredTerm, Terms
 
@@ -77,7 +78,7 @@ class Compute(Pair):
     makes: ClassVar[Kind] = MAKES["compute"]
 
 
-class Apply(_Pushes):
+class Apply(_Pushes, Fuses):
     """A step that writes the model base + the sum of scale * delta.
 
     id: what others call its output, by "@id". run: what the step does. base: the model that the deltas

@@ -11,7 +11,7 @@ MethodName = Literal[
 ]
 
 
-class Fused(TypedDict):
+class Mixed(TypedDict):
     """How deltas are put together, and where they are added; see docs/fusion.md."""
 
     method: Annotated[MethodName, Option("linear", help="How deltas are put together.")]
@@ -20,9 +20,6 @@ class Fused(TypedDict):
     ]
     lambda_: Annotated[
         float | None, Option(None, "--lambda", help="What the sum is multiplied by. [default: 1]")
-    ]
-    seed: Annotated[
-        int | None, Option(None, help="Of dare's and della's random choice. [default: 0]", min=0)
     ]
     epsilon: Annotated[
         float | None, Option(None, help="della: how far chances are from density. [default: 0.15]")
@@ -42,4 +39,25 @@ class Fused(TypedDict):
     only: Annotated[list[str] | None, Option(None, help="REGEX: add to matching tensors alone.")]
     skip: Annotated[
         list[str] | None, Option(None, help="REGEX: matching tensors keep the base's values.")
+    ]
+
+
+class Fused(Mixed):
+    """The same, and what chance decides."""
+
+    seed: Annotated[
+        int | None, Option(None, help="Of dare's and della's random choice. [default: 0]", min=0)
+    ]
+
+
+class Related(TypedDict):
+    """What a new base must have to do with the deltas' own."""
+
+    allow_unrelated: Annotated[
+        bool,
+        Option(
+            False,
+            "--allow-unrelated",
+            help="Add to a base that seems unrelated, or has its experts moved.",
+        ),
     ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, TypedDict, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
 
 from typer import Option
 
 from pipeline.commands.command import command
+from pipeline.commands.fusing import Mixed, Related
 from pipeline.commands.options import (
     BASE_HELP,
+    Dequantizing,
     FromHub,
     InStore,
     Planned,
@@ -64,7 +66,14 @@ class Finding(TypedDict):
     ]
 
 
-class Sweeping(Ranging, HeldAgainst, Measured, Finding, InStore, FromHub, Working, Replacing, Planned):
+class Making(Mixed, Related):
+    """How each scale's model is made."""
+
+
+class Sweeping(
+    Ranging, HeldAgainst, Measured, Making, Finding, InStore, FromHub, Dequantizing, Working, Replacing,
+    Planned,
+):  # fmt: skip
     """Options of sweep."""
 
 
@@ -84,4 +93,7 @@ def sweep(
     from pipeline.operations.arguments import parse_scaled
 
     deltas = [parse_scaled(text, 1.0) for text in delta]
-    return run(base, deltas, output, **options, progress=bar)
+    others: dict[str, Any] = {**options}
+    chosen = {name: others.pop(name) for name in Making.__annotations__}
+    making = {n: v for n, v in chosen.items() if v is not None and v is not False and v != "linear"}
+    return run(base, deltas, output, **others, making=making, progress=bar)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict, Unpack
 from typer import Option
 
 from pipeline.commands.command import command
-from pipeline.commands.fusing import Fused
+from pipeline.commands.fusing import Fused, Related
 from pipeline.commands.options import (
     BASE_HELP,
     Dequantizing,
@@ -52,19 +52,6 @@ class _Decided(TypedDict):
         Option(
             None,
             help="base:KEY or post:KEY: whose value of config.json counts; may be given several times.",
-        ),
-    ]
-
-
-class Related(TypedDict):
-    """What a new base must have to do with the deltas' own."""
-
-    allow_unrelated: Annotated[
-        bool,
-        Option(
-            False,
-            "--allow-unrelated",
-            help="Add to a base that seems unrelated, or has its experts moved.",
         ),
     ]
 

@@ -25,13 +25,20 @@ class Identity:
     """A checkpoint that took part: where it was, at which Hub commit, and its fingerprint.
 
     derived: from what its values were made, if they were not stored as they are: then the fingerprint is
-    that of the values made.
+    that of the values made. as_found: the fingerprint of the checkpoint as it lay there, if it was seen
+    otherwise: under other names, or with rows in another order.
     """
 
     location: str
     revision: str | None
     fingerprint: Digest
     derived: str | None = None
+    as_found: Digest | None = None
+
+    @property
+    def known_by(self) -> Digest:
+        """The fingerprint by which the checkpoint is known elsewhere."""
+        return self.as_found or self.fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +200,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Digest | DType):
         return str(value)
     content = {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, Identity) and value.derived is None:
-        del content["derived"]
+    if isinstance(value, Identity):  # left out where there is nothing to say, as ever
+        for key in ("derived", "as_found"):
+            if content[key] is None:
+                del content[key]
     return content
 
 
@@ -231,6 +240,7 @@ def _identity(content: Mapping[str, Any] | None) -> Identity | None:
         None if revision is None else _text(revision),
         Digest.parse(content["fingerprint"]),
         None if derived is None else _text(derived),
+        _digest(content.get("as_found")),
     )
 
 

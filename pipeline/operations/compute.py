@@ -16,8 +16,9 @@ from pipeline.checkpoints.vocabulary_rows import AlignedBase, align_base
 from pipeline.checkpoints.vocabulary_table import VocabularyTable
 from pipeline.deltas.base_rows import BaseRows
 from pipeline.deltas.format import CARRIED, DEFAULT_CODEC, Codec, parse_codec
+from pipeline.deltas.identity import identify
 from pipeline.deltas.layout import DeltaLayout
-from pipeline.deltas.manifest import Identity, Manifest, TensorRecord
+from pipeline.deltas.manifest import Manifest, TensorRecord
 from pipeline.deltas.pairing import pair_for_delta
 from pipeline.deltas.sampling import take_sample
 from pipeline.engine.plan import Plan
@@ -32,7 +33,7 @@ from pipeline.operations.setup import Setup, Transferring
 from pipeline.storage.base import Reader
 from pipeline.tensors.arithmetic import subtract_bytes
 from pipeline.tensors.dtypes import DType, parse_dtype
-from pipeline.tensors.fingerprint import digest_bytes, fold_checkpoint
+from pipeline.tensors.fingerprint import digest_bytes
 from pipeline.tensors.norms import SCRATCH_BYTES
 
 
@@ -120,7 +121,10 @@ def compute(
 
 @dataclass(frozen=True)
 class Computation:
-    """One difference, its checkpoints opened. pairs: in the order of the layout's tensors."""
+    """One difference, its checkpoints opened. pairs: in the order of the layout's tensors.
+
+    found: base and post as they lie; `base` and `post` are what was made of them to meet.
+    """
 
     base: Checkpoint
     post: Checkpoint
@@ -129,6 +133,7 @@ class Computation:
     plan: Plan
     aligned: AlignedBase
     notes: NameNotes
+    found: tuple[Checkpoint, Checkpoint]
 
     @classmethod
     def prepare(
@@ -144,6 +149,7 @@ class Computation:
 
         reads: whether weights may be read by now, see `align_base`.
         """
+        found = base, post
         base, post, notes = bring_together(base, post)
         aligned = align_base(base, post, reads=reads)
         base = aligned.base
@@ -155,7 +161,7 @@ class Computation:
         ordered = [stored[tensor.name][1] for tensor in layout.tensors]
         first = len(post.readers)
         inputs = [(post.input(pair.name), base.input(pair.name, first)) for pair in ordered]
-        return cls(base, post, ordered, layout, layout.fill(inputs), aligned, notes)
+        return cls(base, post, ordered, layout, layout.fill(inputs), aligned, notes, found)
 
     def report(self, place: Place) -> ComputeReport:
         """What is known before the run."""
@@ -211,8 +217,8 @@ class Computation:
         post_digests = {record.name: record.post_digest for record in tensors if record.post_digest}
         base, post = self.base, self.post
         return Manifest(
-            base=Identity(base.location, base.revision, fold_checkpoint(base_digests), base.derived),
-            post=Identity(post.location, post.revision, fold_checkpoint(post_digests), post.derived),
+            base=identify(self.found[0], base, base_digests),
+            post=identify(self.found[1], post, post_digests),
             codec=self.layout.codec,
             tensors=tensors,
             post_config=post.config,
@@ -236,8 +242,8 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
     """What a report says of a finished delta."""
     return {
         "fingerprint": str(manifest.fingerprint),
-        "base_fingerprint": str(manifest.base.fingerprint) if manifest.base else None,
-        "post_fingerprint": str(manifest.post.fingerprint) if manifest.post else None,
+        "base_fingerprint": str(manifest.base.known_by) if manifest.base else None,
+        "post_fingerprint": str(manifest.post.known_by) if manifest.post else None,
         "changed": sum(record.changed for record in manifest.tensors),
         "remainders": sum(record.remainders for record in manifest.tensors),
         "exceptions": sum(record.exceptions for record in manifest.tensors),

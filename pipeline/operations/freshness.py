@@ -7,11 +7,13 @@ for: `fingerprint_of` knows it, or says None, and then it must be read before an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Unpack
 
+from pipeline.checkpoints.adapters.post import open_post
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.files import read_file
 from pipeline.checkpoints.output import CONFIG, SHARD_BYTES, as_json
@@ -20,23 +22,20 @@ from pipeline.deltas.format import CARRIED, DEFAULT_CODEC, parse_codec
 from pipeline.deltas.signing import SUFFIX
 from pipeline.errors import PipelineError
 from pipeline.operations.addends.addend import Addend
-from pipeline.operations.addends.opening import open_addend
 from pipeline.operations.addends.stored import StoredAddend
 from pipeline.operations.addends.subtraction import Subtraction
 from pipeline.operations.arguments import Scaled, ScaledAddend, scaled
 from pipeline.operations.compute import Computation
-from pipeline.operations.fit import fit, plan_sum
+from pipeline.operations.fusion.choice import Fusion
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.outputs.provenance import PROVENANCE, Provenance
-from pipeline.operations.outputs.release import Release
 from pipeline.operations.outputs.report import SAME_BASE
 from pipeline.operations.outputs.signatures import find_signature
 from pipeline.operations.setup import Setup, Transferring, Writing
-from pipeline.operations.vocabulary import settle, settle_own
+from pipeline.operations.sum import Applying, Form, Inputs
 from pipeline.storage.base import Store
-from pipeline.tensors.dtypes import parse_dtype, torch_name
+from pipeline.tensors.dtypes import parse_dtype
 from pipeline.tensors.fingerprint import Digest, digest_bytes
-from pipeline.units import parse_bytes
 
 State = Literal["missing", "stale", "unknown", "fresh"]
 # What is wrong if they differ, a checkpoint, and the fingerprint that the result says it had.
@@ -76,10 +75,9 @@ def compute_freshness(
     if place.store.stat(place.name) is None:
         return Freshness("missing")
     with ExitStack() as stack:
-        old, new = (
-            stack.enter_context(open_checkpoint(each, settings=setup.settings, headers_only=True))
-            for each in (base, post)
-        )
+        settings = setup.settings
+        old = stack.enter_context(open_checkpoint(base, settings=settings, headers_only=True))
+        new = stack.enter_context(open_post(post, old, settings=settings, headers_only=True))
         run = Computation.prepare(old, new, parse_dtype(dtype), parse_codec(codec))
         try:
             delta = stack.enter_context(open_delta(output, settings=setup.settings))
@@ -97,7 +95,7 @@ def compute_freshness(
         if said.files != _digests(companions) or said.post_config != run.post.config:
             problems.append("has another tokenizer or config than the post model has now")
         made_of = [
-            (f"is of another {what}", model, identity.fingerprint if identity else None)
+            (f"is of another {what}", model, identity.known_by if identity else None)
             for what, model, identity in (("base", old, said.base), ("post", new, said.post))
         ]
         return _verdict(problems, made_of, fingerprint_of, said.fingerprint)
@@ -139,10 +137,14 @@ def apply_freshness(
     scale: float = 1.0,
     dtype: str = "auto",
     shard_size: str | int = SHARD_BYTES,
-    **options: Unpack[Transferring],
+    take_config: Mapping[str, str] | Sequence[str] | None = None,
+    **options: Unpack[Applying],
 ) -> Freshness:
     """How the model at `output` stands to what `apply` of the rest would write."""
-    setup = Setup.of(options)
+    wanted = scaled(deltas, scale)
+    fusion, others = Fusion.take(options, [factor for _, factor in wanted])
+    form = Form.parse(dtype, shard_size, fusion, take_config)
+    setup = Setup.of(others)
     place = Place.for_model(output, setup)
     if not place.store.has_folder(place.name):
         return Freshness("missing")
@@ -153,31 +155,28 @@ def apply_freshness(
     if said is None:
         return Freshness("stale", f"is no model that says what it is made of ({PROVENANCE})")
     with ExitStack() as stack:
-        model = stack.enter_context(open_checkpoint(base, settings=setup.settings, headers_only=True))
-        wanted, form = scaled(deltas, scale), parse_dtype(dtype)
         looking = replace(setup, dry_run=True)  # no weights are fetched
-        addends = [open_addend(stack, what, looking, None) for what, _ in wanted]
+        inputs = Inputs.open(stack, base, wanted, form, looking)
+        same_base = said.origin.get("case") == SAME_BASE
+        total = inputs.on_own_base() if same_base else inputs.on_another_base(reads=False)
         problems = _missing_files(folder, said)
         if setup.signer is not None and folder.stat(PROVENANCE + SUFFIX) is None:
             problems.append("is not signed")
-        scales = [factor for _, factor in wanted]
-        same_base = said.origin.get("case") == SAME_BASE
-        own = settle_own(model, addends) if same_base else settle(model, addends, scales, reads=False)
-        view = own.base
-        fitted = own.fitted(fit(view, addends, dtype=form, as_post=same_base))
-        layout = plan_sum(view, None, addends, fitted, shard_bytes=parse_bytes(shard_size))
+        layout = total.plan()
         if said.shards != {shard.name: digest_bytes(shard.header) for shard in layout.shards}:
             problems.append("has other tensors, formats or shards")
-        release = Release(view, addends, scales, layout, same_base, torch_name(form), own=own.own)
+        if said.origin.get("fusion") != json.loads(json.dumps(total.fused.report().get("fusion"))):
+            problems.append("puts deltas together otherwise")
+        release = total.release(layout)
         expected = {**release.companions(), CONFIG: as_json(release.config)}
         if any(said.files.get(name) != digest for name, digest in _digests(expected).items()):
             problems.append("has another tokenizer or config")
         entries = said.origin["deltas"]
-        if [entry.get("scale") for entry in entries] != scales:
+        if [entry.get("scale") for entry in entries] != total.scales:
             return Freshness("stale", "is of other deltas or scales")
         old = Digest.parse(said.origin["base"]["fingerprint"])
-        made_of: list[_Made] = [("is of another base", model, old)]
-        for addend, entry in zip(addends, entries, strict=True):
+        made_of: list[_Made] = [("is of another base", inputs.base, old)]
+        for addend, entry in zip(inputs.addends, entries, strict=True):
             found = _made_of(addend, entry)
             if found is None:
                 problems.append("is of other deltas or scales")
@@ -192,7 +191,7 @@ def _made_of(addend: Addend, entry: Mapping[str, Any]) -> list[_Made] | None:
         case StoredAddend(delta):
             same = entry.get("fingerprint") == str(delta.manifest.fingerprint)
             return [] if same else None
-        case Subtraction(base, post) if "fingerprint" not in entry:
+        case Subtraction(found=(base, post)) if "fingerprint" not in entry:
             sides = (("base", base), ("post", post))
             return [
                 (f"is of another {side} of a difference", model, _fingerprint_in(entry.get(side)))

@@ -85,7 +85,7 @@ def test_the_quickstart_is_a_config(monkeypatch, tmp_path):
         (tmp_path / "examples/family" / name).mkdir(parents=True)
     config = read_config(ROOT / "configs/quickstart.json")
     assert config.graph.order() == [
-        "delta-v1", "exact", "candidate", "measured", "good-enough", "release", "anatomy", "page",
+        "delta-v1", "exact", "candidate", "measured", "good-enough", "release", "anatomy",
     ]  # fmt: skip
 
 

@@ -78,6 +78,7 @@ def changed(models: Mapping[str, str], *, scale: float = 1) -> None:
     config = json.loads((ROOT / CONFIG).read_text())
     (candidate,) = (step for step in config["steps"] if step["run"] == "apply")
     candidate["deltas"] = [f"{candidate['deltas'][0]}={scale}"]
+    candidate["allow_unrelated"] = True  # else apply refuses, before the gate has anything to judge
     config["models"] |= models
     Path(CONFIG).write_text(json.dumps(config))
 

@@ -339,7 +339,7 @@ def test_ordinary_tokens_that_only_the_new_base_has_stay_and_are_said_to_be_unre
     ]
 
 
-def test_special_tokens_that_the_base_never_trained_are_reported(tmp_path: Path) -> None:
+def test_row_2_special_tokens_that_the_base_never_trained_are_reported(tmp_path: Path) -> None:
     made = Models(tmp_path, [], [])
     special = {"<s>": 50, "<r0>": 51, "<r1>": 52, "<zero>": 53}
     tensors = state(54, 1)

@@ -15,7 +15,7 @@ from models import State, cast, formula, near, random_state, read_model, same_bi
 from sources import ROOT
 
 from pipeline import Difference, apply, combine, compute, verify
-from pipeline.errors import Mismatch, OtherCheckpoint
+from pipeline.errors import Mismatch, OtherCheckpoint, QuantisedCheckpoint
 
 FAMILY = ROOT / "examples/family"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -30,6 +30,22 @@ def sum_of(folder: Path, base: Path | str, post: Path | str, new_base: Path | st
 
 def config_of(folder: Path) -> dict:
     return json.loads((folder / "config.json").read_text())
+
+
+# -- 1: the vocabulary grew ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_row_1_new_rows_of_a_grown_vocabulary_are_posts_whole(tmp_path, scale):
+    out = sum_of(tmp_path, FAMILY / "base-v1", FAMILY / "post-v1", FAMILY / "base-v2", scale=scale)
+    rows, post, old, new = (
+        read_model(each)[EMBEDDING]
+        for each in (out, FAMILY / "post-v1", FAMILY / "base-v1", FAMILY / "base-v2")
+    )
+    known = len(new)
+    assert known < len(post) == len(rows) == config_of(out)["vocab_size"]
+    assert same_bits(rows[known:], post[known:])
+    assert same_bits(rows[:known], formula(new, (scale, post[:known], old)))
 
 
 # -- 3: tokenizer, chat template and generation config from the wrong side ----------------------------
@@ -294,3 +310,60 @@ def test_row_11_what_is_carried_whole_stays_whole_in_a_combination(tmp_path):
         combine([(deltas[0], 1.0), (deltas[2], 1.0)], str(tmp_path / "no.safetensors"))
     with pytest.raises(Mismatch, match="carried whole by more than one delta"):
         apply(str(tmp_path / "base"), deltas[:2], str(tmp_path / "no"))
+
+
+# -- 6: rounding --------------------------------------------------------------------------------------
+
+
+def test_row_6_the_sum_is_rounded_once_and_comes_back_from_ten_rounds_unchanged(tmp_path):
+    first = cast(random_state(0))
+    second = {name: tensor.to(torch.bfloat16) for name, tensor in near(random_state(0), 1).items()}
+    base, post = (write_model(tmp_path / n, s) for n, s in (("base", first), ("post", second)))
+    there, back = str(tmp_path / "there.safetensors"), str(tmp_path / "back.safetensors")
+    compute(str(base), str(post), there)
+    compute(str(post), str(base), back)
+    at, naive = str(base), {name: tensor.clone() for name, tensor in first.items()}
+    for number in range(10):
+        for delta in (there, back):
+            out = str(tmp_path / f"{number}-{Path(delta).stem}")
+            apply(at, [delta], out)
+            at = out
+        for name, tensor in naive.items():
+            change = second[name] - first[name]  # rounded to bfloat16, as the sum is
+            naive[name] = (tensor + change) - change
+    found = read_model(Path(at))
+    assert all(same_bits(found[name], first[name]) for name in first)
+    assert not all(same_bits(naive[name], first[name]) for name in first)
+
+
+# -- 7: float16 overflows -----------------------------------------------------------------------------
+
+
+def test_row_7_a_result_beyond_float16_is_refused_and_what_was_infinite_before_is_counted(tmp_path):
+    state = random_state(0)
+    large = {**state, EMBEDDING: state[EMBEDDING] * 5e6}
+    for name, tensors in (("base", state), ("post", near(state, 1)), ("large", large)):
+        write_model(tmp_path / name, cast(tensors))
+    delta = str(tmp_path / "d.safetensors")
+    compute(str(tmp_path / "base"), str(tmp_path / "post"), delta)
+    new, out, options = str(tmp_path / "large"), str(tmp_path / "out"), {"allow_unrelated": True}
+    with pytest.raises(Mismatch, match=f"{EMBEDDING}.*beyond float16.*--dtype bfloat16"):
+        apply(new, [delta], out, dtype="float16", **options)
+    assert not (tmp_path / "out").exists()
+    large[EMBEDDING][0, 0] = float("inf")
+    write_model(tmp_path / "infinite", cast(large))
+    report = apply(str(tmp_path / "infinite"), [delta], out, **options)
+    assert list(report.nonfinite_tensors) == [(EMBEDDING, 1)]
+
+
+# -- 8: quantised checkpoints -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "fp8"])
+def test_row_8_quantised_weights_are_refused_by_the_name_of_their_method(tmp_path, method):
+    state = cast(random_state(0))
+    base = write_model(tmp_path / "base", state)
+    post = write_model(tmp_path / "post", state, quantization_config={"quant_method": method})
+    with pytest.raises(QuantisedCheckpoint, match=f"quantised with {method}") as refused:
+        compute(str(base), str(post), str(tmp_path / "d.safetensors"))
+    assert ("--dequantize" in str(refused.value)) == (method == "fp8")

@@ -26,7 +26,7 @@ def gguf() -> Path:
     return next(Path(package.submodule_search_locations[0]).rglob("*.gguf"))
 
 
-def test_each_tensor_is_transformers_own_bit_for_bit(gguf: Path) -> None:
+def test_each_tensor_of_a_real_file_is_transformers_own_bit_for_bit(gguf: Path) -> None:
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     expected = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32).state_dict()
     with open_checkpoint(str(gguf)) as model:

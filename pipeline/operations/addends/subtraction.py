@@ -23,6 +23,7 @@ from pipeline.deltas.base_rows import BaseRows
 from pipeline.deltas.base_sample import BaseSample
 from pipeline.deltas.corrections import NO_CORRECTIONS
 from pipeline.deltas.format import BASE, POST
+from pipeline.deltas.identity import identify
 from pipeline.deltas.manifest import Identity, TensorForm
 from pipeline.deltas.pairing import pair_for_delta
 from pipeline.deltas.sampling import take_sample
@@ -45,7 +46,7 @@ from pipeline.tensors.arithmetic import (
     subtract_bytes,
 )
 from pipeline.tensors.dtypes import Bytes, DType
-from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_into, fold_checkpoint, fold_tensor
+from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_into, fold_tensor
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class SubtractedTensor:
 class Subtraction:
     """post - base, both opened; see `Addend`. headers_only: whether their weights may not be read.
 
-    table: a row for each chunk, of the digests of base and post.
+    table: a row for each chunk, of the digests of base and post. found: base and post as they lie, of
+    which `base` and `post` were made to meet.
     """
 
     base: Checkpoint
@@ -83,11 +85,13 @@ class Subtraction:
     tensors: Mapping[str, SubtractedTensor]
     table: NDArray[np.uint8]
     headers_only: bool
+    found: tuple[Checkpoint, Checkpoint]
     base_rows: BaseRows | None = None
 
     @classmethod
     def of(cls, base: Checkpoint, post: Checkpoint, *, headers_only: bool) -> Self:
         """The difference of two checkpoints. Raises what compute would raise for them."""
+        found = base, post
         base, post, _ = bring_together(base, post)
         aligned = align_base(base, post, reads=False)
         base = aligned.base
@@ -98,7 +102,7 @@ class Subtraction:
             form.name: SubtractedTensor(form, rows, base, post)
             for form, rows in zip(forms, np.split(table, ends[:-1]), strict=True)
         }
-        return cls(base, post, tensors, table, headers_only, BaseRows.of(aligned))
+        return cls(base, post, tensors, table, headers_only, found, BaseRows.of(aligned))
 
     @property
     def location(self) -> str:
@@ -140,15 +144,18 @@ class Subtraction:
     @property
     def origin(self) -> Origin:
         """See `Addend`."""
-        return Origin(None, None, self._identity(self.base, BASE), self._identity(self.post, POST))
+        base, post = self.found
+        return Origin(
+            None, None, self._identity(base, self.base, BASE), self._identity(post, self.post, POST)
+        )
 
-    def _identity(self, model: Checkpoint, side: int) -> Identity:
+    def _identity(self, lying: Checkpoint, model: Checkpoint, side: int) -> Identity:
         found = {}
         for name, tensor in self.tensors.items():
             entry = model.tensors[name].entry
             chunks = -(-entry.count // CHUNK_ELEMENTS)
             found[name] = fold_tensor(entry.dtype, entry.shape, tensor.digests[:chunks, side])
-        return Identity(model.location, model.revision, fold_checkpoint(found), model.derived)
+        return identify(lying, model, found)
 
     def inputs(self, name: str, first_reader: int) -> tuple[Input, Input]:
         """Post's tensor and base's."""

@@ -16,6 +16,7 @@ from pipeline.checkpoints.files import SAFETENSORS_INDEX, TOKENIZER
 from pipeline.checkpoints.output import CONFIG, as_json, build_index
 from pipeline.checkpoints.policy import config_differences, transfer_config, vocab_size
 from pipeline.checkpoints.tokenizer_union import Own, with_own
+from pipeline.deltas.identity import identify
 from pipeline.deltas.manifest import Identity
 from pipeline.deltas.signing import SUFFIX, Signer
 from pipeline.operations.addends.addend import Addend, Origin
@@ -41,6 +42,7 @@ class Fingerprints:
 class Release:
     """A finished sum: what went in and how it is laid out."""
 
+    found: Checkpoint
     base: Checkpoint
     addends: Sequence[Addend]
     scales: Sequence[float]
@@ -106,7 +108,7 @@ class Release:
         """What the report learns from the walk."""
         return {
             "fingerprint": str(fold_checkpoint(found.result)),
-            "base_fingerprint": str(fold_checkpoint(found.base)),
+            "base_fingerprint": str(identify(self.found, self.base, found.base).known_by),
             "addend_fingerprints": [_fingerprints(origin) for origin, _ in self.origins],
             "nonfinite": nonfinite,
             "config_table": self.config_table,
@@ -147,7 +149,7 @@ def identity(who: Identity | None) -> dict[str, Any] | None:
     return {
         "location": who.location,
         "revision": who.revision,
-        "fingerprint": str(who.fingerprint),
+        "fingerprint": str(who.known_by),
         **derived,
     }
 
@@ -175,7 +177,7 @@ def _fingerprints(origin: Origin) -> dict[str, str]:
     if origin.fingerprint is not None:
         return {"delta": str(origin.fingerprint)}
     sides = {"base": origin.base, "post": origin.post}
-    return {name: str(side.fingerprint) for name, side in sides.items() if side is not None}
+    return {name: str(side.known_by) for name, side in sides.items() if side is not None}
 
 
 def _described(origin: Origin, scale: float) -> dict[str, Any]:
