@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import gguf
@@ -24,6 +27,31 @@ MIXED = {  # by what a tensor's name ends with
 }
 # Where the half-precision scales of a block lie.
 _SCALES = {Kind.Q4_K: (0, 2), Kind.Q6_K: (208,)}
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A byte-level tokenizer of TOKENS tokens: two special ones, letters, a space, and merges."""
+
+    merges: tuple[tuple[str, str], ...] = (
+        ("t", "h"),
+        ("th", "e"),
+        ("Ġ", "the"),
+        ("a", "n"),
+        ("an", "d"),
+    )
+    template: str = "{% for m in messages %}{{ m.content }}<end>{% endfor %}"
+
+    @property
+    def tokens(self) -> list[str]:
+        """All of them, by their ids."""
+        found = ["<end>", "<think>", *ascii_lowercase, "Ġ", *("".join(pair) for pair in self.merges)]
+        return found + [f"[{number}]" for number in range(TOKENS - len(found))]
+
+    @property
+    def types(self) -> list[int]:
+        """Control, user-defined, then normal ones."""
+        return [3, 4] + [1] * (TOKENS - 2)
 
 
 def shapes(layers: int = LAYERS) -> dict[str, tuple[int, ...]]:
@@ -68,7 +96,8 @@ def write_gguf(
     facts: dict[str, str] | None = None,
     extra: dict[str, tuple[int, ...]] | None = None,
     counts: dict[str, int] | None = None,
-    leave_out: str = "",
+    leave_out: Sequence[str] = (),
+    tokenizer: Tokenizer | None = None,
 ) -> Path:
     """A model of random weights. kinds: of all matrices, or by the endings of names; others are F32."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +111,12 @@ def write_gguf(
     writer.add_rope_dimension_count(HIDDEN // HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([f"t{number}" for number in range(TOKENS)])
+    writer.add_token_list(tokenizer.tokens if tokenizer else [f"t{n}" for n in range(TOKENS)])
+    if tokenizer:
+        writer.add_token_types(tokenizer.types)
+        writer.add_token_merges([" ".join(merge) for merge in tokenizer.merges])
+        writer.add_eos_token_id(0)
+        writer.add_chat_template(tokenizer.template)
     writer.add_bos_token_id(3)
     for key, value in (facts or {}).items():
         writer.add_string(key, value)
@@ -91,7 +125,7 @@ def write_gguf(
     rng = np.random.default_rng(seed)
     for number, (name, shape) in enumerate({**shapes(), **(extra or {})}.items()):
         values = (rng.normal(size=shape) * 0.05).astype(np.float32)
-        if name == leave_out:
+        if name in leave_out:
             continue
         wanted = kinds if isinstance(kinds, Kind) else _kind_of(name, kinds)
         kind = wanted if len(shape) > 1 else Kind.F32

@@ -27,7 +27,7 @@ from pipeline.checkpoints.header import Entry, read_header
 from pipeline.checkpoints.policy import vocab_size
 from pipeline.checkpoints.quantisation import refuse_quantised
 from pipeline.engine.plan import Input
-from pipeline.errors import CorruptFile, NotACheckpoint
+from pipeline.errors import CorruptFile, NotACheckpoint, NotFound
 from pipeline.settings import Settings
 from pipeline.storage.base import Files, Reader
 from pipeline.storage.locations import Location, Scheme, parse_model
@@ -172,13 +172,21 @@ def _open_repo(where: Location, settings: Settings) -> HubRepo:
 
 def _open_hub(where: Location, settings: Settings, *, headers_only: bool) -> Checkpoint:
     repo = _open_repo(where, settings)
-    weights = find_weights(repo)
+    weights = _named(repo, where.file) if where.file else find_weights(repo)
     if not headers_only and settings.hub_cache != "off":
         config = ["config.json"] if repo.stat("config.json") else []
         names = [*config, *find_companions(repo), *weights.files]
         if settings.hub_cache == "on" or repo.fits_cache(names):
             repo.fetch(names)
-    return replace(_open_folder(repo, weights, f"hf://{where.path}"), revision=repo.commit)
+    known = str(replace(where, revision=None))
+    return replace(_open_folder(repo, weights, known), revision=repo.commit)
+
+
+def _named(repo: HubRepo, name: str) -> Weights:
+    """The one file of `repo` that is called so, as its weights. Raises NotFound."""
+    if repo.stat(name) is None:
+        raise NotFound("no such file", where=f"{repo.url}/{name}", hint="look at the repository's files")
+    return Weights((name,))
 
 
 def _open_folder(folder: Files, weights: Weights, location: str) -> Checkpoint:
@@ -201,8 +209,9 @@ def _assemble(
     if weights.files[0].endswith(GGUF):
         from pipeline.checkpoints.gguf.opening import open_gguf
 
-        opened = open_gguf(files[0], config)
+        opened = open_gguf(files[0], config, companions)
         made = {each.name: Source(each, 0) for each in opened.file.entries}
+        companions = {**opened.tokenizer, **companions}
         return Checkpoint(
             location, None, made, [opened.file], opened.config, companions, derived=opened.derived
         )

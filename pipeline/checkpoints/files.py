@@ -57,7 +57,7 @@ def find_weights(folder: Files) -> Weights:
         raise IsAnAdapter(
             "is a LoRA adapter, not a model",
             where=folder.url,
-            hint="give it as --post, with its base, or merge it into its base first",
+            hint="give it with its base (--base), or merge it into its base first",
         )
     for endings in ((SAFETENSORS,), PICKLES, (GGUF,)):
         found = [name for name in names if name.endswith(endings)]
@@ -69,7 +69,7 @@ def find_weights(folder: Files) -> Weights:
                 where=folder.url,
                 hint=f"add {SAFETENSORS_INDEX}, or name one of the files"
                 if endings != (GGUF,)
-                else "name one of the files",
+                else "name one of the files: the folder or the repository, a slash and its name",
             )
     raise NotACheckpoint(
         "no weights here" if names else "no such folder, or it is empty",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Unpack
 from typer import Argument, Option
 
 from pipeline.commands.command import command
-from pipeline.commands.options import Bounded, InStore, InTier, Planned, Replacing
+from pipeline.commands.options import Bounded, InStore, InTier, Planned, Replacing, Signed
 from pipeline.progress import bar
 from pipeline.rendering import show
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.operations.extract_adapter import ExtractReport
 
 
-class Extracting(InStore, Bounded, InTier, Replacing, Planned):
+class Extracting(InStore, Bounded, Signed, InTier, Replacing, Planned):
     """Options of extract-adapter."""
 
 

@@ -58,10 +58,10 @@ class Pushing(Repository, InStore, Replacing):
 
 @command(show_inspection)
 def inspect(
-    location: Annotated[str, Argument(help="A delta or a checkpoint.", show_default=False)],
+    location: Annotated[str, Argument(help="A delta, a checkpoint or an adapter.", show_default=False)],
     **options: Unpack[Inspecting],
 ) -> Inspection:
-    """Show what a delta or a model holds.
+    """Show what a delta, a model or an adapter holds.
 
     Only headers and manifests are read.
     """

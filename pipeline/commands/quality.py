@@ -91,7 +91,9 @@ class Evaluating(Against, Measured, Kept, FromHub, Dequantizing, Working, Replac
 
 @command(show_evaluation)
 def evaluate(
-    model: Annotated[str, Argument(help="The model to judge.", show_default=False)],
+    model: Annotated[
+        str, Argument(help="The model to judge, or a LoRA adapter of --base.", show_default=False)
+    ],
     **options: Unpack[Evaluating],
 ) -> Evaluation:
     """Measure what a model can do, with standard errors.

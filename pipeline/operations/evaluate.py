@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Unpack
 
-from pipeline.checkpoints.checkpoint import open_checkpoint
+from pipeline.checkpoints.adapters.post import open_model
 from pipeline.operations.evaluating.cache import Cache
-from pipeline.operations.evaluating.models import Bench, identify
+from pipeline.operations.evaluating.models import Bench, base_of, identify
 from pipeline.operations.evaluating.preparing import Prepared
 from pipeline.operations.evaluating.publishing import ReportPlace
 from pipeline.operations.setup import Reading, Setup
@@ -44,7 +44,8 @@ def evaluate(
     data: files, "FILE" or "NAME=FILE": text (see `pipeline.quality.texts`) or questions (see
     `pipeline.quality.questions`). reference: what the model should be like: the new base really
     post-trained. base: the new base, without the delta. donor, donor_base: the models that the delta was
-    made of. metrics: see `pipeline.quality.report`; all that models and data allow unless said.
+    made of. Of these, model and reference may be LoRA adapters of `base`, donor one of `donor_base`.
+    metrics: see `pipeline.quality.report`; all that models and data allow unless said.
     lm_eval: tasks of EleutherAI's harness; lm_eval_tasks: a folder with task files of one's own.
     output: location of the report; `items`: whether what came of each document and question is put
     beside it. device: auto, cpu or cuda. dtype: of the arithmetic; "auto" is as stored. batch_size: rows
@@ -87,10 +88,11 @@ def _by_role(**named: str | None) -> dict[Role, str]:
 
 
 def _planned(named: Mapping[Role, str], setup: Setup) -> dict[Role, Scores]:
-    """The models as their headers show them, with no figures. Raises what `open_checkpoint` does."""
+    """The models as their headers show them, with no figures. Raises what `open_model` does."""
     scores: dict[Role, Scores] = {}
     for role, text in named.items():
-        with open_checkpoint(text, settings=setup.settings, headers_only=True) as checkpoint:
+        base = base_of(role, named)
+        with open_model(text, base=base, settings=setup.settings, headers_only=True) as checkpoint:
             scores[role] = Scores(checkpoint.location, "", {})
     return scores
 

@@ -6,16 +6,17 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.checkpoints.checkpoint import open_checkpoint
+from pipeline.checkpoints.adapters.post import open_model
 from pipeline.checkpoints.files import read_file
 from pipeline.deltas.delta import open_delta
 from pipeline.errors import CorruptFile, PipelineError
+from pipeline.operations.evaluating.models import base_of
 from pipeline.operations.freshness import FingerprintOf, Freshness
 from pipeline.operations.gate import Kept, gate
 from pipeline.operations.outputs.provenance import PROVENANCE
 from pipeline.operations.publish import check_gates, plain
 from pipeline.operations.storing.shelf import Item, find_item
-from pipeline.quality.report import Evaluation
+from pipeline.quality.report import ROLES, Evaluation, Role
 from pipeline.settings import Settings
 from pipeline.storage.base import Store
 from pipeline.storage.locations import parse_delta
@@ -41,6 +42,8 @@ def evaluate_freshness(
     except CorruptFile:
         return Freshness("stale", "is no evaluation that can be read")
     problems, unread = [], []
+    named: dict[Role, str] = {"model": model}
+    named |= {role: options[role] for role in ROLES if options.get(role)}
     if [*said.scores] != [*planned.scores]:
         problems.append("is held against other models")
     if [*said.data] != [*planned.data]:
@@ -48,10 +51,10 @@ def evaluate_freshness(
     if said.settings != json.loads(planned.to_json())["settings"]:
         problems.append("is of other settings or versions")
     for role, scores in said.scores.items():
-        text = model if role == "model" else options.get(role)
-        if text is None:
+        if role not in named:
             continue
-        with open_checkpoint(text, settings=settings, headers_only=True) as checkpoint:
+        base = base_of(role, named)
+        with open_model(named[role], base=base, settings=settings, headers_only=True) as checkpoint:
             now = fingerprint_of(checkpoint)
             if now is None:
                 unread.append(checkpoint.location)

@@ -10,17 +10,18 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from pipeline.checkpoints.adapters.config import CONFIG_FILE, MAX_RANK
+from pipeline.checkpoints.adapters.config import MAX_RANK
 from pipeline.checkpoints.adapters.naming import HEAD, is_conv1d
 from pipeline.checkpoints.adapters.tying import EMBEDDINGS
 from pipeline.checkpoints.adapters.weights import PREFIX, WEIGHTS_FILES
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.header import Tensor
-from pipeline.checkpoints.output import as_json
 from pipeline.deltas.delta import Delta, open_delta
 from pipeline.deltas.manifest import TensorRecord
+from pipeline.deltas.signing import Signer
 from pipeline.errors import UsageError
-from pipeline.operations.adapters.choosing import Choice, choose, module_of, patterns
+from pipeline.operations.adapters.beside import other_files, peft_config
+from pipeline.operations.adapters.choosing import Choice, choose, module_of
 from pipeline.operations.adapters.reading import DeltaValues
 from pipeline.operations.adapters.writing import (
     WeightsFile,
@@ -101,8 +102,6 @@ def extract_adapter(
     with ExitStack() as stack:
         opened = stack.enter_context(open_delta(delta, settings=setup.settings))
         choice = choose(opened, only=only, skip=skip, whole=base is not None)
-        if choice.uniform and energy is not None:
-            raise UsageError("experts must all have one rank for PEFT to load them", hint="give --rank")
         model = None
         if base is not None:
             model = stack.enter_context(open_checkpoint(base, settings=setup.settings))
@@ -122,7 +121,12 @@ def _check(rank: int | None, energy: float | None) -> None:
 
 @dataclass
 class _Run:
-    """One extraction, its inputs opened. error, norm: squared, over all matrices so far."""
+    """One extraction, its inputs opened.
+
+    shared: the rank of all experts, where it is to be found: PEFT on transformers 5 stacks them, and
+    multiplies the config's r for it, whatever patterns say (`_convert_peft_config_moe`). error, norm:
+    squared, over all matrices so far.
+    """
 
     delta: Delta
     base: Checkpoint | None
@@ -131,6 +135,7 @@ class _Run:
     energy: float | None
     dtype: DType
     seed: int
+    shared: int | None = None
     error: float = 0.0
     norm: float = 0.0
     done: list[Extracted] = field(default_factory=list)
@@ -143,7 +148,17 @@ class _Run:
     def rank_of(self, record: TensorRecord) -> int:
         """The rank that is asked for, or the highest that the matrix can have."""
         side = min(record.shape)
-        return min(self.rank or side, side) if not self.choice.uniform else self.rank or side
+        if self.choice.experts and self.rank is not None:
+            return self.rank
+        if record.name in self.choice.experts:
+            return self.shared or self._most_of_experts
+        return min(self.rank or side, side)
+
+    @property
+    def _most_of_experts(self) -> int:
+        """The highest rank that an expert can have."""
+        shapes = [r.shape for r in self.choice.factors if r.name in self.choice.experts]
+        return max(min(shape) for shape in shapes)
 
     def outlook(self, place: Place) -> ExtractReport:
         """What is known before the run. Raises UsageError if memory does not suffice."""
@@ -214,43 +229,58 @@ class _Run:
         values = DeltaValues(self.delta)
         room = header_room(largest)
         size = room + sum(tensor.nbytes for tensor in largest)
-        total = sum(4 * math.prod(record.shape) for record in self.choice.factors)
+        experts = [r for r in self.choice.factors if r.name in self.choice.experts and self.energy]
+        total = sum(4 * math.prod(record.shape) for record in (*experts, *self.choice.factors))
         with (
             place.create_folder(size) as folder,
             place.setup.progress(f"extract {place.location}", total) as advance,
         ):
             with folder.create(WEIGHTS_FILES[0], size_hint=size) as writer:
                 file = WeightsFile(writer, room)
+                if experts:
+                    self.shared = max(self._needed(record, values, advance) for record in experts)
                 for record in self.choice.factors:
                     self._extract(record, values, file, advance)
                 for tensor, name in self._whole():
                     assert self.base is not None
                     file.add(tensor, values.post(name, self.base))
                 written = file.finish()
-            files = self._files()
+            error = math.sqrt(self.error / self.norm) if self.norm else 0.0
+            files = self._files(file, error, place.setup.signer)
             for name, content in files.items():
                 with folder.create(name, size_hint=len(content)) as writer:
                     writer.write(0, content)
                     writer.commit()
             order = publish_order(files)
             folder.publish(order)
-        error = math.sqrt(self.error / self.norm) if self.norm else 0.0
         return replace(report, tensors=self.done, written_bytes=written, error=error, files=order)
+
+    def _matrix(self, record: TensorRecord, values: DeltaValues) -> Matrix:
+        """The differences, as rows of what comes out."""
+        matrix: Matrix = values.matrix(record.name)
+        turned = is_conv1d(self.config, module_of(record))
+        return np.ascontiguousarray(matrix.T) if turned else matrix
+
+    def _needed(self, record: TensorRecord, values: DeltaValues, advance: Advance) -> int:
+        """The least rank that keeps the energy of a matrix."""
+        matrix = self._matrix(record, values)
+        left, _ = factorise(matrix, rank=None, energy=self.energy, seed=self.seed)
+        advance(4 * matrix.size)
+        return len(left.T)
 
     def _extract(
         self, record: TensorRecord, values: DeltaValues, file: WeightsFile, advance: Advance
     ) -> None:
         """Decompose one matrix, write its factors, and measure what they lose."""
-        matrix: Matrix = values.matrix(record.name)
-        turned = is_conv1d(self.config, module_of(record))
-        if turned:
-            matrix = np.ascontiguousarray(matrix.T)
-        left, right = factorise(matrix, rank=self.rank, energy=self.energy, seed=self.seed)
+        matrix = self._matrix(record, values)
+        wanted = self.shared if record.name in self.choice.experts and self.shared else self.rank
+        energy = self.energy if wanted is None else None
+        left, right = factorise(matrix, rank=wanted, energy=energy, seed=self.seed)
         rank = left.shape[1]
-        if self.choice.uniform and self.rank is not None and rank < self.rank:
-            left = np.pad(left, ((0, 0), (0, self.rank - rank)))
-            right = np.pad(right, ((0, self.rank - rank), (0, 0)))
-            rank = self.rank
+        if self.choice.experts and wanted is not None and rank < wanted:
+            left = np.pad(left, ((0, 0), (0, wanted - rank)))
+            right = np.pad(right, ((0, wanted - rank), (0, 0)))
+            rank = wanted
         tensors = self._factors(record, rank)
         rounded = []
         for tensor, values_of in zip(tensors, (right, left), strict=True):
@@ -262,32 +292,14 @@ class _Run:
         self.done.append(Extracted(record.name, rank, math.sqrt(lost / norm) if norm else 0.0))
         advance(4 * matrix.size)
 
-    def _files(self) -> dict[str, bytes]:
-        """What lies beside the weights: post's tokenizer, and the config."""
+    def _files(self, file: WeightsFile, error: float, signer: Signer | None) -> dict[str, bytes]:
+        """What lies beside the weights."""
         ranks = {module_of(r): d.rank for r, d in zip(self.choice.factors, self.done, strict=True)}
-        most = self.rank or max(ranks.values())
-        other = dict(patterns(ranks, most))
+        usual = self.rank or self.shared or max(ranks.values())
         saved = [*self.choice.saved, *([HEAD] if self._saves_head else [])]
-        base = self.delta.manifest.base
-        architectures = self.config.get("architectures") or [""]
-        is_causal = str(architectures[0]).endswith("ForCausalLM")
-        content = {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM" if is_causal else None,
-            "base_model_name_or_path": base.location.removeprefix("hf://") if base else None,
-            "revision": base.revision if base else None,
-            "inference_mode": True,
-            "r": most,
-            "lora_alpha": most,
-            "lora_dropout": 0.0,
-            "rank_pattern": other,
-            "alpha_pattern": other,
-            "bias": "lora_only" if self.choice.biases else "none",
-            "fan_in_fan_out": any(is_conv1d(self.config, module) for module in ranks),
-            "target_modules": list(ranks),
-            "modules_to_save": saved or None,
-        }
-        return {**self.delta.read_companions(), CONFIG_FILE: as_json(content)}
+        config = peft_config(self.delta, ranks, usual, saved=saved, biases=self.choice.biases)
+        facts = {"rank": self.rank, "energy": self.energy, "error": error}
+        return other_files(self.delta, config, file, facts, signer)
 
     @property
     def _saves_head(self) -> bool:

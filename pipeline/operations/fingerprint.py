@@ -6,7 +6,7 @@ from typing import Unpack
 
 import numpy as np
 
-from pipeline.checkpoints.checkpoint import open_checkpoint
+from pipeline.checkpoints.adapters.post import open_model
 from pipeline.engine.plan import Job, Plan
 from pipeline.engine.walk import walk
 from pipeline.engine.work import Work
@@ -15,13 +15,14 @@ from pipeline.operations.setup import Reading, Setup
 from pipeline.tensors.fingerprint import DIGEST_BYTES, Digest, fold_checkpoint, fold_tensor
 
 
-def fingerprint(model: str, **options: Unpack[Reading]) -> Digest:
+def fingerprint(model: str, *, base: str | None = None, **options: Unpack[Reading]) -> Digest:
     """The fingerprint of the checkpoint at `model`. options: see `Reading`.
 
+    base: what `model` is merged into, should it be an adapter; then the merged weights are meant.
     Raises the errors of `pipeline.errors`.
     """
     setup = Setup.of(options)
-    with open_checkpoint(model, settings=setup.settings) as checkpoint:
+    with open_model(model, base=base, settings=setup.settings) as checkpoint:
         entries = [source.entry for source in checkpoint.tensors.values()]
         plan = Plan([Job(None, 0, 0, entry.count, (checkpoint.input(entry.name),)) for entry in entries])
         rows = np.zeros((plan.rows, DIGEST_BYTES), np.uint8)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.checkpoints.adapters.post import find_adapter
+from pipeline.checkpoints.adapters.weights import Adapter
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from pipeline.checkpoints.header import Entry
 from pipeline.deltas.delta import Delta, open_delta
 from pipeline.deltas.manifest import Identity, Manifest
-from pipeline.errors import NotFound, UsageError
+from pipeline.errors import IsAnAdapter, NotFound, UsageError
 from pipeline.operations.arguments import names_a_delta
 from pipeline.settings import Settings
 
@@ -37,7 +42,7 @@ class Inspection:
     """What a location holds. `facts` are its other properties, by name, ready to be shown."""
 
     location: str
-    kind: Literal["checkpoint", "delta"]
+    kind: Literal["checkpoint", "delta", "adapter"]
     tensors: Sequence[TensorLine]
     elements: int
     nbytes: int
@@ -45,7 +50,9 @@ class Inspection:
 
 
 def inspect(location: str, *, store: str | None = None, dequantize: bool = False) -> Inspection:
-    """What the delta or checkpoint at `location` holds. Reads headers and manifests, never weights.
+    """What the delta, checkpoint or adapter at `location` holds.
+
+    Reads headers and manifests, never weights.
 
     dequantize: show weights in 8-bit floats as what they are read as.
     """
@@ -63,8 +70,46 @@ def inspect(location: str, *, store: str | None = None, dequantize: bool = False
 
 
 def _inspect_model(location: str, settings: Settings) -> Inspection:
-    with open_checkpoint(location, settings=settings, headers_only=True) as model:
-        return _inspect_checkpoint(model)
+    try:
+        with open_checkpoint(location, settings=settings, headers_only=True) as model:
+            return _inspect_checkpoint(model)
+    except IsAnAdapter:
+        with closing(find_adapter(location, settings)) as adapter:
+            return _inspect_adapter(adapter)
+
+
+def _inspect_adapter(adapter: Adapter) -> Inspection:
+    """What is in the adapter's file, and what its config says; of each target how many modules."""
+    config = adapter.config
+    stored = [part for each in adapter.factors.values() for part in each.parts.values()]
+    entries = [each.entry for each in (*stored, *adapter.whole.values())]
+    targets = Counter(module.rpartition(".")[2] for module in adapter.factors)
+    ranks = {config.rank_of(module) for module in adapter.factors}
+    facts = {
+        "revision": adapter.revision,
+        "base_named": config.base,
+        "base_revision": config.revision,
+        "r": config.rank,
+        "ranks": f"{min(ranks)} to {max(ranks)}" if len(ranks) > 1 else None,
+        "alpha": config.alpha,
+        "ways": [name for name in ("use_rslora", "use_dora") if getattr(config, name)] or None,
+        "targets": [f"{name} ({count})" for name, count in targets.items()],
+        "whole": [*adapter.whole],
+        "companions": sorted(adapter.companions),
+        "dtypes": sorted({entry.dtype.name for entry in entries}),
+    }
+    return Inspection(
+        location=adapter.location,
+        kind="adapter",
+        tensors=_lines(entries),
+        elements=sum(entry.count for entry in entries),
+        nbytes=sum(entry.nbytes for entry in entries),
+        facts={name: value for name, value in facts.items() if value is not None},
+    )
+
+
+def _lines(entries: Sequence[Entry]) -> list[TensorLine]:
+    return [TensorLine(e.name, e.dtype.name, e.shape, e.nbytes) for e in entries]
 
 
 def _inspect_checkpoint(model: Checkpoint) -> Inspection:
@@ -82,7 +127,7 @@ def _inspect_checkpoint(model: Checkpoint) -> Inspection:
     return Inspection(
         location=model.location,
         kind="checkpoint",
-        tensors=[TensorLine(e.name, e.dtype.name, e.shape, e.nbytes) for e in entries],
+        tensors=_lines(entries),
         elements=sum(entry.count for entry in entries),
         nbytes=model.nbytes,
         facts={name: value for name, value in facts.items() if value is not None},

@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.analysis.report import Analysis
-from pipeline.checkpoints.checkpoint import open_checkpoint
+from pipeline.checkpoints.adapters.post import open_model
 from pipeline.checkpoints.files import read_file
 from pipeline.errors import CorruptFile
 from pipeline.operations.analyze import ANALYSIS, analyze
 from pipeline.operations.arguments import ScaledAddend
+from pipeline.operations.evaluating.models import base_of
 from pipeline.operations.freshness import FingerprintOf, Freshness
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.outputs.site import INDEX
 from pipeline.operations.page import page_content
 from pipeline.operations.setup import Reading, Setup
 from pipeline.operations.sweep import SWEEP, sweep
-from pipeline.quality.report import ROLES
+from pipeline.quality.report import ROLES, Role
 from pipeline.quality.sweep import Said
 from pipeline.storage.base import Files
 
@@ -93,11 +94,12 @@ def sweep_freshness(
         problems.append("is of other deltas")
     if any(folder.stat(name) is None for name in said.files):
         problems.append("lacks files")
-    roles = {"base": base} | {role: options[role] for role in ROLES if options.get(role)}
+    roles: dict[Role, str] = {"base": base}
+    roles |= {role: options[role] for role in ROLES if options.get(role)}
     if {*models} != {*roles}:
         problems.append("is held against other models")
     for role, text in roles.items():
-        with open_checkpoint(text, headers_only=True) as checkpoint:
+        with open_model(text, base=base_of(role, roles), headers_only=True) as checkpoint:
             found = fingerprint_of(checkpoint)
             if found is None:
                 unread.append(checkpoint.location)

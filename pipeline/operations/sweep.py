@@ -11,13 +11,13 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, Unpack, cast
 
-from pipeline.checkpoints.checkpoint import open_checkpoint
+from pipeline.checkpoints.adapters.post import open_model
 from pipeline.errors import StorageError
 from pipeline.operations.analyze import parse_plots
 from pipeline.operations.apply import apply
 from pipeline.operations.arguments import Difference, ScaledAddend, scaled
 from pipeline.operations.evaluating.cache import Cache
-from pipeline.operations.evaluating.models import Bench, Model, identify
+from pipeline.operations.evaluating.models import Bench, Model, base_of, identify
 from pipeline.operations.evaluating.preparing import Measured, Prepared
 from pipeline.operations.evaluating.publishing import items_text
 from pipeline.operations.outputs.places import Place
@@ -210,7 +210,8 @@ def _begin(
     """The report as far as headers tell. Raises what `apply` does before it reads weights."""
     shown = {}
     for role, text in roles.items():
-        with open_checkpoint(text, settings=place.setup.settings, headers_only=True) as checkpoint:
+        below, settings = base_of(role, roles), place.setup.settings
+        with open_model(text, base=below, settings=settings, headers_only=True) as checkpoint:
             shown[role] = Scores(checkpoint.location, "", {})
     moving = [scale for scale in scales if scale]
     nbytes, names = 0, [("", weight) for _, weight in deltas]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoints.checkpoint import open_checkpoint
+from pipeline.checkpoints.adapters.post import open_model
 from pipeline.errors import Mismatch, UsageError
 from pipeline.progress import Progressing, silent
 from pipeline.quality.building import (
@@ -74,6 +74,7 @@ class Subject:
 def load_subject(
     location: str,
     *,
+    base: str | None = None,
     settings: Settings | None = None,
     dtype: str = "auto",
     device: str = "auto",
@@ -82,15 +83,16 @@ def load_subject(
 ) -> Subject:
     """Load the model at `location` for measurement.
 
-    dtype: "auto" is as stored; else bfloat16, float16 or float32. device: auto, cpu or cuda. beside:
+    base: what it is merged into, if it is an adapter. dtype: "auto" is as stored; else bfloat16, float16
+    or float32. device: auto, cpu or cuda. beside:
     models in memory already, whose tokenizer is taken if it is the same: a large one takes 40 MB.
     Raises UsageError; Mismatch if the tensors are not those of the config's architecture, or the
     tokenizer has more tokens than the embedding rows; CorruptFile for weights that are not finite; and
-    what `open_checkpoint` does.
+    what `open_model` does.
     """
     target = choose_device(device)
     settings = settings or Settings.load()
-    with open_checkpoint(location, settings=settings) as checkpoint:
+    with open_model(location, base=base, settings=settings) as checkpoint:
         chosen = choose_dtype(checkpoint, dtype)
         config = build_config(checkpoint)
         files = tokenizer_files(checkpoint)

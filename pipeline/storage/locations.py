@@ -3,6 +3,7 @@
 | written | means |
 |---|---|
 | `org/name`, `org/name@revision`, `hf://org/name@revision` | a model on the Hub |
+| `org/name/file.gguf`, `org/name@revision/file.gguf` | one GGUF file of a repository that has several |
 | `./dir`, `/dir`, `../x`, `file:///dir` | local |
 | `az://container/path` | Azure, account from the environment |
 | `https://ACCOUNT.blob.core.windows.net/container/path` | Azure, account in the URL |
@@ -23,7 +24,10 @@ from urllib.parse import unquote, urlsplit
 from pipeline.errors import UsageError
 from pipeline.storage.names import safe_name
 
-_HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
+_HUB_ID = re.compile(
+    r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w./-]+?))?"
+    r"(?:/(?P<file>[\w.-]+\.gguf))?"
+)
 
 _MAX_CHARS = 4096  # of a path on the systems that we know, and of any URL that works
 
@@ -41,7 +45,8 @@ class Scheme(Enum):
 class Location:
     """A parsed location; `str()` of it is safe to show, for a SAS in its URL is kept apart.
 
-    path: repository id, file path, or blob path inside the container or the store.
+    path: repository id, file path, or blob path inside the container or the store. file: of a
+    repository, the one file that is meant.
     account_url, container, sas: for Azure only; no account_url means the environment's account.
     """
 
@@ -51,11 +56,13 @@ class Location:
     account_url: str | None = None
     container: str | None = None
     sas: str | None = field(default=None, repr=False)
+    file: str | None = None
 
     def __str__(self) -> str:
         match self.scheme:
             case Scheme.HUB:
-                return f"hf://{self.path}" + (f"@{self.revision}" if self.revision else "")
+                revision = f"@{self.revision}" if self.revision else ""
+                return f"hf://{self.path}{revision}" + (f"/{self.file}" if self.file else "")
             case Scheme.AZURE if self.account_url:
                 return f"{self.account_url}/{self.container}/{self.path}".rstrip("/")
             case Scheme.AZURE:
@@ -75,7 +82,7 @@ def parse_model(text: str) -> Location:
             f"{text.partition('?')[0]!r} is neither a folder that exists nor a Hub id",
             hint="write org/name, org/name@revision, ./folder or az://container/path",
         )
-    return Location(Scheme.HUB, match["repo"], match["revision"])
+    return _hub(match)
 
 
 def parse_delta(text: str) -> Location:
@@ -122,7 +129,7 @@ def _parse_explicit(text: str) -> Location | None:
             match = _HUB_ID.fullmatch(rest)
             if match is None:
                 raise UsageError(f"{text!r} is not a Hub location", hint="write hf://org/name@revision")
-            return Location(Scheme.HUB, match["repo"], match["revision"])
+            return _hub(match)
         case "az":
             container, _, path = rest.partition("/")
             return _azure(text, None, container, path, None)
@@ -131,6 +138,10 @@ def _parse_explicit(text: str) -> Location | None:
     raise UsageError(
         f"{scheme}:// is not a kind of location", hint="use hf://, az://, https://, file://"
     )
+
+
+def _hub(match: re.Match[str]) -> Location:
+    return Location(Scheme.HUB, match["repo"], match["revision"], file=match["file"])
 
 
 def _parse_azure_url(text: str) -> Location:

@@ -21,12 +21,16 @@ _ROWS = 256
 def workspace_bytes(shape: tuple[int, int], rank: int | None) -> int:
     """Memory in bytes that `factorise` takes for a matrix of that shape, the matrix included.
 
-    rank: None where an energy is asked for, which may need them all.
+    What comes after counts, too: the factors, what they are once rounded, one of them in float64, and
+    `residual`. rank: None where an energy is asked for, which may need them all.
     """
     rows, columns = shape
     side = min(shape)
     thin = side if rank is None or is_exact(shape, rank) else min(side, rank + _OVERSAMPLING)
-    return 4 * (rows * columns + 4 * thin * (rows + columns) + 4 * thin * thin)
+    decomposing = 4 * (4 * thin * (rows + columns) + 4 * thin * thin)
+    size = side if rank is None else rank
+    after = 8 * size * (rows + columns) + 20 * size * max(shape) + 24 * min(rows, _ROWS) * columns
+    return 4 * rows * columns + max(decomposing, after)
 
 
 def is_exact(shape: tuple[int, int], rank: int) -> bool:
@@ -71,10 +75,10 @@ def factorise(
 
 def residual(matrix: Matrix, left: Matrix, right: Matrix) -> float:
     """The squared norm of matrix − left · right, as they are, in float64."""
-    total = 0.0
+    total, wide = 0.0, right.astype(np.float64)
     for at in range(0, len(matrix), _ROWS):
         lost = matrix[at : at + _ROWS].astype(np.float64)
-        lost -= left[at : at + _ROWS].astype(np.float64) @ right.astype(np.float64)
+        lost -= left[at : at + _ROWS].astype(np.float64) @ wide
         total += float(np.einsum("ij,ij->", lost, lost))
     return total
 

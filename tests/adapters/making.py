@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from models import read_model
+from safetensors.torch import save_file
 from sources import ROOT
 
 from pipeline import open_checkpoint
@@ -27,6 +29,19 @@ def small_gpt2(folder: Path) -> str:
     torch.manual_seed(3)
     config = GPT2Config(vocab_size=40, n_positions=8, n_embd=16, n_layer=2, n_head=2)
     GPT2LMHeadModel(config).to(torch.bfloat16).save_pretrained(folder)
+    return str(folder)
+
+
+def small_llama(folder: Path) -> str:
+    """A Llama of two layers in bfloat16, its head tied."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     return str(folder)
 
 
@@ -107,3 +122,28 @@ def rewrite_config(folder: Path, **changes: Any) -> None:
     """Change keys of an adapter's config."""
     path = folder / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def hand_made(
+    folder: Path, base: str, targets: list[str], *, rank: int = 2, norms: bool = False
+) -> Path:
+    """An adapter of all matrices of those modules, written without PEFT; `norms` are held whole."""
+    generator = torch.Generator().manual_seed(5)
+    state = {}
+    for name, tensor in read_model(Path(base)).items():
+        module, _, _ = name.rpartition(".")
+        key = f"base_model.model.{module}"
+        if module.rpartition(".")[2] in targets:
+            rows, columns = tensor.shape
+            state[f"{key}.lora_A.weight"] = torch.randn(rank, columns, generator=generator)
+            state[f"{key}.lora_B.weight"] = torch.randn(rows, rank, generator=generator) * 0.01
+        elif norms and module.endswith(".input_layernorm"):
+            state[f"{key}.weight"] = tensor.float() + 0.01 * torch.randn(
+                len(tensor), generator=generator
+            )
+    folder.mkdir()
+    save_file(state, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": targets}
+    config |= {"base_model_name_or_path": base, "modules_to_save": ["input_layernorm"] * norms}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder

@@ -10,12 +10,14 @@ import pytest
 import torch
 from adapters.making import (
     FAMILY,
+    hand_made,
     load,
     make_adapter,
     merged_by_us,
     read,
     rewrite_config,
     small_gpt2,
+    small_llama,
     ulps_apart,
 )
 from models import cast, formula, random_state, read_model, same_bits, write_model
@@ -34,7 +36,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "patterns": {"target_modules": "all-linear", **PATTERNS},
     "rslora": {"target_modules": SOME, "use_rslora": True, **PATTERNS},
     "dora": {"target_modules": SOME, "use_dora": True},
-    "by a pattern": {"target_modules": r".*layers\.[02]\.mlp\..*_proj"},
+    "by a pattern": {"target_modules": r".*layers\.1\.mlp\..*_proj"},
     "bfloat16 factors": {"target_modules": SOME, "cast": False},
     "tied embedding": {"target_modules": ["embed_tokens", "q_proj"]},
     "tied embedding, dora": {"target_modules": ["embed_tokens"], "use_dora": True},
@@ -65,20 +67,33 @@ def assert_merged(base: str, ours: dict[str, torch.Tensor], theirs: dict[str, to
     assert changed
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tied Llama."""
+    return small_llama(tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A GPT-2."""
+    return small_gpt2(tmp_path_factory.mktemp("models") / "gpt2")
+
+
 @pytest.mark.parametrize("variation", VARIATIONS)
-def test_merged_weights_are_peft_s_within_one_ulp(variation: str, tmp_path: Path) -> None:
-    theirs = make_adapter(BASE, tmp_path, **VARIATIONS[variation])
-    ours = merged_by_us(BASE, tmp_path)
-    assert_merged(BASE, ours, dict(theirs))
+def test_merged_weights_are_peft_s_within_one_ulp(variation: str, small: str, tmp_path: Path) -> None:
+    theirs = make_adapter(small, tmp_path, **VARIATIONS[variation])
+    ours = merged_by_us(small, tmp_path)
+    assert_merged(small, ours, dict(theirs))
     untied = not torch.equal(theirs["lm_head.weight"], theirs["model.embed_tokens.weight"])
     assert untied == ("lm_head.weight" in ours)
 
 
 @pytest.mark.parametrize("variation", GPT2_VARIATIONS)
-def test_layers_that_lie_the_other_way_round_are_peft_s_too(variation: str, tmp_path: Path) -> None:
-    base = small_gpt2(tmp_path / "base")
-    theirs = make_adapter(base, tmp_path / "adapter", **GPT2_VARIATIONS[variation])
-    assert_merged(base, merged_by_us(base, tmp_path / "adapter"), dict(theirs))
+def test_layers_that_lie_the_other_way_round_are_peft_s_too(
+    variation: str, gpt2: str, tmp_path: Path
+) -> None:
+    theirs = make_adapter(gpt2, tmp_path / "adapter", **GPT2_VARIATIONS[variation])
+    assert_merged(gpt2, merged_by_us(gpt2, tmp_path / "adapter"), dict(theirs))
 
 
 def test_a_float32_base_is_merged_exactly_and_peft_s_is_as_near_as_its_float32_products(
@@ -178,14 +193,14 @@ def test_what_the_adapter_leaves_alone_is_read_where_the_base_has_it(tmp_path: P
 
 
 def test_it_is_another_model_on_another_base_or_with_another_scaling(tmp_path: Path) -> None:
-    make_adapter(BASE, tmp_path, target_modules=["q_proj"])
+    folder = hand_made(tmp_path / "adapter", BASE, ["q_proj"])
 
     def identity(base: str) -> str:
-        with open_checkpoint(base) as below, open_post(str(tmp_path), below) as post:
+        with open_checkpoint(base) as below, open_post(str(folder), below) as post:
             return str(post.identity)
 
     found = {identity(BASE), identity(str(FAMILY / "base-v2"))}
-    rewrite_config(tmp_path, lora_alpha=9)
+    rewrite_config(folder, lora_alpha=9)
     assert len(found | {identity(BASE)}) == 3
 
 
@@ -200,18 +215,18 @@ def test_files_beside_the_adapter_take_the_place_of_the_base_s(tmp_path: Path) -
     assert found["tokenizer.json"] == (FAMILY / "base-v1" / "tokenizer.json").read_bytes()
 
 
-def test_a_pickle_is_read_as_safetensors_are(tmp_path: Path) -> None:
-    make_adapter(BASE, tmp_path, target_modules=["q_proj"], use_dora=True)
-    before = merged_by_us(BASE, tmp_path)
+def test_a_pickle_is_read_as_safetensors_are(small: str, tmp_path: Path) -> None:
+    make_adapter(small, tmp_path, target_modules=["q_proj"], use_dora=True)
+    before = merged_by_us(small, tmp_path)
     state = load_file(tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_model.safetensors").unlink()
     torch.save(state, tmp_path / "adapter_model.bin")
-    after = merged_by_us(BASE, tmp_path)
+    after = merged_by_us(small, tmp_path)
     assert all(same_bits(before[name], after[name]) for name in before)
 
 
 def test_compute_apply_and_verify_take_an_adapter_as_post(tmp_path: Path) -> None:
-    make_adapter(BASE, tmp_path / "adapter", target_modules=["q_proj"], r=2)
+    hand_made(tmp_path / "adapter", BASE, ["q_proj"])
     adapter, delta = str(tmp_path / "adapter"), str(tmp_path / "d.safetensors")
     merged = merged_by_us(BASE, adapter)
     report = compute(BASE, adapter, delta)
@@ -226,7 +241,7 @@ def test_compute_apply_and_verify_take_an_adapter_as_post(tmp_path: Path) -> Non
 
 
 def test_an_adapter_moves_to_another_base_without_a_delta_between(tmp_path: Path) -> None:
-    make_adapter(BASE, tmp_path / "adapter", target_modules=["q_proj"], r=2)
+    hand_made(tmp_path / "adapter", BASE, ["q_proj"])
     new = str(FAMILY / "base-v2")
     apply(new, [Difference(BASE, str(tmp_path / "adapter"))], str(tmp_path / "out"))
     found, merged = read_model(tmp_path / "out"), merged_by_us(BASE, tmp_path / "adapter")

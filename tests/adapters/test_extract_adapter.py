@@ -11,16 +11,18 @@ import pytest
 import torch
 from adapters.making import FAMILY, load, merged_by_us, small_gpt2, small_mixtral
 from clouds import Cloud
+from keys import make_pair
 from models import State, cast, near, random_state, read_model, write_model
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import cli
-from pipeline import compute, extract_adapter
-from pipeline.errors import OtherCheckpoint, OutputExists, UsageError
+from pipeline import compute, extract_adapter, verify
+from pipeline.errors import CorruptFile, OtherCheckpoint, OutputExists, UsageError
 from pipeline.tensors.low_rank import factorise, residual, squared_norm
 
 BASE, POST = str(FAMILY / "base-v1"), str(FAMILY / "post-v1")
+ONE = "layers.0.self_attn.q_proj"  # where a matrix is enough
 
 
 def merged_by_peft(base: str, adapter: str, rows: int | None = None) -> dict[str, torch.Tensor]:
@@ -103,7 +105,7 @@ def test_without_the_base_what_is_no_matrix_is_left_out_and_told(delta: str, tmp
 
 
 def test_post_s_tokenizer_and_the_base_s_name_go_with_it(delta: str, tmp_path: Path) -> None:
-    report = extract_adapter(delta, str(tmp_path / "adapter"), rank=4)
+    report = extract_adapter(delta, str(tmp_path / "adapter"), rank=4, only=ONE)
     tokenizer = (tmp_path / "adapter" / "tokenizer.json").read_bytes()
     assert tokenizer == (FAMILY / "post-v1" / "tokenizer.json").read_bytes()
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
@@ -138,14 +140,23 @@ def test_experts_have_one_rank_and_peft_loads_them(tmp_path: Path) -> None:
     base, post = small_mixtral(tmp_path / "base"), small_mixtral(tmp_path / "post", seed=4)
     delta = str(tmp_path / "d.safetensors")
     compute(base, post, delta)
-    with pytest.raises(UsageError, match="one rank"):
-        extract_adapter(delta, str(tmp_path / "adapter"), energy=0.5)
-    extract_adapter(delta, str(tmp_path / "adapter"), rank=16, skip="gate|embed|norm|lm_head")
+    skip = "gate|embed|norm|lm_head"
+    extract_adapter(delta, str(tmp_path / "adapter"), rank=16, skip=skip)
     merged, wanted = merged_by_peft(base, str(tmp_path / "adapter")), load(post).state_dict()
     experts = [name for name in wanted if ".experts." in name]
     assert experts
     for name in experts:
         assert torch.allclose(merged[name], wanted[name], atol=1e-5), name
+    few = extract_adapter(delta, str(tmp_path / "few"), energy=0.5, skip=skip)
+    ranks = {".experts." in each.name: set[int]() for each in few.tensors}
+    for each in few.tensors:
+        assert each.error is not None and each.error**2 <= 0.5 + 1e-6
+        ranks[".experts." in each.name].add(each.rank)
+    assert len(ranks[True]) == 1 and ranks[True] != {16} and ranks[False] - ranks[True]
+    merged, before = merged_by_peft(base, str(tmp_path / "few")), load(base).state_dict()
+    for name in experts:
+        lost, change = merged[name] - wanted[name], wanted[name] - before[name]
+        assert 0 < float(lost.norm() / change.norm()) ** 2 <= 0.5 + 1e-5, name
     ours, files = merged_by_us(base, tmp_path / "adapter"), read_model(tmp_path / "post")
     for name in (name for name in files if ".experts." in name):
         assert torch.allclose(ours[name], files[name], atol=1e-5), name
@@ -179,16 +190,18 @@ def test_options_that_mean_nothing_are_refused(
 
 def test_another_base_is_found_out_and_nothing_appears(delta: str, tmp_path: Path) -> None:
     with pytest.raises(OtherCheckpoint):
-        extract_adapter(delta, str(tmp_path / "adapter"), rank=4, base=str(FAMILY / "base-v2"))
+        extract_adapter(
+            delta, str(tmp_path / "adapter"), rank=4, base=str(FAMILY / "base-v2"), only=f"{ONE}|norm"
+        )
     assert not (tmp_path / "adapter").exists()
 
 
 def test_an_output_is_not_replaced_unless_asked(delta: str, tmp_path: Path) -> None:
     out = str(tmp_path / "adapter")
-    extract_adapter(delta, out, rank=2)
+    extract_adapter(delta, out, rank=2, only=ONE)
     with pytest.raises(OutputExists):
-        extract_adapter(delta, out, rank=2)
-    extract_adapter(delta, out, rank=3, overwrite=True)
+        extract_adapter(delta, out, rank=2, only=ONE)
+    extract_adapter(delta, out, rank=3, only=ONE, overwrite=True)
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 3
 
 
@@ -205,8 +218,8 @@ def test_an_adapter_is_published_in_a_container_and_read_from_there(
 
 
 def test_factors_may_be_of_a_narrower_format(delta: str, tmp_path: Path) -> None:
-    wide = extract_adapter(delta, str(tmp_path / "wide"), rank=160, only="q_proj")
-    narrow = extract_adapter(delta, str(tmp_path / "n"), rank=160, only="q_proj", dtype="bfloat16")
+    wide = extract_adapter(delta, str(tmp_path / "wide"), rank=160, only=ONE)
+    narrow = extract_adapter(delta, str(tmp_path / "n"), rank=160, only=ONE, dtype="bfloat16")
     state = load_file(tmp_path / "n" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
     assert narrow.error is not None and wide.error is not None
@@ -214,7 +227,16 @@ def test_factors_may_be_of_a_narrower_format(delta: str, tmp_path: Path) -> None
 
 
 def test_the_command_shows_each_error_and_its_report_is_json(delta: str, tmp_path: Path) -> None:
-    words = ["extract-adapter", delta, "--output", str(tmp_path / "a"), "--rank", "4"]
+    words = [
+        "extract-adapter",
+        delta,
+        "--output",
+        str(tmp_path / "a"),
+        "--rank",
+        "4",
+        "--only",
+        "mlp.up",
+    ]
     shown = CliRunner().invoke(cli.app, words)
     assert shown.exit_code == 0
     assert "model.layers.0.mlp.up_proj.weight: rank 4, error 0." in shown.output
@@ -222,3 +244,31 @@ def test_the_command_shows_each_error_and_its_report_is_json(delta: str, tmp_pat
     report = json.loads(done.output)
     assert report["tensors"][0].keys() == {"name", "rank", "error"}
     assert report["error"] > 0
+
+
+def test_a_signed_adapter_is_verified_as_a_whole(delta: str, tmp_path: Path) -> None:
+    keys = make_pair(tmp_path, "ed25519")
+    out = tmp_path / "adapter"
+    report = extract_adapter(delta, str(out), rank=2, base=BASE, sign_key=keys.private)
+    assert report.files[-1] == "adapter_config.json"
+    found = verify(str(out), key=keys.public, require_signature=True)
+    assert found.signed_by is not None and not found.unlisted
+    said = json.loads((out / "paramdelta.json").read_text())
+    assert said["adapter"]["rank"] == 2
+    assert said["base"]["location"] == BASE and said["deltas"][0]["location"] == delta
+    weights = out / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 1
+    weights.write_bytes(bytes(data))
+    with pytest.raises(CorruptFile):
+        verify(str(out), key=keys.public)
+
+
+def test_an_unsigned_adapter_is_verified_too_and_its_config_counts(delta: str, tmp_path: Path) -> None:
+    out = tmp_path / "adapter"
+    extract_adapter(delta, str(out), rank=2, only=ONE)
+    assert verify(str(out)).signed_by is None
+    config = out / "adapter_config.json"
+    config.write_text(config.read_text().replace('"r": 2', '"r": 3'))
+    with pytest.raises(CorruptFile, match=r"adapter_config\.json"):
+        verify(str(out))

@@ -98,7 +98,7 @@ def test_a_config_and_a_tokenizer_beside_the_file_are_the_model_s(tmp_path: Path
 
 
 def test_a_model_without_an_output_matrix_has_tied_embeddings(tmp_path: Path) -> None:
-    path = write_gguf(tmp_path / "m.gguf", Kind.Q8_0, leave_out="output.weight")
+    path = write_gguf(tmp_path / "m.gguf", Kind.Q8_0, leave_out=["output.weight"])
     with open_checkpoint(str(path)) as model:
         assert "lm_head.weight" not in model.tensors
         assert (model.config or {})["tie_word_embeddings"] is True

@@ -34,6 +34,10 @@ Parse = Callable[[str], Location]
         ("org/name@v1.0", Location(HUB, "org/name", "v1.0")),
         ("org/name@refs/pr/3", Location(HUB, "org/name", "refs/pr/3")),
         ("hf://org/na-me_1.2@main", Location(HUB, "org/na-me_1.2", "main")),
+        ("org/name/x.Q8_0.gguf", Location(HUB, "org/name", file="x.Q8_0.gguf")),
+        ("hf://org/name@main/x.gguf", Location(HUB, "org/name", "main", file="x.gguf")),
+        ("org/name@refs/pr/3/x.gguf", Location(HUB, "org/name", "refs/pr/3", file="x.gguf")),
+        ("org/x.gguf", Location(HUB, "org/x.gguf")),
         ("./dir", Location(LOCAL, "./dir")),
         ("../x", Location(LOCAL, "../x")),
         (".", Location(LOCAL, ".")),
@@ -74,6 +78,9 @@ def test_a_model_is_where_its_location_says(text: str, meant: Location) -> None:
         "https://acc.blob.core.windows.net/",
         "http://127.0.0.1:10000",
         "org/na\nme",
+        "hf://org/name/../x.gguf",
+        "hf://org/name/sub/x.gguf",
+        "hf://org/name/x.safetensors",
     ],
 )
 @pytest.mark.parametrize("parse", [parse_model, parse_delta, parse_output_model])

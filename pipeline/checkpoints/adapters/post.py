@@ -5,7 +5,8 @@ What the adapter leaves alone is read where base has it; what it holds whole is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,46 @@ def open_post(
     try:
         return open_checkpoint(location, settings=settings, headers_only=headers_only)
     except IsAnAdapter:
-        where = parse_model(location)
-        folder = open_files(where, settings)
-        known = f"hf://{where.path}" if where.scheme is Scheme.HUB else str(where)
-        adapter = open_adapter(folder, known)
-        return replace(merge(base, adapter), revision=getattr(folder, "commit", None))
+        return _adapted(location, base, settings)
+
+
+@contextmanager
+def open_model(
+    location: str,
+    *,
+    base: str | None = None,
+    settings: Settings | None = None,
+    headers_only: bool = False,
+) -> Iterator[Checkpoint]:
+    """The checkpoint at `location`, or the adapter there merged into the checkpoint at `base`.
+
+    Only an adapter makes `base` be opened. All is closed in the end. Raises what `open_post` does, and
+    IsAnAdapter for an adapter without a base.
+    """
+    settings = settings or Settings.load()
+    with ExitStack() as stack:
+        try:
+            model = open_checkpoint(location, settings=settings, headers_only=headers_only)
+        except IsAnAdapter:
+            if base is None:
+                raise
+            below = open_checkpoint(base, settings=settings, headers_only=headers_only)
+            model = _adapted(location, stack.enter_context(below), settings)
+        yield stack.enter_context(model)
+
+
+def find_adapter(location: str, settings: Settings) -> Adapter:
+    """Open the adapter at `location`. Raises what `open_adapter` does."""
+    where = parse_model(location)
+    folder = open_files(where, settings)
+    known = f"hf://{where.path}" if where.scheme is Scheme.HUB else str(where)
+    return open_adapter(folder, known)
+
+
+def _adapted(location: str, base: Checkpoint, settings: Settings) -> Checkpoint:
+    """The adapter at `location` merged into `base`."""
+    adapter = find_adapter(location, settings)
+    return replace(merge(base, adapter), revision=adapter.revision)
 
 
 def notes_of(post: Checkpoint) -> Sequence[str]:
@@ -125,6 +161,7 @@ def _view(
         readers=readers,
         config=config,
         companions={**base.companions, **adapter.companions},
+        derived=base.derived,
         own=own,
         notes=_notes(base, adapter),
     )

@@ -46,7 +46,10 @@ class Factors:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An opened adapter. factors: by module. whole: by parameter. companions: files beside it."""
+    """An opened adapter. factors: by module. whole: by parameter. companions: files beside it.
+
+    revision: the Hub commit, if it is from the Hub.
+    """
 
     location: str
     config: AdapterConfig
@@ -54,6 +57,12 @@ class Adapter:
     whole: Mapping[str, Stored]
     readers: Sequence[Reader]
     companions: Mapping[str, Reader]
+    revision: str | None = None
+
+    def close(self) -> None:
+        """Close all files."""
+        for reader in (*self.readers, *self.companions.values()):
+            reader.close()
 
 
 def open_adapter(folder: Files, location: str) -> Adapter:
@@ -90,7 +99,8 @@ def open_adapter(folder: Files, location: str) -> Adapter:
     stored_all = [s for each in factors.values() for s in each.parts.values()] + list(whole.values())
     readers = list({id(s.reader): s.reader for s in stored_all}.values())
     companions = {name: folder.open(name) for name in find_companions(folder)}
-    return Adapter(location, config, factors, whole, readers, companions)
+    revision = getattr(folder, "commit", None)
+    return Adapter(location, config, factors, whole, readers, companions, revision)
 
 
 def _read(file: Reader) -> list[Stored]:

@@ -210,13 +210,18 @@ class _Parser:
         return CorruptFile(what, where=self._reader.name, hint="fetch the file again")
 
 
-def stand_in(header: Header, extra: bytes, extras: int) -> bytes:
+def stand_in(header: Header, extra: bytes, extras: int, *, whole: str | None = None) -> bytes:
     """A small GGUF file with the same facts but long lists, and the same tensors, all of them empty.
 
-    extra: further facts as they are written, `extras` of them. What reads facts from a file can be given
+    extra: further facts as they are written, `extras` of them. whole: how the keys of facts begin whose
+    long lists are in it, too. What reads facts from a file can be given
     this one: it has no count that is not true.
     """
-    short = [fact.raw for fact in header.facts.values() if not _is_long(fact)]
+    short = [
+        fact.raw
+        for key, fact in header.facts.items()
+        if not _is_long(fact) or (whole is not None and key.startswith(whole))
+    ]
     counts = struct.pack("<QQ", len(header.tensors), len(short) + extras)
     head = MAGIC + struct.pack("<I", VERSIONS[-1]) + counts
     return b"".join([head, *short, extra, *_empty(header.tensors)]).ljust(64, b"\0")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from pipeline.checkpoints.derived import Derivation, DerivedReader
 from pipeline.checkpoints.float8 import config_without_codes
 from pipeline.checkpoints.gguf.header import Header, Packed, read_gguf_header
 from pipeline.checkpoints.gguf.tensors import PLAIN, Rows, Vector, dequantised, row_order
+from pipeline.checkpoints.gguf.tokenizer import TOKENIZERS, make_tokenizer
 from pipeline.checkpoints.gguf.translation import Translation, translate
 from pipeline.errors import Mismatch, NotACheckpoint
 from pipeline.storage.base import Reader
@@ -20,22 +21,29 @@ from pipeline.storage.base import Reader
 _HINT = "use the model's safetensors"
 _SPLIT = "split.count"
 _ROPE = "rope_freqs.weight"
+_TIE = "tie_word_embeddings"
 
 
 @dataclass(frozen=True)
 class Opened:
-    """file: all tensors, under Hugging Face's names. derived: see `Checkpoint`."""
+    """file: all tensors, under Hugging Face's names. derived: see `Checkpoint`. tokenizer: files of the
+    one that the header describes.
+    """
 
     file: DerivedReader
     config: Mapping[str, Any]
     derived: str
+    tokenizer: Mapping[str, Reader] = field(default_factory=dict)
 
 
-def open_gguf(reader: Reader, config: Mapping[str, Any] | None) -> Opened:
-    """The checkpoint in the GGUF file that `reader` reads. config: of the config.json beside it, if any.
+def open_gguf(reader: Reader, config: Mapping[str, Any] | None, beside: Collection[str] = ()) -> Opened:
+    """The checkpoint in the GGUF file that `reader` reads.
+
+    config: of the config.json beside it, if any. beside: names of the companions there; without a
+    tokenizer among them that of the header is made.
 
     Raises NotACheckpoint for what is not read, by name; CorruptFile for a file that does not add up;
-    Mismatch for tensors that have no place in the model that the file says it is.
+    Mismatch for tensors that have no place in the model that the file says it is, or that it lacks.
     """
     import gguf
 
@@ -54,10 +62,15 @@ def open_gguf(reader: Reader, config: Mapping[str, Any] | None) -> Opened:
     made = _derivations(reader, header, kinds, translation)
     if not made:
         raise NotACheckpoint("holds no tensors", where=where)
+    _require_whole(made, translation, config, where)
     label, is_exact = _label(header, kinds)
+    label += "" if is_exact else ", dequantised"
     own = config_without_codes(config or translation.config) or {}
     file = DerivedReader(f"{where} (as a checkpoint)", made)
-    return Opened(file, own, label if is_exact else f"{label}, dequantised")
+    tokenizer = None if TOKENIZERS.intersection(beside) else make_tokenizer(header, where=where)
+    if tokenizer is None:
+        return Opened(file, own, label)
+    return Opened(file, own, f"{label}, {tokenizer.label}", tokenizer.files)
 
 
 def _refuse_kinds(kinds: Mapping[int, str], sizes: Mapping[int, tuple[int, int]], where: str) -> None:
@@ -110,6 +123,25 @@ def _derivations(
     if problems:
         raise Mismatch(problems, where=reader.name, hint=_HINT)
     return made
+
+
+def _require_whole(
+    made: Mapping[str, Derivation],
+    translation: Translation,
+    config: Mapping[str, Any] | None,
+    where: str,
+) -> None:
+    """Raise Mismatch with every tensor that the model has and the file has not.
+
+    config: see `open_gguf`; it may say that nothing is tied.
+    """
+    is_untied = (config or {}).get(_TIE) is False
+    tied = frozenset() if is_untied else translation.tied
+    theirs = {name: each for each, name in translation.names.items()}
+    lost = [name for name in translation.shapes if name not in made and name not in tied]
+    if lost:
+        problems = [f"{theirs.get(name, name)} is missing" for name in lost]
+        raise Mismatch(problems, where=where, hint="fetch or convert the file again")
 
 
 def _derivation(

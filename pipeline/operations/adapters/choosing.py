@@ -23,14 +23,15 @@ class Choice:
 
     factors: matrices of linear layers, in the delta's order. whole: parameters that the adapter holds
     as post has them. left_out: a line for each other that changed. biases: whether some of `whole` are
-    biases of layers among `factors`. uniform: whether all factors must have one rank.
+    biases of layers among `factors`. experts: names of those of `factors` that are experts', and must
+    have one rank.
     """
 
     factors: Sequence[TensorRecord]
     whole: Sequence[TensorRecord]
     left_out: Sequence[str]
     biases: bool
-    uniform: bool
+    experts: frozenset[str]
 
     @property
     def targets(self) -> list[str]:
@@ -58,14 +59,13 @@ def choose(delta: Delta, *, only: str | None, skip: str | None, whole: bool) -> 
     """
     wanted, unwanted = _compile(only), _compile(skip)
     records = [stored.record for stored in delta.tensors.values()]
-    uniform = any(_EXPERT.search(record.name) for record in records)
     factors: list[TensorRecord] = []
     others: list[TensorRecord] = []
     left_out: list[str] = []
     for record in records:
         if (only and not wanted.search(record.name)) or (skip and unwanted.search(record.name)):
             left_out += [f"{record.name}: not asked for"] * bool(record.changed)
-        elif is_linear(record) and (record.changed or (uniform and _EXPERT.search(record.name))):
+        elif is_linear(record) and (record.changed or _EXPERT.search(record.name)):
             factors.append(record)
         elif record.changed:
             others.append(record)
@@ -79,7 +79,8 @@ def choose(delta: Delta, *, only: str | None, skip: str | None, whole: bool) -> 
     biases = any(
         record.name.endswith(_BIAS) and module_of(record) in _modules(factors) for record in kept
     )
-    return Choice(factors, kept, [*left_out, *refused], biases, uniform)
+    experts = frozenset(record.name for record in factors if _EXPERT.search(record.name))
+    return Choice(factors, kept, [*left_out, *refused], biases, experts)
 
 
 def is_linear(record: TensorRecord) -> bool:

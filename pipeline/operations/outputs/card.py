@@ -15,7 +15,7 @@ from pipeline.operations.outputs.report import ApplyReport
 from pipeline.version import TOOL
 
 CARD = "README.md"
-_HUB_LOCATION = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@.*)?", re.ASCII)
+_HUB_LOCATION = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:/[\w.-]+\.gguf)?(?:@.*)?", re.ASCII)
 _CITATION = """\
 ```bibtex
 @misc{cao2025,

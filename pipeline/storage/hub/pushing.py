@@ -43,7 +43,7 @@ class HubTarget:
     def parse(cls, text: str, *, revision: str | None = None, private: bool = False) -> Self:
         """The target called `text`: org/name. Raises UsageError."""
         location = parse_model(text if "://" in text else f"hf://{text}")
-        if location.scheme is not Scheme.HUB or location.path.count("/") != 1:
+        if location.scheme is not Scheme.HUB or location.path.count("/") != 1 or location.file:
             raise UsageError(f"{text!r} is not a repository", hint="write --push-to-hub org/name")
         if location.revision and revision and location.revision != revision:
             raise UsageError("two revisions are given", where=text, hint="give one")
