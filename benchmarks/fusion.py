@@ -4,7 +4,7 @@
 
 Needs the models that benchmarks/streaming.py makes (base, post, base2), and room for three deltas of
 them and one result, which are removed in the end. The deltas are post - base, base2 - base and post -
-base2.
+base2. What is printed last are medians of the rounds' own ratios.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 
 from processes import Usage, run
 
@@ -53,8 +54,14 @@ def main() -> None:
                 print(
                     f"{name}: {usage.wall:.1f} s, CPU {usage.cpu:.1f} s, {usage.peak_bytes / 1e6:.0f} MB"
                 )
-        best = {name: min(each.wall for each in usages) for name, usages in found.items()}
-        print(f"{options.method} takes {best[options.method] / best['linear']:.2f} × the time of linear")
+        wall, cpu = (
+            median(
+                getattr(ours, figure) / getattr(plain, figure)
+                for ours, plain in zip(found[options.method], found["linear"], strict=True)
+            )
+            for figure in ("wall", "cpu")
+        )
+        print(f"{options.method} takes {wall:.2f} × the time of linear, {cpu:.2f} × the CPU time")
 
 
 if __name__ == "__main__":

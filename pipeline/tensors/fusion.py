@@ -28,7 +28,7 @@ CERTAIN = 1 << 32  # the limit of a chance that is one
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
 _U32, _U64, _DOUBLE = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_double
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "count_high": (None, (_POINTER, _COUNT, _POINTER)),
+    "count_high": (_COUNT, (_POINTER, _COUNT, _POINTER, _POINTER, _COUNT)),
     "count_low": (None, (_POINTER, _COUNT, _U32, _POINTER)),
     "keep_band": (None, (_POINTER, _COUNT, _U32, _U32, _POINTER)),
     "keep_between": (None, (_POINTER, _COUNT, _U32, _U32)),
@@ -63,9 +63,14 @@ class Band:
 NOTHING = Band(BEYOND, 0, 0, BEYOND, 0)  # stays
 
 
-def count_high(values: Floats, bins: NDArray[np.uint32]) -> None:
-    """Count the values in `bins` by the upper 16 bits of their magnitude."""
-    _functions["count_high"](_at(values), len(values), _at(bins))
+def count_high(values: Floats, bins: NDArray[np.uint32], others: NDArray[np.uint32]) -> int:
+    """Count the values in `bins` by the upper 16 bits of their magnitude.
+
+    Fills `others` with the magnitudes that have lower bits, too, and returns how many those are. Its
+    last place is scratch: if they are not fewer than it is long, it has not all of them.
+    """
+    found = _functions["count_high"](_at(values), len(values), _at(bins), _at(others), len(others) - 1)
+    return int(found)
 
 
 def count_low(values: Floats, high: int, bins: NDArray[np.uint32]) -> None:

@@ -4,6 +4,9 @@ The bits of float32 magnitudes grow as the magnitudes do. The first round counts
 which says in which bin the element of a given rank lies; the second counts the lower 15 within that bin,
 chunk by chunk, which says what its bits are and how many equals each chunk has. Positions count from
 zero, from the smallest up. NaN is larger than anything.
+
+Differences of bfloat16 values seldom have any of the lower bits. So the first round also lists those
+that have (`Tally`), and where they are few the second need not look at the elements again.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tensors.fusion import BEYOND, HIGH_BINS, LOW_BITS, NOTHING, Band
+from pipeline.tensors.fusion import BEYOND, HIGH_BINS, LOW_BINS, LOW_BITS, NOTHING, Band
 
 Histogram = NDArray[np.uint32]
+
+MOST_OTHERS, MOST_BINS = 1 << 15, 1 << 14  # of a `Tally`, which so takes 0.44 bytes an element at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,40 @@ class Lows:
         return int(self.counts[place]) if place < len(self.bits) and self.bits[place] == low else 0
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """All magnitudes of one chunk. highs, counts: what is not zero of the first round's counts.
+
+    others: those with lower bits, in any order.
+    """
+
+    highs: NDArray[np.uint16]
+    counts: Histogram
+    others: NDArray[np.uint32]
+
+    @classmethod
+    def of(cls, bins: Histogram, others: NDArray[np.uint32]) -> Tally | None:
+        """What one chunk's first round found; None if that is too much to be kept."""
+        if len(others) > MOST_OTHERS:
+            return None
+        highs = np.flatnonzero(bins)
+        if len(highs) > MOST_BINS:
+            return None
+        return cls(highs.astype(np.uint16), bins[highs], others.copy())
+
+    def lows(self, high: int) -> Lows:
+        """What the second round would find in the bin `high`."""
+        place = int(np.searchsorted(self.highs, high))
+        if place == len(self.highs) or self.highs[place] != high:
+            return Lows(np.empty(0, np.uint16), np.empty(0, np.uint32))
+        mine = self.others[self.others >> LOW_BITS == high] & (LOW_BINS - 1)
+        bits, counts = np.unique(mine, return_counts=True)
+        without = int(self.counts[place]) - len(mine)
+        if without:
+            bits, counts = np.insert(bits, 0, 0), np.insert(counts, 0, without)
+        return Lows(bits.astype(np.uint16), counts.astype(np.uint32))
+
+
 def find_bin(bins: Histogram, position: int) -> Rank:
     """The bin of the element at `position`, from all counts of a tensor."""
     ends = np.cumsum(bins, dtype=np.int64)
@@ -84,11 +123,15 @@ def find_bin(bins: Histogram, position: int) -> Rank:
 
 
 def ends_of(kept: Kept, bins: Histogram) -> tuple[Rank, Rank] | None:
-    """The bins of the first and the last that stay; None if none does."""
+    """The bins of the first and the last that stay; None if none does.
+
+    Where all from the first on stay there is no other end, and both are that of the first.
+    """
     assert len(bins) == HIGH_BINS
     if kept.first >= kept.stop:
         return None
-    return find_bin(bins, kept.first), find_bin(bins, kept.stop - 1)
+    first = find_bin(bins, kept.first)
+    return first, first if kept.later_first else find_bin(bins, kept.stop - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,12 +43,18 @@ def uniform(key, index):
     return U64(U64(state ^ U64(state >> U64(31))) >> U64(32))
 
 
-@cfunc(types.void(_FLOATS, _COUNT, _WORDS), error_model="numpy")
-def count_high(values, count, bins):
+@cfunc(types.int64(_FLOATS, _COUNT, _WORDS, _WORDS, _COUNT), error_model="numpy")
+def count_high(values, count, bins, others, room):
     floats = carray(values, count)
     table = carray(bins, 1 << 16)
+    listed = carray(others, room + 1)
+    found = np.int64(0)
     for i in range(count):
-        table[U32(bits_of(floats[i]) & _MAGNITUDE) >> _LOW_BITS] += U32(1)
+        bits = U32(bits_of(floats[i]) & _MAGNITUDE)
+        table[bits >> _LOW_BITS] += U32(1)
+        listed[min(found, room)] = bits
+        found += np.int64(U32(bits & _LOW_MASK) != 0)
+    return found
 
 
 @cfunc(types.void(_FLOATS, _COUNT, types.uint32, _WORDS), error_model="numpy")
@@ -69,13 +75,13 @@ def keep_band(values, count, low, high, ordinals):
     low_seen, high_seen = places[3], places[4]
     for i in range(count):
         bits = U32(bits_of(floats[i]) & _MAGNITUDE)
-        stays = low < bits < high
-        if bits == low:
-            stays = low_from <= low_seen < low_until
-            low_seen += 1
-        elif bits == high:
-            stays = high_seen < high_until
-            high_seen += 1
+        # Without branches: where many are equal, none of them can be foreseen.
+        is_low = bits == low
+        is_high = (bits == high) & (not is_low)
+        low_stays = is_low & (low_seen >= low_from) & (low_seen < low_until)
+        stays = ((bits > low) & (bits < high)) | low_stays | (is_high & (high_seen < high_until))
+        low_seen += np.int64(is_low)
+        high_seen += np.int64(is_high)
         floats[i] *= np.float32(stays)
 
 

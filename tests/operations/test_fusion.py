@@ -17,6 +17,7 @@ from pipeline import Difference, apply, compute
 from pipeline.errors import Mismatch, UsageError
 from pipeline.operations.outputs.report import ANOTHER_BASE, SAME_BASE, ApplyReport
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
+from pipeline.tensors.fusion_select import MOST_OTHERS
 
 EMBEDDING = "model.embed_tokens.weight"
 FAMILY = Path(__file__).parents[2] / "examples" / "family"
@@ -122,6 +123,25 @@ def test_workers_and_memory_change_no_bit(method: str, llama: Models) -> None:
     many = llama.apply("many", scales, method=method, workers=3, **given)
     tight = llama.apply("tight", scales, method=method, memory="140MiB", **given)
     assert one.fingerprint == many.fingerprint == tight.fingerprint
+
+
+@pytest.mark.parametrize("method", ["ties", "breadcrumbs"])
+def test_thresholds_are_exact_where_magnitudes_are_too_many_to_be_kept(
+    method: str, tmp_path: Path
+) -> None:
+    """Differences of float32 models: few have the same magnitude, so that all are counted again."""
+    base = {"w": torch.randn(800, 800, generator=torch.Generator().manual_seed(1))}
+    assert base["w"].numel() > CHUNK_ELEMENTS > MOST_OTHERS
+    states = {"base": base, "new": near(base, 2), "post0": near(base, 3), "post1": near(base, 4)}
+    for name, state in states.items():
+        write_model(tmp_path / name, state)
+    models = Models(tmp_path)
+    deltas = [(Difference(models.path("base"), models.path(f"post{n}")), 0.5) for n in range(2)]
+    apply(models.path("new"), deltas, models.path("x"), method=method, **METHODS[method])
+    wanted = fused(
+        method, "w", models.state("new")["w"], models.exact("w", 2), (0.5, 0.5), **METHODS[method]
+    )
+    assert same_bits(models.state("x")["w"], wanted)
 
 
 def test_slerp_with_one_delta_goes_from_the_base_to_the_model_with_it(mixtral: Models) -> None:

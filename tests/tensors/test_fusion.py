@@ -24,8 +24,11 @@ from pipeline.tensors.fusion import (
     sum_sizes,
 )
 from pipeline.tensors.fusion_select import (
+    MOST_BINS,
+    MOST_OTHERS,
     Kept,
     Lows,
+    Tally,
     ends_of,
     find_band,
     kept_largest,
@@ -43,18 +46,30 @@ def lows(values, high):
     return Lows.of(bins)
 
 
+def tally(values, bins):
+    """What the first round finds, which is added to `bins`."""
+    own, others = np.zeros(HIGH_BINS, np.uint32), np.empty(len(values) + 1, np.uint32)
+    count = count_high(values, own, others)
+    bins += own
+    return Tally.of(own, others[:count])
+
+
 def thinned(values, kept: Kept, cuts: list[int]):
-    """`values` after both rounds, done chunk by chunk."""
+    """`values` after both rounds, done chunk by chunk; lists of the first say the same as the second."""
     bins = np.zeros(HIGH_BINS, np.uint32)
     edges = sorted({0, len(values), *(cut % len(values) for cut in cuts)})
     chunks = [values[start:stop].copy() for start, stop in pairwise(edges)]
-    for chunk in chunks:
-        count_high(chunk, bins)
+    tallies = [tally(chunk, bins) for chunk in chunks]
     ranks = ends_of(kept, bins)
     if ranks is None:
         band, seen = nothing_kept(len(chunks))
     else:
         found = [(lows(chunk, ranks[0].high), lows(chunk, ranks[1].high)) for chunk in chunks]
+        for each, counted in zip(tallies, found, strict=True):
+            for rank, wanted in zip(ranks, counted, strict=True):
+                known = each.lows(rank.high)
+                np.testing.assert_array_equal(known.bits, wanted.bits)
+                np.testing.assert_array_equal(known.counts, wanted.counts)
         band, seen = find_band(kept, ranks, found)
     marks = []
     for chunk, before, then in zip(chunks, seen[:-1], seen[1:], strict=True):
@@ -89,6 +104,16 @@ def test_the_middle_stays_and_of_equals_those_in_place(values, density, gamma, c
     array = np.array(values, np.float32)
     kept = kept_middle(len(array), density, gamma)
     np.testing.assert_array_equal(thinned(array, kept, cuts), expected(array, kept))
+
+
+def test_a_chunk_of_too_many_magnitudes_has_no_list_of_them():
+    halves = np.arange(MOST_BINS + 1, dtype=np.uint32) << 15
+    full = np.full(MOST_OTHERS + 1, 0x3F800001, np.uint32)
+    for magnitudes in (halves, full):
+        bins = np.zeros(HIGH_BINS, np.uint32)
+        assert tally(magnitudes.view(np.float32), bins) is None
+        assert bins.sum() == len(magnitudes)
+        assert tally(magnitudes[1:].view(np.float32), bins) is not None
 
 
 def test_what_is_left_out_does_not_hide_a_nan():

@@ -25,9 +25,11 @@ from pipeline.operations.kernels.rows import ruled_elements
 from pipeline.operations.kernels.survey import (
     HighCounts,
     LowCounts,
+    LowPairs,
     Masses,
     Measure,
     Products,
+    Ranks,
     SurveyKernel,
 )
 from pipeline.operations.setup import Setup
@@ -44,7 +46,7 @@ from pipeline.tensors.fusion_select import (
 )
 
 _TABLE_BYTES = 64 << 20  # of counts, for a group of tensors
-_GROUP_ELEMENTS = 1 << 28  # of a group's deltas: their second counts take 0.4 bytes each at the worst
+_GROUP_ELEMENTS = 1 << 28  # of a group's deltas: their counts take 0.5 bytes each at the worst
 _SMALLEST_MASS = 1e-7  # that is rescaled by, as in mergekit
 _SMALLEST_NORM, _SMALLEST_LENGTHS, _STRAIGHT = 1e-8, 1e-6, 0.9995  # as in mergekit
 _SINGULAR = 1e-6
@@ -141,20 +143,17 @@ class Survey:
         walk(work, self.setup.resources.limits, self.setup.progress)
 
     def _by_bands(self, group: Sequence[int]) -> list[Recipe]:
-        """Thresholds of magnitude, in two walks."""
+        """Thresholds of magnitude, in one walk or two."""
         plan, deltas = self._plan(group), len(self.addends)
         kept = [self._kept(self.layout.tensors[number]) for number in group]
-        highs = HighCounts(len(group), deltas)
+        highs = HighCounts(plan.rows, len(group), deltas)
         self._walk(plan, group, highs)
         ranks = [
             [ends_of(each, bins) for each, bins in zip(*pair, strict=True)]
             for pair in zip(kept, highs.bins, strict=True)
         ]
-        lows = LowCounts(plan.rows, ranks)
-        self._walk(plan, group, lows)
         recipes = []
-        for job in range(len(group)):
-            rows = lows.lows[plan.rows_of(job)]
+        for job, rows in enumerate(self._lows(plan, group, highs, ranks)):
             bands = []
             for number in range(deltas):
                 chunks = [each[number] or _NO_LOWS for each in rows]
@@ -163,6 +162,21 @@ class Survey:
                 bands.append(found)
             recipes.append(self._recipe(bands))
         return recipes
+
+    def _lows(
+        self, plan: Plan, group: Sequence[int], highs: HighCounts, ranks: Sequence[Ranks]
+    ) -> list[list[LowPairs]]:
+        """For each job the second counts of its rows. Jobs of too many magnitudes are walked for it."""
+        known = [highs.lows(plan.rows_of(job), ranks[job]) for job in range(len(group))]
+        again = [job for job, rows in enumerate(known) if rows is None]
+        if again:
+            numbers = [group[job] for job in again]
+            second = self._plan(numbers)
+            counts = LowCounts(second.rows, [ranks[job] for job in again])
+            self._walk(second, numbers, counts)
+            for place, job in enumerate(again):
+                known[job] = counts.lows[second.rows_of(place)]
+        return [rows for rows in known if rows is not None]
 
     def _kept(self, item: Fitted) -> list[Kept]:
         fusion = self.fused.fusion

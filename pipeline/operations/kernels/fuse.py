@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.analysis.statistics import widen
 from pipeline.deltas.corrections import NO_CORRECTIONS
@@ -18,6 +19,7 @@ from pipeline.operations.kernels.deltas import Deltas, Edges, Recipe
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Operand, Term
 from pipeline.tensors.dtypes import BF16, F32, Bytes
 from pipeline.tensors.fusion import Floats, add_wide_bf16, elect
+from pipeline.tensors.kernels import has_all_bits
 
 _BF16_INF = 0x7F80
 
@@ -67,8 +69,7 @@ class FuseKernel(AddKernel):
         if item.base.dtype == item.result.dtype == BF16 and len(base) == len(out):
             bits = Operand(out, BF16).bits
             add_wide_bf16(Operand(base, BF16).bits, mixed, bits)
-            exponents = bits & np.uint16(_BF16_INF)
-            self.found.nonfinite[part.row] = np.count_nonzero(exponents == _BF16_INF)
+            self.found.nonfinite[part.row] = _count_nonfinite(bits)
         else:
             self._sum(item, part, base, [_term(mixed)], out)
 
@@ -150,6 +151,12 @@ def models(base: Floats, deltas: Any) -> tuple[Floats, Floats]:
     if len(deltas) == 1:
         return base, base + deltas[0]
     return base + deltas[0], base + deltas[1]
+
+
+def _count_nonfinite(bits: NDArray[np.uint16]) -> int:
+    """How many bfloat16 are NaN or infinite."""
+    mask = np.uint16(_BF16_INF)
+    return int(np.count_nonzero((bits & mask) == mask)) if has_all_bits(bits, _BF16_INF) else 0
 
 
 def _scale(values: Floats, factor: float) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -27,7 +28,10 @@ from pipeline.tensors.fusion import (
     sum_products,
     sum_sizes,
 )
-from pipeline.tensors.fusion_select import Histogram, Lows, Rank
+from pipeline.tensors.fusion_select import MOST_OTHERS, Histogram, Lows, Rank, Tally
+
+Ranks = Sequence[tuple[Rank, Rank] | None]  # of one job: for each delta the bins of what ends it
+LowPairs = list[tuple[Lows, Lows] | None]  # of one row: for each delta the counts in these bins
 
 
 @dataclass(frozen=True)
@@ -76,21 +80,40 @@ class SurveyKernel:
 
 
 class HighCounts:
-    """For each job and delta how many elements have which upper bits of magnitude."""
+    """For each job and delta how many elements have which upper bits of magnitude.
 
-    def __init__(self, jobs: int, deltas: int) -> None:
+    tallies: for each row and delta all of its magnitudes, where they can be kept.
+    """
+
+    def __init__(self, rows: int, jobs: int, deltas: int) -> None:
         self.bins: list[list[Histogram]] = [
             [np.zeros(HIGH_BINS, np.uint32) for _ in range(deltas)] for _ in range(jobs)
         ]
+        self.tallies: list[list[Tally | None]] = [[None] * deltas for _ in range(rows)]
         self._lock = threading.Lock()
 
     def __call__(self, chunk: Chunk) -> None:
         """See `Measure`."""
+        others = np.empty(MOST_OTHERS + 2, np.uint32)  # one too many is enough to know
         for number, tensor in enumerate(chunk.item.added):
             found = np.zeros(HIGH_BINS, np.uint32)
-            count_high(chunk.deltas.matrix[number, : thinned_of(tensor, chunk.part)], found)
+            values = chunk.deltas.matrix[number, : thinned_of(tensor, chunk.part)]
+            count = count_high(values, found, others)
+            self.tallies[chunk.part.row][number] = Tally.of(found, others[:count])
             with self._lock:
                 self.bins[chunk.part.job][number] += found
+
+    def lows(self, rows: slice, ranks: Ranks) -> list[LowPairs] | None:
+        """What `LowCounts` would find in these rows of one job; None if they must be walked for it."""
+        found: list[LowPairs] = []
+        for row in self.tallies[rows]:
+            pairs: LowPairs = []
+            for tally, ends in zip(row, ranks, strict=True):
+                if ends is not None and tally is None:
+                    return None
+                pairs.append(_pair(tally.lows, ends) if tally and ends else None)
+            found.append(pairs)
+        return found
 
 
 class LowCounts:
@@ -99,9 +122,9 @@ class LowCounts:
     ranks: by job and delta; None where nothing is to be found.
     """
 
-    def __init__(self, rows: int, ranks: Sequence[Sequence[tuple[Rank, Rank] | None]]) -> None:
+    def __init__(self, rows: int, ranks: Sequence[Ranks]) -> None:
         deltas = len(ranks[0]) if ranks else 0
-        self.lows: list[list[tuple[Lows, Lows] | None]] = [[None] * deltas for _ in range(rows)]
+        self.lows: list[LowPairs] = [[None] * deltas for _ in range(rows)]
         self._ranks = ranks
 
     def __call__(self, chunk: Chunk) -> None:
@@ -111,15 +134,18 @@ class LowCounts:
             values = chunk.deltas.matrix[number, : thinned_of(tensor, chunk.part)]
             if ranks is None or not len(values):
                 continue
-            first = _lows(values, ranks[0].high)
-            last = first if ranks[0].high == ranks[1].high else _lows(values, ranks[1].high)
-            self.lows[chunk.part.row][number] = first, last
+            self.lows[chunk.part.row][number] = _pair(partial(_lows, values), ranks)
 
 
 def _lows(values: Floats, high: int) -> Lows:
     found = np.zeros(LOW_BINS, np.uint32)
     count_low(values, high, found)
     return Lows.of(found)
+
+
+def _pair(lows: Callable[[int], Lows], ends: tuple[Rank, Rank]) -> tuple[Lows, Lows]:
+    first = lows(ends[0].high)
+    return first, first if ends[0].high == ends[1].high else lows(ends[1].high)
 
 
 class Masses:
