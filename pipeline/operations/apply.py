@@ -9,22 +9,17 @@ float64), rounded once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Unpack
 
 from pipeline.checkpoints.output import SHARD_BYTES
 from pipeline.engine.work import Work
-from pipeline.operations.addends.addend import MakeArithmetic
 from pipeline.operations.arguments import Difference, ScaledAddend, scaled
 from pipeline.operations.fit import SumPlan
 from pipeline.operations.fusion.choice import Fusion
-from pipeline.operations.fusion.survey import Survey
 from pipeline.operations.kernels.add import AddKernel, Found, NotTheSameBase
-from pipeline.operations.kernels.deltas import Recipe
-from pipeline.operations.kernels.deltas import scratch_bytes as fusing_bytes
-from pipeline.operations.kernels.fuse import FuseKernel
 from pipeline.operations.lineage.figures import Lineage
 from pipeline.operations.lineage.probing import probe_lineage
 from pipeline.operations.outputs.model import Beside, write_model
@@ -167,14 +162,12 @@ class _Run:
 
     def _work(self, layout: SumPlan, found: Found) -> Work:
         what = self.sum
-        arithmetic = self.place.setup.resources.arithmetic
-        recipes = self._recipes(layout)
-        fusing = 0 if what.fused.is_plain else fusing_bytes(what.fused.fusion, len(what.addends))
+        make_kernel, fusing_bytes = self._kernels(layout, found)
         return Work(
             title=f"apply {self.place.location}",
             plan=layout.plan,
             readers=what.readers,
-            make_kernel=lambda: self._kernel(layout, found, arithmetic, recipes),
+            make_kernel=make_kernel,
             findings=[
                 *(found.base, found.result, found.nonfinite, found.overflows, found.distance),
                 *(found.change, found.way),
@@ -184,31 +177,24 @@ class _Run:
             scratch_bytes=sum_bytes(_dtypes(layout))
             + max(norms.SCRATCH_BYTES, movements.SCRATCH_BYTES)
             + sum(addend.scratch_bytes for addend in what.addends)
-            + fusing,
+            + fusing_bytes,
         )
 
-    def _recipes(self, layout: SumPlan) -> list[Recipe | None]:
-        """What the method must know of whole tensors; to find it out, they may be read."""
-        what = self.sum
-        if what.fused.is_plain:
-            return []
-        inputs = (layout, what.addends, what.scales, what.readers)
-        return Survey(what.fused, *inputs, self.place.setup).recipes()
+    def _kernels(self, layout: SumPlan, found: Found) -> tuple[Callable[[], AddKernel], int]:
+        """What makes a kernel for one worker, and the memory that it takes beside a sum's."""
+        what, setup = self.sum, self.place.setup
+        if not what.fused.is_plain:  # what it takes is slow to load, and a mere sum has no use for it
+            from pipeline.operations.fusion.kernels import fusing_kernels
 
-    def _kernel(
-        self,
-        layout: SumPlan,
-        found: Found,
-        arithmetic: MakeArithmetic,
-        recipes: Sequence[Recipe | None],
-    ) -> AddKernel:
-        """A kernel for one worker."""
-        what = self.sum
-        decoders = [addend.decoder(arithmetic) for addend in what.addends]
-        inputs = (layout.tensors, what.addends, what.scales, found, arithmetic(), decoders)
-        if what.fused.is_plain:
+            return fusing_kernels(what, layout, found, setup)
+        arithmetic = setup.resources.arithmetic
+
+        def make() -> AddKernel:
+            decoders = [addend.decoder(arithmetic) for addend in what.addends]
+            inputs = (layout.tensors, what.addends, what.scales, found, arithmetic(), decoders)
             return AddKernel(*inputs, what.same_base)
-        return FuseKernel(*inputs, what.same_base, what.fused, recipes)
+
+        return make, 0
 
 
 def _dtypes(layout: SumPlan) -> Iterator[DType]:

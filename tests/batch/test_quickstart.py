@@ -21,7 +21,7 @@ FAMILY = ROOT / "examples" / "family"
 CONFIG = "configs/quickstart.json"
 FINAL = Path("build/quickstart/post-v2-transferred")
 QUESTIONS = 16  # of 800, two of each task
-CHARACTERS = 500  # of prose
+CHARACTERS = 300  # of prose
 
 
 @pytest.fixture(autouse=True)
