@@ -31,7 +31,7 @@ def test_each_tensor_of_a_real_file_is_transformers_own_bit_for_bit(gguf: Path) 
     expected = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32).state_dict()
     with open_checkpoint(str(gguf)) as model:
         found = contents(model)
-        assert model.derived == "GGUF Q4_1, dequantised"
+        assert model.derived.startswith("GGUF Q4_1, dequantised, tokenizer from its header")
     assert expected.keys() - found.keys() == {"lm_head.weight"}  # tied
     for name, data in found.items():
         assert data == expected[name].contiguous().view(torch.uint8).numpy().tobytes(), name
