@@ -7,7 +7,7 @@ with added_tokens.json. https://huggingface.co/docs/tokenizers/api/tokenizer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from pipeline.checkpoints.files import TOKENIZER
 from pipeline.checkpoints.row_order import MAX_ROWS
 from pipeline.checkpoints.strict_json import parse_json
 
-VOCABULARY_FILES = (TOKENIZER, "vocab.json", "added_tokens.json")
+_VOCABULARY_FILES = (TOKENIZER, "vocab.json", "added_tokens.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,12 @@ class Vocabulary:
     def ordinary(self, number: int) -> bool:
         """Whether an id is that of a token of the model's own."""
         return number in self.tokens and number not in self.added
+
+
+def vocabulary_files(present: Container[str]) -> list[str]:
+    """Those of the files `present` that say a vocabulary: tokenizer.json says all of it by itself."""
+    known = [name for name in _VOCABULARY_FILES if name in present]
+    return known[:1] if TOKENIZER in known else known
 
 
 def read_vocabulary(files: Mapping[str, bytes]) -> Vocabulary | None:

@@ -8,13 +8,13 @@ from typing import Any
 
 from pipeline.checkpoints.alignment import check_vocabulary
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.files import TOKENIZER, read_all
+from pipeline.checkpoints.files import read_all
 from pipeline.checkpoints.policy import is_token_id
 from pipeline.checkpoints.reordered import reorder
 from pipeline.checkpoints.row_order import ABSENT, MAX_RUNS, RowOrder
 from pipeline.checkpoints.row_plan import RowPlan, Side, plan_base
 from pipeline.checkpoints.special_rows import untrained_rows
-from pipeline.checkpoints.vocabulary import VOCABULARY_FILES, Vocabulary, read_vocabulary
+from pipeline.checkpoints.vocabulary import Vocabulary, read_vocabulary, vocabulary_files
 from pipeline.checkpoints.vocabulary_table import BY_POSITION, BY_STRING, Tokens, VocabularyTable
 from pipeline.errors import Mismatch
 
@@ -36,10 +36,8 @@ class AlignedBase:
 
 def vocabulary_of(model: Checkpoint) -> Vocabulary | None:
     """The vocabulary that a model's tokenizer has, if its form is known."""
-    files = {name: model.companions[name] for name in VOCABULARY_FILES if name in model.companions}
-    if TOKENIZER in files:
-        files = {TOKENIZER: files[TOKENIZER]}
-    return read_vocabulary({name: read_all(reader) for name, reader in files.items()})
+    names = vocabulary_files(model.companions)
+    return read_vocabulary({name: read_all(model.companions[name]) for name in names})
 
 
 def vocabulary_tensors(model: Checkpoint) -> list[str]:

@@ -11,15 +11,13 @@ from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.config_policy import require_one_architecture
 from pipeline.checkpoints.header import Tensor
-from pipeline.checkpoints.meeting import NameNotes, bring_together
-from pipeline.checkpoints.vocabulary_rows import AlignedBase, align_base
 from pipeline.checkpoints.vocabulary_table import VocabularyTable
 from pipeline.deltas.base_rows import BaseRows
 from pipeline.deltas.format import CARRIED, DEFAULT_CODEC, Codec, parse_codec
 from pipeline.deltas.identity import identify
 from pipeline.deltas.layout import DeltaLayout
 from pipeline.deltas.manifest import Manifest, TensorRecord
-from pipeline.deltas.pairing import pair_for_delta
+from pipeline.deltas.pairing import Pairing
 from pipeline.deltas.sampling import take_sample
 from pipeline.engine.plan import Plan
 from pipeline.engine.work import Work
@@ -123,7 +121,7 @@ def compute(
 class Computation:
     """One difference, its checkpoints opened. pairs: in the order of the layout's tensors.
 
-    found: base and post as they lie; `base` and `post` are what was made of them to meet.
+    base, post: as they were made to meet; see `Pairing`.
     """
 
     base: Checkpoint
@@ -131,9 +129,7 @@ class Computation:
     pairs: Sequence[Pair]
     layout: DeltaLayout
     plan: Plan
-    aligned: AlignedBase
-    notes: NameNotes
-    found: tuple[Checkpoint, Checkpoint]
+    met: Pairing
 
     @classmethod
     def prepare(
@@ -149,19 +145,16 @@ class Computation:
 
         reads: whether weights may be read by now, see `align_base`.
         """
-        found = base, post
-        base, post, notes = bring_together(base, post)
-        aligned = align_base(base, post, reads=reads)
-        base = aligned.base
-        pairs = pair_for_delta(base, post)
-        stored = {tensor.name: (tensor, pair) for tensor, pair in _stored(pairs, storage)}
+        met = Pairing.of(base, post, reads=reads)
+        base, post = met.base, met.post
+        stored = {tensor.name: (tensor, pair) for tensor, pair in _stored(met.pairs, storage)}
         layout = DeltaLayout.plan(
             [tensor for tensor, _ in stored.values()], list(post.companions), codec
         )
         ordered = [stored[tensor.name][1] for tensor in layout.tensors]
         first = len(post.readers)
         inputs = [(post.input(pair.name), base.input(pair.name, first)) for pair in ordered]
-        return cls(base, post, ordered, layout, layout.fill(inputs), aligned, notes, found)
+        return cls(base, post, ordered, layout, layout.fill(inputs), met)
 
     def report(self, place: Place) -> ComputeReport:
         """What is known before the run."""
@@ -175,13 +168,13 @@ class Computation:
             read_bytes=self.plan.read_bytes,
             notes=notes_of(self.post),
             written_bytes=self.layout.value_bytes,
-            renamed=self.notes.renamed,
-            tied=self.notes.tied,
-            only_post=self.notes.only_post,
-            left_out=self.notes.left_out,
+            renamed=self.met.notes.renamed,
+            tied=self.met.notes.tied,
+            only_post=self.met.notes.only_post,
+            left_out=self.met.notes.left_out,
             derived=describe_sides([("base", self.base.derived), ("post", self.post.derived)]),
             **asdict(place.estimate(self.plan, self._readers, self.layout.value_bytes)),
-            vocabulary=self.aligned.table,
+            vocabulary=self.met.aligned.table,
         )
 
     @property
@@ -217,13 +210,13 @@ class Computation:
         post_digests = {record.name: record.post_digest for record in tensors if record.post_digest}
         base, post = self.base, self.post
         return Manifest(
-            base=identify(self.found[0], base, base_digests),
-            post=identify(self.found[1], post, post_digests),
+            base=identify(self.met.found[0], base, base_digests),
+            post=identify(self.met.found[1], post, post_digests),
             codec=self.layout.codec,
             tensors=tensors,
             post_config=post.config,
             files={name: digest_bytes(content) for name, content in companions.items()},
-            base_rows=BaseRows.of(self.aligned),
+            base_rows=BaseRows.of(self.met.aligned),
             base_sample=take_sample(base, tensors),
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.config_policy import check_choices, parse_choices, require_one_architecture
@@ -162,18 +162,7 @@ class Inputs:
     def on_own_base(self) -> Sum:
         """The sum as if the one addend had been made on this base."""
         settled = settle_own(as_base_of(self.addends[0], self.base), self.addends)
-        fused = Fused.of(self.form.fusion, settled.base)
-        return Sum(
-            self.base,
-            settled.base,
-            self.old,
-            self.addends,
-            self.scales,
-            self.form,
-            fused,
-            settled,
-            same_base=True,
-        )
+        return self._settled(self.old, self.addends, settled, same_base=True)
 
     def on_another_base(self, *, reads: bool) -> Sum:
         """The sum under the new base's names, its vocabulary brought to post's.
@@ -182,15 +171,10 @@ class Inputs:
         """
         names = under_own_names(self.base, self.old, self.addends)
         settled = settle(names.base, names.addends, self.scales, reads=reads)
+        return self._settled(names.old, names.addends, settled, names=names.notes)
+
+    def _settled(
+        self, old: Checkpoint | None, addends: Sequence[Addend], settled: Settled, **more: Any
+    ) -> Sum:
         fused = Fused.of(self.form.fusion, settled.base)
-        return Sum(
-            self.base,
-            settled.base,
-            names.old,
-            names.addends,
-            self.scales,
-            self.form,
-            fused,
-            settled,
-            names.notes,
-        )
+        return Sum(self.base, settled.base, old, addends, self.scales, self.form, fused, settled, **more)

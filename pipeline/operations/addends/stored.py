@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.files import TOKENIZER
-from pipeline.checkpoints.vocabulary import VOCABULARY_FILES, Vocabulary, read_vocabulary
+from pipeline.checkpoints.vocabulary import Vocabulary, read_vocabulary, vocabulary_files
 from pipeline.deltas.base_rows import BaseRows
 from pipeline.deltas.base_sample import BaseSample
 from pipeline.deltas.delta import Delta
@@ -99,8 +98,7 @@ class StoredAddend:
 
     def read_vocabulary(self) -> Vocabulary | None:
         """See `Addend`."""
-        known = [name for name in VOCABULARY_FILES if name in self.delta.companions]
-        names = known[:1] if TOKENIZER in known else known
+        names = vocabulary_files(self.delta.companions)
         return read_vocabulary({name: self.delta.read_companion(name) for name in names})
 
     def check_base(self, old: Checkpoint) -> None:

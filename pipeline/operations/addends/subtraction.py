@@ -16,16 +16,15 @@ from numpy.typing import NDArray
 
 from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.meeting import bring_together
 from pipeline.checkpoints.vocabulary import Vocabulary
-from pipeline.checkpoints.vocabulary_rows import align_base, vocabulary_of
+from pipeline.checkpoints.vocabulary_rows import vocabulary_of
 from pipeline.deltas.base_rows import BaseRows
 from pipeline.deltas.base_sample import BaseSample
 from pipeline.deltas.corrections import NO_CORRECTIONS
 from pipeline.deltas.format import BASE, POST
 from pipeline.deltas.identity import identify
 from pipeline.deltas.manifest import Identity, TensorForm
-from pipeline.deltas.pairing import pair_for_delta
+from pipeline.deltas.pairing import Pairing
 from pipeline.deltas.sampling import take_sample
 from pipeline.engine.plan import Input
 from pipeline.engine.work import Tables
@@ -91,18 +90,16 @@ class Subtraction:
     @classmethod
     def of(cls, base: Checkpoint, post: Checkpoint, *, headers_only: bool) -> Self:
         """The difference of two checkpoints. Raises what compute would raise for them."""
-        found = base, post
-        base, post, _ = bring_together(base, post)
-        aligned = align_base(base, post, reads=False)
-        base = aligned.base
-        forms = [_form(pair) for pair in pair_for_delta(base, post)]
+        met = Pairing.of(base, post, reads=False)
+        base, post = met.base, met.post
+        forms = [_form(pair) for pair in met.pairs]
         ends = np.cumsum([-(-post.tensors[form.name].entry.count // CHUNK_ELEMENTS) for form in forms])
         table = np.zeros((int(ends[-1]), 2, DIGEST_BYTES), np.uint8)
         tensors = {
             form.name: SubtractedTensor(form, rows, base, post)
             for form, rows in zip(forms, np.split(table, ends[:-1]), strict=True)
         }
-        return cls(base, post, tensors, table, headers_only, found, BaseRows.of(aligned))
+        return cls(base, post, tensors, table, headers_only, met.found, BaseRows.of(met.aligned))
 
     @property
     def location(self) -> str:
