@@ -8,10 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pipeline.batch.terms import Model
+from pipeline.operations.fusion.methods import MethodName
 
-Method = Literal[
-    "linear", "ties", "dare_linear", "dare_ties", "della", "breadcrumbs", "slerp", "model_stock"
-]
 Patterns = Annotated[tuple[str, ...], Field(strict=False)]
 
 
@@ -27,7 +25,7 @@ class Fuses(Model):
     counts whatever the policy. allow_unrelated: whether to add even to a base that seems unrelated.
     """
 
-    method: Method | None = None
+    method: MethodName | None = None
     density: float | None = None
     lambda_: float | None = Field(default=None, alias="lambda")
     seed: Annotated[int, Field(ge=0)] | None = None

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, TypedDict
 
 from typer import Option
 
-MethodName = Literal[
-    "linear", "ties", "dare_linear", "dare_ties", "della", "breadcrumbs", "slerp", "model_stock"
-]
+from pipeline.operations.fusion.methods import MethodName
 
 
 class Mixed(TypedDict):

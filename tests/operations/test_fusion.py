@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from models import State, cast, near, random_state, read_model, same_bits, write
 from pipeline import Difference, apply, compute
 from pipeline.errors import Mismatch, UsageError
 from pipeline.operations.outputs.report import ANOTHER_BASE, SAME_BASE, ApplyReport
+from pipeline.progress import silent
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 from pipeline.tensors.fusion_select import MOST_OTHERS
 
@@ -144,6 +146,19 @@ def test_thresholds_are_exact_where_magnitudes_are_too_many_to_be_kept(
     assert same_bits(models.state("x")["w"], wanted)
 
 
+def test_a_row_that_goes_on_over_both_ends_of_a_chunk_is_ranked_whole(tmp_path: Path) -> None:
+    """With chances of almost zero and one only the middle of a row of three is left to chance."""
+    rows = torch.tensor([0.1, 0.2, 0.3]).repeat(3 * CHUNK_ELEMENTS // 3 + 1, 1)
+    rows.view(-1)[3 * CHUNK_ELEMENTS - 2 : 3 * CHUNK_ELEMENTS] = torch.tensor([8.0, 9.0])
+    base = write_model(tmp_path / "base", {"w": torch.zeros_like(rows)})
+    post = write_model(tmp_path / "post", {"w": rows})
+    given: dict[str, Any] = {"method": "della", "density": 0.5, "epsilon": 0.4999999}
+    apply(str(base), [Difference(str(base), str(post))], str(tmp_path / "x"), **given)
+    kept, order = read_model(tmp_path / "x")["w"] != 0, rows.argsort(dim=1)
+    assert kept.gather(1, order[:, 2:]).all()
+    assert not kept.gather(1, order[:, :1]).any()
+
+
 def test_slerp_with_one_delta_goes_from_the_base_to_the_model_with_it(mixtral: Models) -> None:
     mixtral.apply("one", (0.3,), method="slerp")
     for name, tensor in mixtral.state("one").items():
@@ -250,6 +265,21 @@ def test_same_base_is_restored_only_by_the_whole_sum(mixtral: Models) -> None:
     assert case(method="ties") == ANOTHER_BASE
 
 
+def test_patterns_are_of_the_result_s_names(tmp_path: Path) -> None:
+    """A head that is tied to the new base's embedding is a tensor of its own once a post has one."""
+    tied = random_state(1)
+    own = tied | {"lm_head.weight": torch.ones(50, 16)}
+    states = {"new": tied, "base": own, "post": near(own, 2)}
+    for name, state in states.items():
+        write_model(tmp_path / name, state, tie_word_embeddings=name == "new")
+    delta = Difference(str(tmp_path / "base"), str(tmp_path / "post"))
+    report = apply(str(tmp_path / "new"), [delta], str(tmp_path / "x"), skip="lm_head")
+    result = read_model(tmp_path / "x")
+    assert report.skipped == ("lm_head.weight",)
+    assert same_bits(result["lm_head.weight"], tied[EMBEDDING])
+    assert not same_bits(result[EMBEDDING], tied[EMBEDDING])
+
+
 # -- a vocabulary that grew -----------------------------------------------------------------------------
 
 
@@ -311,6 +341,57 @@ def test_float64_is_refused_by_name(tmp_path: Path) -> None:
     post = str(write_model(tmp_path / "post", {"w": state["w"] + 1}))
     with pytest.raises(Mismatch, match="w is F64"):
         apply(base, [Difference(base, post)], str(tmp_path / "x"), method="ties", density=0.5)
+
+
+@pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "della", *BY_ANGLES])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_one_value_that_is_no_number_is_not_spread_over_its_tensor(
+    method: str, value: float, tmp_path: Path
+) -> None:
+    state = {name: torch.ones(3, 4) for name in ("a", "b", "c")}
+    damaged = near(state, 1)
+    damaged["a"][1, 2] = damaged["c"][0, 0] = value
+    paths = [str(write_model(tmp_path / n, s)) for n, s in (("base", state), ("post", damaged))]
+    deltas = [(Difference(*paths), 0.5)] * 2
+    given = METHODS[method]
+    with pytest.raises(Mismatch, match="a has values that are NaN or infinite.* c has") as refused:
+        apply(paths[0], deltas, str(tmp_path / "x"), method=method, **given)
+    assert "--skip" in str(refused.value)
+    apply(paths[0], deltas, str(tmp_path / "x"), method=method, skip="^[ac]$", **given)
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "breadcrumbs"])
+def test_where_a_method_leaves_elements_alone_a_nan_stays_where_it_is(
+    method: str, tmp_path: Path
+) -> None:
+    state = {"w": torch.ones(3, 4)}
+    damaged = near(state, 1)
+    damaged["w"][1, 2] = torch.nan
+    paths = [str(write_model(tmp_path / n, s)) for n, s in (("base", state), ("post", damaged))]
+    apply(paths[0], [(Difference(*paths), 0.5)], str(tmp_path / "x"), method=method)
+    assert read_model(tmp_path / "x")["w"].isnan().nonzero().tolist() == [[1, 2]]
+
+
+def test_too_little_memory_is_found_out_before_anything_is_read(mixtral: Models) -> None:
+    """The walk that adds takes more than those that survey, which come first."""
+    begun: list[str] = []
+
+    def progress(title: str, total: int) -> Any:
+        begun.append(title)
+        return silent(title, total)
+
+    def refusal(memory: int) -> str:
+        given: dict[str, Any] = {"method": "ties", "density": 0.5, "workers": 3}
+        with pytest.raises(UsageError, match="give --memory") as refused:
+            mixtral.apply("x", (1.0, 0.5), memory=f"{memory}MiB", progress=progress, **given)
+        return str(refused.value)
+
+    found = re.search(r"--memory (\d+)MiB", refusal(8))
+    assert found
+    least = int(found[1])
+    refusal(least - 1)
+    assert not begun
+    mixtral.apply("x", (1.0, 0.5), method="ties", density=0.5, workers=3, memory=f"{least}MiB")
 
 
 @pytest.mark.parametrize(

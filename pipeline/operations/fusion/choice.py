@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, Self, TypedDict
 
 from pipeline.errors import UsageError
+from pipeline.operations.fusion.methods import METHODS, Drop, Method
 from pipeline.operations.fusion.selection import Selection
 
 DENSITY, LAMBDA, EPSILON, GAMMA = 1.0, 1.0, 0.15, 0.01  # mergekit's own defaults
@@ -36,46 +36,6 @@ class Fusing(TypedDict, total=False):
     scale_for: Sequence[str | tuple[str, float]] | None
     only: str | Sequence[str] | None
     skip: str | Sequence[str] | None
-
-
-class Drop(Enum):
-    """Which elements of a delta a method leaves out."""
-
-    NONE = "none"
-    SMALLEST = "smallest"
-    OUTLIERS = "outliers"  # and the smallest
-    RANDOM = "random"
-    RANKED = "ranked"  # by chance, the smaller the likelier
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """What a method does.
-
-    elects: whether only what has the elected sign is added. normalizes: whether that is divided by its
-    weights. rescales: whether what is kept gets the sum of sizes of the whole. least, most: how many
-    deltas it takes.
-    """
-
-    drops: Drop = Drop.NONE
-    elects: bool = False
-    normalizes: bool = False
-    rescales: bool = False
-    has_lambda: bool = True
-    least: int = 1
-    most: int | None = None
-
-
-METHODS: Mapping[str, Method] = {
-    "linear": Method(),
-    "ties": Method(Drop.SMALLEST, elects=True, normalizes=True),
-    "dare_linear": Method(Drop.RANDOM, rescales=True),
-    "dare_ties": Method(Drop.RANDOM, elects=True, rescales=True),
-    "della": Method(Drop.RANKED, elects=True, normalizes=True, rescales=True),
-    "breadcrumbs": Method(Drop.OUTLIERS),
-    "slerp": Method(has_lambda=False, most=2),
-    "model_stock": Method(has_lambda=False, least=2),
-}
 
 
 @dataclass(frozen=True)

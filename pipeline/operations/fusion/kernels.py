@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
+from pipeline.engine.walk import timetable_of
+from pipeline.engine.work import Work
 from pipeline.operations.fit import SumPlan
 from pipeline.operations.fusion.survey import Survey
 from pipeline.operations.kernels.add import AddKernel, Found
@@ -13,28 +15,22 @@ from pipeline.operations.setup import Setup
 from pipeline.operations.sum import Sum
 
 
-def fusing_kernels(
-    what: Sum, layout: SumPlan, found: Found, setup: Setup
-) -> tuple[Callable[[], AddKernel], int]:
-    """What makes a kernel for one worker, and the memory that it takes beside a sum's, in bytes.
+def fusing_work(work: Work, what: Sum, layout: SumPlan, found: Found, setup: Setup) -> Work:
+    """The work of a sum, with the kernels and the memory of its fusion.
 
     What the method must know of whole tensors is found out here; for that they may be read.
+    Raises UsageError if the whole does not fit into the memory, before anything is read; Mismatch for
+    tensors of which the method can't know that.
     """
-    recipes = Survey(what.fused, layout, what.addends, what.scales, what.readers, setup).recipes()
-    arithmetic = setup.resources.arithmetic
+    fused, addends, arithmetic = what.fused, what.addends, setup.resources.arithmetic
+    more = scratch_bytes(fused.fusion, len(addends))
+    work = replace(work, scratch_bytes=work.scratch_bytes + more)
+    timetable_of(work, setup.resources.limits)
+    recipes = Survey(fused, layout, addends, what.scales, what.readers, setup).recipes()
 
     def make() -> AddKernel:
-        decoders = [addend.decoder(arithmetic) for addend in what.addends]
-        return FuseKernel(
-            layout.tensors,
-            what.addends,
-            what.scales,
-            found,
-            arithmetic(),
-            decoders,
-            what.same_base,
-            what.fused,
-            recipes,
-        )
+        decoders = [addend.decoder(arithmetic) for addend in addends]
+        inputs = (layout.tensors, addends, what.scales, found, arithmetic(), decoders)
+        return FuseKernel(*inputs, what.same_base, fused, recipes)
 
-    return make, scratch_bytes(what.fused.fusion, len(what.addends))
+    return replace(work, make_kernel=make)

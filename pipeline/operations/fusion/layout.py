@@ -14,7 +14,8 @@ from pipeline.engine.plan import Input, Job, Plan, Ragged
 from pipeline.errors import Mismatch
 from pipeline.operations.addends.addend import Addend
 from pipeline.operations.fit import Fitted, SumPlan
-from pipeline.operations.fusion.choice import Drop, Fusion
+from pipeline.operations.fusion.choice import Fusion
+from pipeline.operations.fusion.methods import Drop
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 from pipeline.tensors.dtypes import F64, DType
 
@@ -67,11 +68,7 @@ class Fused:
 
         Raises Mismatch with every tensor for which it can't be right.
         """
-        problems = [text for item in fitted if (text := self._problem(item))]
-        if problems:
-            raise Mismatch(
-                problems, where=where, hint="use --method linear, or leave these tensors out with --skip"
-            )
+        refuse_tensors([text for item in fitted if (text := self._problem(item))], where=where)
         return [
             item if self.adds_to(item) or item.is_grown else _left_out(item, dtype) for item in fitted
         ]
@@ -113,6 +110,13 @@ class Fused:
                 job = replace(job, inputs=(*job.inputs, *_neighbours(job)))
             jobs.append(job)
         return replace(layout, plan=Plan(jobs))
+
+
+def refuse_tensors(problems: Sequence[str], *, where: str) -> None:
+    """Raise Mismatch if there are tensors for which a method can't be right, a line for each."""
+    if problems:
+        hint = "use --method linear, or leave these tensors out with --skip"
+        raise Mismatch(problems, where=where, hint=hint)
 
 
 def row_width(shape: tuple[int, ...]) -> int:

@@ -55,6 +55,8 @@ class Selection:
         Raises UsageError for a pattern that matches none: it says something else than was meant.
         """
         known = list(names)
+        if self == Selection():
+            return dict.fromkeys(known, 1.0)
         idle: list[str] = []
 
         def matched(pattern: str) -> set[str]:
@@ -69,7 +71,7 @@ class Selection:
         scaled = [(matched(pattern), factor) for pattern, factor in self.scale_for]
         if idle:
             raise UsageError(
-                f"{', '.join(map(repr, idle))} match no tensor",
+                f"{', '.join(map(repr, idle))} match no tensor of the result",
                 where="--only, --skip, --scale-for",
                 hint="see `cli.py inspect` for the names",
             )

@@ -18,8 +18,8 @@ from pipeline.engine.walk import walk
 from pipeline.engine.work import Work
 from pipeline.operations.addends.addend import Addend
 from pipeline.operations.fit import Fitted, SumPlan
-from pipeline.operations.fusion.choice import Drop
-from pipeline.operations.fusion.layout import OWN_INPUTS, Fused
+from pipeline.operations.fusion.layout import OWN_INPUTS, Fused, refuse_tensors
+from pipeline.operations.fusion.methods import Drop
 from pipeline.operations.kernels.deltas import Deltas, Recipe, scratch_bytes
 from pipeline.operations.kernels.rows import ruled_elements
 from pipeline.operations.kernels.survey import (
@@ -68,7 +68,8 @@ class Survey:
     def recipes(self) -> list[Recipe | None]:
         """For each job how its deltas are put together; None for one that needs no method.
 
-        Raises what reading them raises.
+        Raises Mismatch for tensors of which something is to be known that a NaN makes unknowable, and
+        what reading them raises.
         """
         found: list[Recipe | None] = [None] * len(self.layout.tensors)
         wanted = [n for n, item in enumerate(self.layout.tensors) if self.fused.combines(item)]
@@ -84,6 +85,15 @@ class Survey:
         for group in self._groups(wanted):
             for number, recipe in zip(group, make(group), strict=True):
                 found[number] = recipe
+        unknown = [n for n, recipe in enumerate(found) if recipe and not recipe.is_known]
+        refuse_tensors(
+            [
+                f"{self.layout.tensors[n].result.name} has values that are NaN or infinite, which "
+                f"{fusion.method} would spread over all of it"
+                for n in unknown
+            ],
+            where=", ".join(addend.location for addend in self.addends),
+        )
         return found
 
     def _recipe(
@@ -233,12 +243,12 @@ def slerp_ends(products: Sequence[Sequence[float]], share: float) -> tuple[float
     """The factors of two vectors with these inner products, `share` of the way along the arc.
 
     Along the line where they are almost parallel (Shoemake, "Animating rotation with quaternion curves",
-    SIGGRAPH 1985).
+    SIGGRAPH 1985). NaN if a product is.
     """
     lengths = [math.sqrt(products[k][k]) for k in range(2)]
     first, second = (length if length > _SMALLEST_NORM else 1.0 for length in lengths)
     cosine = products[0][1] / (first * second)
-    if not abs(cosine) <= _STRAIGHT:
+    if abs(cosine) > _STRAIGHT:
         return 1 - share, share
     angle = math.acos(cosine)
     return (math.sin((1 - share) * angle) / math.sin(angle), math.sin(share * angle) / math.sin(angle))
@@ -248,14 +258,14 @@ def stock_weights(products: Sequence[Sequence[float]], scales: Sequence[float]) 
     """The factors of deltas with these inner products: t / N each, t = N c / (1 + (N - 1) c).
 
     c is the mean of their cosines (arXiv 2403.19522, equation 5 for more than two models); scales are
-    those of the models, whose deltas turn round with a negative one.
+    those of the models, whose deltas turn round with a negative one. NaN if a product is.
     """
     count = len(scales)
     cosines = []
     for i, j in combinations(range(count), 2):
         lengths = math.sqrt(products[i][i]) * math.sqrt(products[j][j]) * abs(scales[i] * scales[j])
         cosine = scales[i] * scales[j] * products[i][j] / max(lengths, _SMALLEST_LENGTHS)
-        cosines.append(min(1.0, max(-1.0, cosine)))
+        cosines.append(float(np.clip(cosine, -1, 1)))
     mean = sum(cosines) / len(cosines)
     divisor = 1 + (count - 1) * mean
     share = 0.0 if abs(divisor) < _SINGULAR else mean / divisor

@@ -46,6 +46,12 @@ class FuseKernel(AddKernel):
     def _put_together(
         self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[Decoded], out: Bytes
     ) -> None:
+        with np.errstate(all="ignore"):  # overflow, NaN and infinity are data here
+            self._fuse(item, part, base, decoded, out)
+
+    def _fuse(
+        self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[Decoded], out: Bytes
+    ) -> None:
         factor, recipe = self.fused.factors[item.result.name], self.recipes[part.job]
         if item.is_whole:
             super()._put_together(item, part, base, decoded, out)
@@ -123,10 +129,9 @@ class FuseKernel(AddKernel):
         return base
 
     def _sum(self, item: Fitted, part: Slice, base: Bytes, terms: Sequence[Term], out: Bytes) -> None:
-        with np.errstate(all="ignore"):
-            self.found.nonfinite[part.row] = self.arithmetic.add(
-                Operand(base, item.base.dtype), terms, Operand(out, item.result.dtype)
-            )
+        self.found.nonfinite[part.row] = self.arithmetic.add(
+            Operand(base, item.base.dtype), terms, Operand(out, item.result.dtype)
+        )
 
     def _keep(
         self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[Decoded], out: Bytes
