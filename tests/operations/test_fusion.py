@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fusion_formulas import fused, ulps
@@ -16,6 +17,7 @@ from models import State, cast, near, random_state, read_model, same_bits, write
 
 from pipeline import Difference, apply, compute
 from pipeline.errors import Mismatch, UsageError
+from pipeline.operations.kernels.survey import HighCounts
 from pipeline.operations.outputs.report import ANOTHER_BASE, SAME_BASE, ApplyReport
 from pipeline.progress import silent
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
@@ -144,6 +146,33 @@ def test_thresholds_are_exact_where_magnitudes_are_too_many_to_be_kept(
         method, "w", models.state("new")["w"], models.exact("w", 2), (0.5, 0.5), **METHODS[method]
     )
     assert same_bits(models.state("x")["w"], wanted)
+
+
+@pytest.mark.parametrize("method", ["ties", "breadcrumbs"])
+def test_magnitudes_that_have_no_room_are_counted_again(
+    method: str, mixtral: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory does not grow with the largest tensor: time does."""
+    begun: list[str] = []
+
+    def progress(title: str, total: int) -> Any:
+        begun.append(title)
+        return silent(title, total)
+
+    def run() -> ApplyReport:
+        begun.clear()
+        return mixtral.apply("x", (1.0, 0.5), method=method, progress=progress, **METHODS[method])
+
+    kept, walks = run(), len(begun)
+    monkeypatch.setattr("pipeline.operations.kernels.survey.LIST_BYTES", 0)
+    assert run().fingerprint == kept.fingerprint
+    assert (walks, len(begun)) == (2, 3)
+
+
+def test_a_tensor_may_have_more_elements_than_32_bits_count() -> None:
+    """Experts that lie together have: 128 of 5120 x 16384."""
+    most = np.iinfo(HighCounts(1, 1, 1).bins[0][0].dtype).max
+    assert most >= 128 * 5120 * 16384
 
 
 def test_a_row_that_goes_on_over_both_ends_of_a_chunk_is_ranked_whole(tmp_path: Path) -> None:
@@ -320,13 +349,21 @@ def test_methods_of_angles_refuse_a_vocabulary_that_grew(method: str, tmp_path: 
 # -- what is said, and what is refused ------------------------------------------------------------------
 
 
-def test_provenance_and_card_say_how_it_was_made(mixtral: Models) -> None:
-    mixtral.apply("told", (1.0, 1.0), method="ties", density=0.5, skip="gate")
-    wanted = {"method": "ties", "density": 0.5, "lambda": 1.0, "skip": ["gate"]}
+def test_provenance_and_card_say_how_it_was_made_to_the_last_digit(mixtral: Models) -> None:
+    given: dict[str, Any] = {"method": "ties", "density": 1 / 3, "skip": "gate"}
+    mixtral.apply("told", (1.0, 0.1234567891), scale_for=["mlp|w1=0.7654321987"], **given)
+    wanted = {
+        "method": "ties",
+        "density": 1 / 3,
+        "lambda": 1.0,
+        "skip": ["gate"],
+        "scale_for": [["mlp|w1", 0.7654321987]],
+    }
     assert json.loads((mixtral.folder / "told/paramdelta.json").read_text())["fusion"] == wanted
     card = (mixtral.folder / "told/README.md").read_text()
-    assert "ties" in card
-    assert "`gate`" in card
+    assert "    result = ties(base, 1 · ∆1, 0.1234567891 · ∆2)\n" in card
+    assert "- density: 0.3333333333333333\n- lambda: 1\n" in card
+    assert "- skip: `gate`\n- scale for: `mlp|w1` × 0.7654321987\n" in card
 
 
 def test_a_dry_run_reads_no_tensor_and_says_the_method(mixtral: Models) -> None:

@@ -108,7 +108,7 @@ class Survey:
 
     def _groups(self, numbers: Sequence[int]) -> Iterator[list[int]]:
         """Jobs that are walked together."""
-        most = max(1, _TABLE_BYTES // (4 * HIGH_BINS * len(self.addends)))
+        most = max(1, _TABLE_BYTES // (8 * HIGH_BINS * len(self.addends)))
         group: list[int] = []
         elements = 0
         for number in numbers:
