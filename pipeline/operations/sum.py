@@ -162,7 +162,9 @@ class Inputs:
         """The sum as if the one addend had been made on this base."""
         own = as_base_of(self.addends[0], self.base)
         fused = Fused.of(self.form.fusion, own)
-        return self._settled(self.old, self.addends, settle_own(own, self.addends), fused, same_base=True)
+        return self._settled(
+            self.old, self.addends, settle_own(own, self.addends), fused, same_base=True
+        )
 
     def on_another_base(self, *, reads: bool) -> Sum:
         """The sum under the new base's names, its vocabulary brought to post's.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Self, TypedDict
 
@@ -56,19 +56,33 @@ class Fusion:
 
         Raises UsageError with everything that is wrong.
         """
-        ours = {name: options[name] for name in Fusing.__annotations__ if name in options}
-        others = {name: value for name, value in options.items() if name not in ours}
-        given = {name: value for name, value in ours.items() if value is not None}
-        patterns = {name: given.pop(name) for name in ("only", "skip", "scale_for") if name in given}
         problems: list[str] = []
-        selection = Selection.parse(problems, **patterns)
-        found = cls(**given, selection=selection)
-        problems += found._problems(given.keys(), scales)
+        found = cls.parse(options, problems, scales)
         if problems:
             raise UsageError(
                 "; ".join(problems), where="--method", hint="docs/fusion.md says what is what"
             )
-        return found, others
+        return found, {n: value for n, value in options.items() if n not in Fusing.__annotations__}
+
+    @classmethod
+    def parse(
+        cls, options: Mapping[str, Any], problems: list[str], scales: Sequence[float] | None = None
+    ) -> Self:
+        """The fusion that `options` ask for. What is wrong with it is appended to `problems`.
+
+        scales: of its deltas, None if they are not known yet.
+        """
+        ours = {name: options.get(name) for name in Fusing.__annotations__}
+        given = {name: value for name, value in ours.items() if value is not None}
+        patterns = {name: given.pop(name) for name in ("only", "skip", "scale_for") if name in given}
+        found = cls(**given, selection=Selection.parse(problems, **patterns))
+        if found.method not in METHODS:
+            problems.append(f"{found.method!r} is not a method: use one of {', '.join(METHODS)}")
+            return found
+        problems += found._problems(given.keys())
+        if scales is not None:
+            problems += found._problems_of(scales)
+        return found
 
     @property
     def kind(self) -> Method:
@@ -90,28 +104,31 @@ class Fusion:
         figures = {name.rstrip("_"): getattr(self, name) for name in sorted(_figures(self.kind))}
         return {"method": self.method, **figures, **self.selection.described()}
 
-    def _problems(self, given: Any, scales: Sequence[float]) -> list[str]:
-        if self.method not in METHODS:
-            return [f"{self.method!r} is not a method: use one of {', '.join(METHODS)}"]
+    def _problems(self, given: Set[str]) -> list[str]:
+        """Those of the figures, of which some are given."""
         kind, used = self.kind, _figures(self.kind)
         unused = sorted(name.rstrip("_") for name in given - {"method"} - used)
         problems = [f"{self.method} has no {name}" for name in unused]
         if not 0 < self.density <= 1:
             problems.append(f"density {self.density} is not above 0 and up to 1")
+        elif kind.drops is Drop.RANKED and self.thins and not self._has_chances:
+            problems.append("density - epsilon and density + epsilon must be between 0 and 1")
         if not math.isfinite(self.lambda_):
             problems.append("lambda must be a finite number")
         if not 0 <= self.seed <= _LARGEST_SEED:
             problems.append("a seed is from 0 to 2^64 - 1")
         if not 0 <= self.gamma < 1:
             problems.append(f"gamma {self.gamma} is not from 0 to below 1")
-        if kind.drops is Drop.RANKED and self.thins and not self._has_chances:
-            problems.append("density - epsilon and density + epsilon must be between 0 and 1")
+        return problems
+
+    def _problems_of(self, scales: Sequence[float]) -> list[str]:
+        kind = self.kind
         if not kind.least <= len(scales) <= (kind.most or len(scales)):
             most = f" to {kind.most}" if kind.most else " or more"
-            problems.append(f"{self.method} takes {kind.least}{most} deltas, not {len(scales)}")
-        elif self.method == "slerp" and not _is_between(scales):
-            problems.append("slerp needs a scale from 0 to 1, or two that are not negative nor both 0")
-        return problems
+            return [f"{self.method} takes {kind.least}{most} deltas, not {len(scales)}"]
+        if self.method == "slerp" and not _is_between(scales):
+            return ["slerp needs a scale from 0 to 1, or two that are not negative nor both 0"]
+        return []
 
     @property
     def _has_chances(self) -> bool:

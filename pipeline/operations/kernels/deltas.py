@@ -57,7 +57,7 @@ class Recipe:
 
 def scratch_bytes(fusion: Fusion, deltas: int) -> int:
     """Memory that `Deltas` and what is done with them take for one worker: matrix, results, ranks."""
-    # A chunk's rows may go on over both neighbours; of each element a size, a key and a limit, twice over.
+    # Rows may go on over both neighbours: of each element a value, a key and a limit, twice over.
     ranks = 4 + 3 * 3 * 8 if fusion.kind.drops is Drop.RANKED else 0
     models = 3 * 4 + 2 * 8 if fusion.method == "slerp" else 0
     return CHUNK_ELEMENTS * (4 * deltas + 2 * 4 + ranks + models)

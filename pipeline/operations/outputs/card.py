@@ -133,8 +133,8 @@ def delta_card(name: str, manifest: Manifest, *, repo: str) -> str:
             for part, who in known
         ),
         *(
-            f"| {exact(ancestor.scale)} × | {_code(ancestor.location)} | `-` | `{ancestor.fingerprint}` |"
-            for ancestor in manifest.ancestors
+            f"| {exact(each.scale)} × | {_code(each.location)} | `-` | `{each.fingerprint}` |"
+            for each in manifest.ancestors
         ),
         "",
         f"- fingerprint of the delta: `{manifest.fingerprint}`",
