@@ -40,7 +40,7 @@ class Mixed(TypedDict):
     ]
 
 
-class Fused(Mixed):
+class Seeded(Mixed):
     """The same, and what chance decides."""
 
     seed: Annotated[

@@ -186,7 +186,7 @@ class _Run:
         )
         if what.fused.is_plain:  # what a fusion takes is slow to load, and a mere sum has no use for it
             return work
-        from pipeline.operations.fusion.kernels import fusing_work
+        from pipeline.operations.fusion.work import fusing_work
 
         return fusing_work(work, what, layout, found, setup)
 

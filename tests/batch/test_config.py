@@ -47,7 +47,8 @@ def test_how_deltas_are_put_together_is_checked_before_any_step_runs():
         "steps[1]: 'mlp' is no pattern with a factor, such as 'mlp=0.5'; model_stock has no gamma; "
         "model_stock takes 2 or more deltas, not 1",
         "steps[2]: slerp needs a scale from 0 to 1, or two that are not negative nor both 0",
-        "steps[3].making: '(' is not a pattern that RE2 takes; linear has no density; linear has no seed",
+        "steps[3].making: '(' is not a pattern that RE2 takes; linear has no density; "
+        "linear has no seed",
     ]
 
 

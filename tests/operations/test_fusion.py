@@ -391,7 +391,7 @@ def test_one_value_that_is_no_number_is_not_spread_over_its_tensor(
     paths = [str(write_model(tmp_path / n, s)) for n, s in (("base", state), ("post", damaged))]
     deltas = [(Difference(*paths), 0.5)] * 2
     given = METHODS[method]
-    with pytest.raises(Mismatch, match="a has values that are NaN or infinite.* c has") as refused:
+    with pytest.raises(Mismatch, match=r"a has values that are NaN or infinite.* c has") as refused:
         apply(paths[0], deltas, str(tmp_path / "x"), method=method, **given)
     assert "--skip" in str(refused.value)
     apply(paths[0], deltas, str(tmp_path / "x"), method=method, skip="^[ac]$", **given)

@@ -155,9 +155,9 @@ class Deltas:
 
 def thinned_of(tensor: AddedTensor, part: Slice) -> int:
     """How many of these differ from a base: rows that only post has are whole, and are not thinned."""
-    return max(0, min(int(np.prod(tensor.record.base_shape)) - part.start, len_of(tensor, part)))
+    return max(0, min(math.prod(tensor.record.base_shape) - part.start, len_of(tensor, part)))
 
 
 def len_of(tensor: AddedTensor, part: Slice) -> int:
     """How many elements a delta has in a chunk; none behind its end."""
-    return max(0, min(int(np.prod(tensor.record.shape)) - part.start, CHUNK_ELEMENTS))
+    return max(0, min(math.prod(tensor.record.shape) - part.start, CHUNK_ELEMENTS))
