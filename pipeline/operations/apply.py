@@ -107,6 +107,7 @@ class _Run:
         """What is known before the run. Raises UnrelatedBase."""
         what, place = self.sum, self.place
         size = sum(shard.nbytes for shard in layout.shards)
+        reading = what.fused.all_reading(layout)
         return ApplyReport(
             output=place.location,
             base=what.base.location,
@@ -115,14 +116,14 @@ class _Run:
             case=SAME_BASE if what.same_base else ANOTHER_BASE,
             tensors=len(layout.tensors),
             elements=sum(item.result.count for item in layout.tensors),
-            read_bytes=layout.plan.read_bytes,
+            read_bytes=reading.read_bytes,
             written_bytes=size,
             files=[shard.name for shard in layout.shards],
             lineage=() if what.same_base else self._lineage(),
             vocabulary=what.settled.table,
             **asdict(what.names),
             **what.fused.report(),
-            **asdict(place.estimate(layout.plan, what.readers, size)),
+            **asdict(place.estimate(reading, what.readers, size)),
         )
 
     def _lineage(self) -> list[Lineage]:

@@ -366,6 +366,19 @@ def test_provenance_and_card_say_how_it_was_made_to_the_last_digit(mixtral: Mode
     assert "- skip: `gate`\n- scale for: `mlp|w1` × 0.7654321987\n" in card
 
 
+def test_a_dry_run_counts_what_is_read_before_the_sum(mixtral: Models) -> None:
+    """All of ties is surveyed but the base; dare that leaves nothing out has nothing to survey."""
+
+    def read(**options: Any) -> int:
+        return mixtral.apply("dry", (1.0, 1.0), dry_run=True, **options).read_bytes
+
+    plain, size = read(), sum(tensor.nbytes for tensor in mixtral.state("new").values())
+    assert read(method="dare_ties", density=1.0) == plain
+    assert read(method="ties", density=0.5) == plain + (plain - size)
+    assert read(method="slerp") == plain + plain
+    assert plain < read(method="ties", density=0.5, only="embed") < plain + (plain - size)
+
+
 def test_a_dry_run_reads_no_tensor_and_says_the_method(mixtral: Models) -> None:
     report = mixtral.apply("dry", (1.0, 1.0), method="ties", density=0.5, dry_run=True)
     assert report.fusion == {"method": "ties", "density": 0.5, "lambda": 1.0}

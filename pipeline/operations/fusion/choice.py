@@ -99,6 +99,11 @@ class Fusion:
         """Whether elements are left out at all."""
         return self.kind.drops is not Drop.NONE and self.density < 1
 
+    @property
+    def surveys(self) -> bool:
+        """Whether something of whole tensors must be known before any of their chunks can be done."""
+        return self.thins or self.kind.by_angles
+
     def described(self) -> dict[str, Any]:
         """Everything that the result depends on, for the report and for JSON."""
         figures = {name.rstrip("_"): getattr(self, name) for name in sorted(_figures(self.kind))}
@@ -141,7 +146,7 @@ def _figures(kind: Method) -> set[str]:
     random = drops in (Drop.RANDOM, Drop.RANKED)
     used = {
         "density": drops is not Drop.NONE,
-        "lambda_": kind.has_lambda,
+        "lambda_": not kind.by_angles,
         "seed": random,
         "epsilon": drops is Drop.RANKED,
         "gamma": drops is Drop.OUTLIERS,

@@ -89,7 +89,7 @@ class Fused:
             return f"{name} is {F64}: {method} is done in float32"
         shapes |= {tensor.record.base_shape for tensor in item.added}
         is_partial = shapes != {base.shape} or len(item.rules) > 0
-        if method in ("slerp", "model_stock") and is_partial:
+        if self.fusion.kind.by_angles and is_partial:
             return f"{name} has rows that are not in all models: {method} goes between whole tensors"
         if self.ranks and any(row_width(shape) > CHUNK_ELEMENTS for shape in shapes):
             return f"{name} has rows of more than {CHUNK_ELEMENTS} elements, which {method} would rank"
@@ -99,6 +99,24 @@ class Fused:
     def ranks(self) -> bool:
         """Whether elements are ranked within their rows."""
         return self.fusion.thins and self.fusion.kind.drops is Drop.RANKED
+
+    def survey_plan(self, layout: SumPlan, numbers: Sequence[int]) -> Plan:
+        """The deltas of these jobs, and the base where it counts; nothing comes out."""
+        takes_base = self.fusion.method == "slerp"
+        jobs = []
+        for number in numbers:
+            job = layout.plan.jobs[number]
+            base = job.inputs[0] if takes_base else None
+            inputs = (base, None, *job.inputs[OWN_INPUTS:])
+            jobs.append(replace(job, writer=None, offset=0, itemsize=0, inputs=inputs))
+        return Plan(jobs)
+
+    def all_reading(self, layout: SumPlan) -> Plan:
+        """All that is read: for the sum, and once before it of what must be surveyed."""
+        if not self.fusion.surveys:
+            return layout.plan
+        numbers = [n for n, item in enumerate(layout.tensors) if self.combines(item)]
+        return Plan([*layout.plan.jobs, *self.survey_plan(layout, numbers).jobs])
 
     def with_edges(self, layout: SumPlan, addends: Sequence[Addend]) -> SumPlan:
         """`layout`, which also reads the neighbours of chunks with torn rows, if rows are ranked."""

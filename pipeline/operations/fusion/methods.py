@@ -27,15 +27,15 @@ class Method:
     """What a method does.
 
     elects: whether only what has the elected sign is added. normalizes: whether that is divided by its
-    weights. rescales: whether what is kept gets the sum of sizes of the whole. least, most: how many
-    deltas it takes.
+    weights. rescales: whether what is kept gets the sum of sizes of the whole. by_angles: whether it goes
+    by the angles between whole tensors, and so has no lambda. least, most: how many deltas it takes.
     """
 
     drops: Drop = Drop.NONE
     elects: bool = False
     normalizes: bool = False
     rescales: bool = False
-    has_lambda: bool = True
+    by_angles: bool = False
     least: int = 1
     most: int | None = None
 
@@ -47,6 +47,6 @@ METHODS: Mapping[str, Method] = {
     "dare_ties": Method(Drop.RANDOM, elects=True, rescales=True),
     "della": Method(Drop.RANKED, elects=True, normalizes=True, rescales=True),
     "breadcrumbs": Method(Drop.OUTLIERS),
-    "slerp": Method(has_lambda=False, most=2),
-    "model_stock": Method(has_lambda=False, least=2),
+    "slerp": Method(by_angles=True, most=2),
+    "model_stock": Method(by_angles=True, least=2),
 }

@@ -18,7 +18,7 @@ from pipeline.engine.walk import walk
 from pipeline.engine.work import Work
 from pipeline.operations.addends.addend import Addend
 from pipeline.operations.fit import Fitted, SumPlan
-from pipeline.operations.fusion.layout import OWN_INPUTS, Fused, refuse_tensors
+from pipeline.operations.fusion.layout import Fused, refuse_tensors
 from pipeline.operations.fusion.methods import Drop
 from pipeline.operations.kernels.deltas import Deltas, Recipe, scratch_bytes
 from pipeline.operations.kernels.rows import ruled_elements
@@ -74,10 +74,10 @@ class Survey:
         found: list[Recipe | None] = [None] * len(self.layout.tensors)
         wanted = [n for n, item in enumerate(self.layout.tensors) if self.fused.combines(item)]
         fusion = self.fused.fusion
-        if fusion.method in ("slerp", "model_stock"):
-            make: Callable[[Sequence[int]], list[Recipe]] = self._by_products
-        elif not fusion.thins:
-            return [self._recipe() if n in set(wanted) else None for n in range(len(found))]
+        if not fusion.surveys:
+            make: Callable[[Sequence[int]], list[Recipe]] = self._by_nothing
+        elif fusion.kind.by_angles:
+            make = self._by_products
         elif fusion.kind.drops in (Drop.SMALLEST, Drop.OUTLIERS):
             make = self._by_bands
         else:
@@ -121,17 +121,6 @@ class Survey:
         if group:
             yield group
 
-    def _plan(self, group: Sequence[int]) -> Plan:
-        """The deltas of these jobs, and the base where it counts; nothing comes out."""
-        takes_base = self.fused.fusion.method == "slerp"
-        jobs = []
-        for number in group:
-            job = self.layout.plan.jobs[number]
-            base = job.inputs[0] if takes_base else None
-            inputs = (base, None, *job.inputs[OWN_INPUTS:])
-            jobs.append(replace(job, writer=None, offset=0, itemsize=0, inputs=inputs))
-        return Plan(jobs)
-
     def _walk(self, plan: Plan, group: Sequence[int], measure: Measure) -> None:
         """Measure every chunk of the plan."""
         arithmetic = self.setup.resources.arithmetic
@@ -152,9 +141,13 @@ class Survey:
         )
         walk(work, self.setup.resources.limits, self.setup.progress)
 
+    def _by_nothing(self, group: Sequence[int]) -> list[Recipe]:
+        """Nothing is left out."""
+        return [self._recipe()] * len(group)
+
     def _by_bands(self, group: Sequence[int]) -> list[Recipe]:
         """Thresholds of magnitude, in one walk or two."""
-        plan, deltas = self._plan(group), len(self.addends)
+        plan, deltas = self.fused.survey_plan(self.layout, group), len(self.addends)
         kept = [self._kept(self.layout.tensors[number]) for number in group]
         highs = HighCounts(plan.rows, len(group), deltas)
         self._walk(plan, group, highs)
@@ -181,7 +174,7 @@ class Survey:
         again = [job for job, rows in enumerate(known) if rows is None]
         if again:
             numbers = [group[job] for job in again]
-            second = self._plan(numbers)
+            second = self.fused.survey_plan(self.layout, numbers)
             counts = LowCounts(second.rows, [ranks[job] for job in again])
             self._walk(second, numbers, counts)
             for place, job in enumerate(again):
@@ -204,7 +197,7 @@ class Survey:
 
     def _by_masses(self, group: Sequence[int]) -> list[Recipe]:
         """What was left out by chance, made up for."""
-        plan = self._plan(group)
+        plan = self.fused.survey_plan(self.layout, group)
         masses = Masses(plan.rows, len(self.addends))
         self._walk(plan, group, masses)
         recipes = []
@@ -216,7 +209,7 @@ class Survey:
 
     def _by_products(self, group: Sequence[int]) -> list[Recipe]:
         """The angles between deltas, or models."""
-        plan = self._plan(group)
+        plan = self.fused.survey_plan(self.layout, group)
         products = Products(plan.rows, len(self.addends))
         self._walk(plan, group, products)
         recipes = []
