@@ -27,8 +27,9 @@ class Method:
     """What a method does.
 
     elects: whether only what has the elected sign is added. normalizes: whether that is divided by its
-    weights. rescales: whether what is kept gets the sum of sizes of the whole. by_angles: whether it goes
-    by the angles between whole tensors, and so has no lambda. least, most: how many deltas it takes.
+    weights. rescales: whether what is kept gets the sum of sizes of the whole. by_angles: whether it
+    goes by the angles between whole tensors, and so has no lambda. least, most: how many deltas it
+    takes.
     """
 
     drops: Drop = Drop.NONE
