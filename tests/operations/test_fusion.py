@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,6 +16,8 @@ from models import State, cast, near, random_state, read_model, same_bits, write
 
 from pipeline import Difference, apply, compute
 from pipeline.errors import Mismatch, UsageError
+from pipeline.operations.fusion.methods import METHODS as METHODS_KNOWN
+from pipeline.operations.fusion.methods import MethodName
 from pipeline.operations.kernels.survey import HighCounts
 from pipeline.operations.outputs.report import ANOTHER_BASE, SAME_BASE, ApplyReport
 from pipeline.progress import silent
@@ -467,6 +469,10 @@ def test_what_makes_no_sense_is_refused(options: dict[str, Any], said: str, mixt
     with pytest.raises(UsageError, match=said.replace("(", r"\(")):
         mixtral.apply("refused", (1.0, 1.0, 1.0), **options)
     assert not (mixtral.folder / "refused").exists()
+
+
+def test_every_method_can_be_asked_for() -> None:
+    assert set(get_args(MethodName)) == set(METHODS_KNOWN) == {*METHODS, "linear"}
 
 
 def test_model_stock_needs_two(mixtral: Models) -> None:

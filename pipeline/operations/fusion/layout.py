@@ -31,7 +31,7 @@ class Fused:
 
     @classmethod
     def of(cls, fusion: Fusion, base: Checkpoint) -> Fused:
-        """The fusion onto `base`. Raises UsageError for a pattern that matches none of its tensors."""
+        """The fusion onto `base`. Raises UsageError for patterns that match or leave none."""
         return cls(fusion, fusion.selection.factors(base.tensors))
 
     @property
