@@ -6,25 +6,26 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Unpack
 
 import numpy as np
 
 from pipeline.checkpoints.adapters.config import MAX_RANK
-from pipeline.checkpoints.adapters.naming import HEAD, is_conv1d
-from pipeline.checkpoints.adapters.tying import EMBEDDINGS
+from pipeline.checkpoints.adapters.naming import is_conv1d
 from pipeline.checkpoints.adapters.weights import PREFIX, WEIGHTS_FILES
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.header import Tensor
+from pipeline.checkpoints.ties import HEAD, Head
 from pipeline.deltas.base_rows import in_posts_order
 from pipeline.deltas.delta import Delta, open_delta
 from pipeline.deltas.format import BASE
 from pipeline.deltas.manifest import TensorRecord
-from pipeline.deltas.names import as_side_of
+from pipeline.deltas.names import as_side_of, names_of_delta
 from pipeline.deltas.signing import Signer
 from pipeline.errors import UsageError
 from pipeline.operations.adapters.beside import other_files, peft_config
-from pipeline.operations.adapters.choosing import Choice, choose, module_of
+from pipeline.operations.adapters.choosing import Choice, choose
 from pipeline.operations.adapters.reading import DeltaValues
 from pipeline.operations.adapters.writing import (
     WeightsFile,
@@ -159,10 +160,8 @@ class _Run:
     def rank_of(self, record: TensorRecord) -> int:
         """The rank that is asked for, or the highest that the matrix can have."""
         side = min(record.shape)
-        if self.choice.experts and self.rank is not None:
-            return self.rank
         if record.name in self.choice.experts:
-            return self.shared or self._most_of_experts
+            return self.rank or self.shared or self._most_of_experts
         return min(self.rank or side, side)
 
     @property
@@ -211,7 +210,7 @@ class _Run:
     def _factors(self, record: TensorRecord, rank: int) -> list[Tensor]:
         """B and A of a matrix. A `Conv1D` has its weight the other way round."""
         out, inner = record.shape
-        module = module_of(record)
+        module = self.choice.loaded.module(record.name)
         if is_conv1d(self.config, module):
             out, inner = inner, out
         shapes = {"A": (rank, inner), "B": (out, rank)}
@@ -222,17 +221,19 @@ class _Run:
         found = []
         targets = set(self.choice.targets)
         for record in self.choice.whole:
-            module, _, end = record.name.rpartition(".")
-            name = f"{module}.base_layer.{end}" if module in targets else record.name
+            name = self.choice.loaded.name(record.name)
+            module, _, end = name.rpartition(".")
+            name = f"{module}.base_layer.{end}" if module in targets else name
             found.append((Tensor(PREFIX + name, record.post, record.shape), record.name))
-            if self._is_tied and record.name.endswith(EMBEDDINGS):
-                found.append((Tensor(f"{PREFIX}{HEAD}.weight", record.post, record.shape), record.name))
+            if record.name == self._tied_embedding:
+                found.append((Tensor(PREFIX + HEAD, record.post, record.shape), record.name))
         return found
 
-    @property
-    def _is_tied(self) -> bool:
-        tied = self.config.get("tie_word_embeddings", True)
-        return bool(tied) and f"{HEAD}.weight" not in self.delta.tensors
+    @cached_property
+    def _tied_embedding(self) -> str | None:
+        """The delta's name of the embedding that is the head, too."""
+        names = names_of_delta(self.delta)
+        return names.embedding_of(HEAD) if names.head() is Head.TIED else None
 
     def _largest(self) -> list[Tensor]:
         """The tensors of the file, with the highest ranks that they may come to."""
@@ -275,7 +276,7 @@ class _Run:
     def _matrix(self, record: TensorRecord, values: DeltaValues) -> Matrix:
         """The differences, as rows of what comes out."""
         matrix: Matrix = values.matrix(record.name)
-        turned = is_conv1d(self.config, module_of(record))
+        turned = is_conv1d(self.config, self.choice.loaded.module(record.name))
         return np.ascontiguousarray(matrix.T) if turned else matrix
 
     def _needed(self, record: TensorRecord, values: DeltaValues, advance: Advance) -> int:
@@ -294,7 +295,7 @@ class _Run:
         energy = self.energy if wanted is None else None
         left, right = factorise(matrix, rank=wanted, energy=energy, seed=self.seed)
         rank = left.shape[1]
-        if self.choice.experts and wanted is not None and rank < wanted:
+        if record.name in self.choice.experts and wanted is not None and rank < wanted:
             left = np.pad(left, ((0, 0), (0, wanted - rank)))
             right = np.pad(right, ((0, wanted - rank), (0, 0)))
             rank = wanted
@@ -311,16 +312,14 @@ class _Run:
 
     def _files(self, file: WeightsFile, error: float, signer: Signer | None) -> dict[str, bytes]:
         """What lies beside the weights."""
-        ranks = {module_of(r): d.rank for r, d in zip(self.choice.factors, self.done, strict=True)}
+        ranks = dict(zip(self.choice.targets, (each.rank for each in self.done), strict=True))
         usual = self.rank or self.shared or max(ranks.values())
-        saved = list(dict.fromkeys([*self.choice.saved, *([HEAD] if self._saves_head else [])]))
+        saved = self.choice.saved
+        if any(name == self._tied_embedding for _, name in self._whole()):
+            saved = [*saved, HEAD.removesuffix(".weight")]
         config = peft_config(self.delta, ranks, usual, saved=saved, biases=self.choice.biases)
         facts = {"rank": self.rank, "energy": self.energy, "error": error}
         return other_files(self.delta, config, file, facts, signer)
-
-    @property
-    def _saves_head(self) -> bool:
-        return any(tensor.name == f"{PREFIX}{HEAD}.weight" for tensor, _ in self._whole())
 
 
 def _rounded(values: Matrix, dtype: DType) -> tuple[Bytes, Matrix]:
