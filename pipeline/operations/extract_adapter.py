@@ -282,9 +282,23 @@ class _Run:
     def _needed(self, record: TensorRecord, values: DeltaValues, advance: Advance) -> int:
         """The least rank that keeps the energy of a matrix."""
         matrix = self._matrix(record, values)
-        left, _ = factorise(matrix, rank=None, energy=self.energy, seed=self.seed)
+        left, _ = self._factorise(record, matrix, None)
         advance(4 * matrix.size)
         return len(left.T)
+
+    def _factorise(
+        self, record: TensorRecord, matrix: Matrix, rank: int | None
+    ) -> tuple[Matrix, Matrix]:
+        """B and A of that rank, or of the energy that is asked for. Raises UsageError."""
+        energy = self.energy if rank is None else None
+        try:
+            return factorise(matrix, rank=rank, energy=energy, seed=self.seed)
+        except OverflowError as error:
+            raise UsageError(
+                f"{record.name} is not to be decomposed in float32: its differences are too large",
+                where=self.delta.location,
+                hint="leave it out by --skip",
+            ) from error
 
     def _extract(
         self, record: TensorRecord, values: DeltaValues, file: WeightsFile, advance: Advance
@@ -292,8 +306,7 @@ class _Run:
         """Decompose one matrix, write its factors, and measure what they lose."""
         matrix = self._matrix(record, values)
         wanted = self.shared if record.name in self.choice.experts and self.shared else self.rank
-        energy = self.energy if wanted is None else None
-        left, right = factorise(matrix, rank=wanted, energy=energy, seed=self.seed)
+        left, right = self._factorise(record, matrix, wanted)
         rank = left.shape[1]
         if record.name in self.choice.experts and wanted is not None and rank < wanted:
             left = np.pad(left, ((0, 0), (0, wanted - rank)))
@@ -303,6 +316,12 @@ class _Run:
         rounded = []
         for tensor, values_of in zip(tensors, (right, left), strict=True):
             data, kept = _rounded(values_of, self.dtype)
+            if not np.isfinite(kept).all():
+                raise UsageError(
+                    f"the factors of {record.name} are beyond {self.dtype}",
+                    where=self.delta.location,
+                    hint="--dtype bfloat16 or float32 has room for them",
+                )
             file.add(tensor, [data])
             rounded.append(kept)
         norm, lost = squared_norm(matrix), residual(matrix, rounded[1], rounded[0])

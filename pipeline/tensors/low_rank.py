@@ -7,8 +7,13 @@ Tropp's randomised range finder (arXiv 0909.4061, torch's `svd_lowrank`), seeded
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 Matrix = NDArray[np.float32]
 
@@ -52,7 +57,7 @@ def factorise(
     """B and A, so that B · A is near the matrix: of this rank, or of the least that keeps this energy.
 
     energy: the share of the squared norm that B · A is to keep. Where the matrix has no such rank, the
-    result has the highest that it can have.
+    result has the highest that it can have. Raises OverflowError for values that are too large.
     """
     side = min(matrix.shape)
     wanted = energy * squared_norm(matrix) if energy is not None else 0.0
@@ -88,7 +93,16 @@ def _decompose(matrix: Matrix, rank: int, seed: int) -> tuple[Matrix, Matrix, Ma
     import torch
 
     whole = torch.from_numpy(matrix)
-    if is_exact((len(matrix), matrix.shape[1]), rank):
+    try:
+        return _decomposed(whole, rank, seed)
+    except torch.linalg.LinAlgError as error:
+        raise OverflowError(str(error)) from error
+
+
+def _decomposed(whole: torch.Tensor, rank: int, seed: int) -> tuple[Matrix, Matrix, Matrix]:
+    import torch
+
+    if is_exact((whole.shape[0], whole.shape[1]), rank):
         left, values, right = torch.linalg.svd(whole, full_matrices=False)
         return left.numpy(), values.numpy(), right.numpy()
     with torch.random.fork_rng(devices=[]):

@@ -190,6 +190,32 @@ def test_options_that_mean_nothing_are_refused(
         extract_adapter(delta, str(tmp_path / "adapter"), **options)
 
 
+@pytest.mark.parametrize(
+    ("size", "options", "said"),
+    [
+        ((8, 8, 1e12), {"dtype": "float16"}, "beyond F16 .*bfloat16"),
+        ((900, 800, 1e36), {}, "too large .*--skip"),
+        ((8, 8, 1e200), {}, "not finite in float32 .*--skip"),
+    ],
+    ids=["factors", "products", "differences"],
+)
+def test_what_is_too_large_is_refused_by_name_and_nothing_appears(
+    size: tuple[int, int, float], options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    rows, columns, scale = size
+    dtype = torch.float64 if scale > 1e100 else torch.float32
+    below = torch.zeros(rows, columns, dtype=dtype)
+    above = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1), dtype=dtype) * scale
+    base, post = (
+        str(write_model(tmp_path / name, {"a.q_proj.weight": tensor}))
+        for name, tensor in (("base", below), ("post", above))
+    )
+    compute(base, post, str(tmp_path / "d.safetensors"))
+    with pytest.raises(UsageError, match=rf"a\.q_proj\.weight.* {said}"):
+        extract_adapter(str(tmp_path / "d.safetensors"), str(tmp_path / "out"), rank=4, **options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_base_is_found_out_and_nothing_appears(delta: str, tmp_path: Path) -> None:
     with pytest.raises(OtherCheckpoint):
         extract_adapter(

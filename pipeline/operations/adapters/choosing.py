@@ -134,12 +134,12 @@ def _whole(
     kept = []
     for record in others:
         is_parameter = record.name.endswith((_WEIGHT, _BIAS)) and record.post.is_float
-        if not wanted:
-            refused.append(f"{record.name}: not a linear layer's matrix (with --base it is held whole)")
-        elif is_absent(record.base_shape, record.shape):
+        if is_absent(record.base_shape, record.shape):
             refused.append(f"{record.name}: the base has no such module to be adapted")
         elif not is_parameter:
             refused.append(f"{record.name}: no module's weight or bias")
+        elif not wanted:
+            refused.append(f"{record.name}: not a linear layer's matrix (with --base it is held whole)")
         elif _module_of(record) in targets:
             kept.append(record)
         else:
