@@ -273,15 +273,9 @@ class _Run:
             folder.publish(order)
         return replace(report, tensors=self.done, written_bytes=written, error=error, files=order)
 
-    def _matrix(self, record: TensorRecord, values: DeltaValues) -> Matrix:
-        """The differences, as rows of what comes out."""
-        matrix: Matrix = values.matrix(record.name)
-        turned = is_conv1d(self.config, self.choice.loaded.module(record.name))
-        return np.ascontiguousarray(matrix.T) if turned else matrix
-
     def _needed(self, record: TensorRecord, values: DeltaValues, advance: Advance) -> int:
         """The least rank that keeps the energy of a matrix."""
-        matrix = self._matrix(record, values)
+        matrix = values.matrix(record.name)
         left, _ = self._factorise(record, matrix, None)
         advance(4 * matrix.size)
         return len(left.T)
@@ -304,7 +298,7 @@ class _Run:
         self, record: TensorRecord, values: DeltaValues, file: WeightsFile, advance: Advance
     ) -> None:
         """Decompose one matrix, write its factors, and measure what they lose."""
-        matrix = self._matrix(record, values)
+        matrix = values.matrix(record.name)
         wanted = self.shared if record.name in self.choice.experts and self.shared else self.rank
         left, right = self._factorise(record, matrix, wanted)
         rank = left.shape[1]
@@ -313,8 +307,11 @@ class _Run:
             right = np.pad(right, ((0, wanted - rank), (0, 0)))
             rank = wanted
         tensors = self._factors(record, rank)
+        turned = is_conv1d(self.config, self.choice.loaded.module(record.name))
         rounded = []
-        for tensor, values_of in zip(tensors, (right, left), strict=True):
+        for tensor, values_of in zip(
+            tensors, (left.T, right.T) if turned else (right, left), strict=True
+        ):
             data, kept = _rounded(values_of, self.dtype)
             if not np.isfinite(kept).all():
                 raise UsageError(
@@ -324,7 +321,8 @@ class _Run:
                 )
             file.add(tensor, [data])
             rounded.append(kept)
-        norm, lost = squared_norm(matrix), residual(matrix, rounded[1], rounded[0])
+        thin, flat = (rounded[0].T, rounded[1].T) if turned else (rounded[1], rounded[0])
+        norm, lost = squared_norm(matrix), residual(matrix, thin, flat)
         self.norm, self.error = self.norm + norm, self.error + lost
         self.done.append(Extracted(record.name, rank, math.sqrt(lost / norm) if norm else 0.0))
         advance(4 * matrix.size)
