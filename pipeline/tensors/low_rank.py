@@ -7,13 +7,8 @@ Tropp's randomised range finder (arXiv 0909.4061, torch's `svd_lowrank`), seeded
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import torch
 
 Matrix = NDArray[np.float32]
 
@@ -94,20 +89,13 @@ def _decompose(matrix: Matrix, rank: int, seed: int) -> tuple[Matrix, Matrix, Ma
 
     whole = torch.from_numpy(matrix)
     try:
-        return _decomposed(whole, rank, seed)
-    except RuntimeError as error:
-        if type(error).__name__ != "_LinAlgError":  # it has no public name that mypy knows
-            raise
+        if is_exact((len(matrix), matrix.shape[1]), rank):
+            left, values, right = torch.linalg.svd(whole, full_matrices=False)
+            return left.numpy(), values.numpy(), right.numpy()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            found = torch.svd_lowrank(whole, q=rank + _OVERSAMPLING, niter=_POWER_ITERATIONS)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise OverflowError(str(error)) from error
-
-
-def _decomposed(whole: torch.Tensor, rank: int, seed: int) -> tuple[Matrix, Matrix, Matrix]:
-    import torch
-
-    if is_exact((whole.shape[0], whole.shape[1]), rank):
-        left, values, right = torch.linalg.svd(whole, full_matrices=False)
-        return left.numpy(), values.numpy(), right.numpy()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        left, values, right = torch.svd_lowrank(whole, q=rank + _OVERSAMPLING, niter=_POWER_ITERATIONS)
+    left, values, right = found
     return left[:, :rank].numpy(), values[:rank].numpy(), right[:, :rank].T.numpy()

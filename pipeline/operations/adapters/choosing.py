@@ -18,7 +18,8 @@ _EMBEDDING = re.compile(r"embed|^(wte|wpe|shared|word_embeddings)$")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _ROUTER = ".gate.weight"
 # What PEFT 0.21.2 refuses to adapt, whatever is asked for (`_check_lora_target_modules_mamba`).
-_UNADAPTED = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}, "out_proj"
+_MAMBAS = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
+_UNADAPTED = "out_proj"
 _MAX_PROGRAM_BYTES = 1 << 20
 
 
@@ -106,8 +107,7 @@ def is_linear(
     if record.name in stacked:
         return True
     last = loaded.module(record.name).rpartition(".")[2]
-    kinds, unadapted = _UNADAPTED
-    if last == unadapted and (config or {}).get("model_type") in kinds:
+    if last == _UNADAPTED and (config or {}).get("model_type") in _MAMBAS:
         return False
     known = loaded.is_linear(record.name)
     return known if known is not None else not _EMBEDDING.search(last)
