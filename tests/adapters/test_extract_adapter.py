@@ -105,6 +105,20 @@ def test_without_the_base_what_is_no_matrix_is_left_out_and_told(delta: str, tmp
     assert len(config["target_modules"]) == 16
 
 
+def test_what_no_base_would_bring_in_is_not_promised(tmp_path: Path) -> None:
+    state = {"a.q_proj.weight": torch.zeros(8, 8), "experts.gate_up_proj": torch.zeros(2, 8, 8)}
+    base, post = (
+        str(write_model(tmp_path / name, {key: each + add for key, each in state.items()}))
+        for name, add in (("base", 0), ("post", 1))
+    )
+    compute(base, post, str(tmp_path / "d.safetensors"))
+    for given in (None, base):
+        report = extract_adapter(
+            str(tmp_path / "d.safetensors"), str(tmp_path / "a"), rank=2, base=given, dry_run=True
+        )
+        assert report.left_out == ["experts.gate_up_proj: no module's weight or bias"]
+
+
 def test_post_s_tokenizer_and_the_base_s_name_go_with_it(delta: str, tmp_path: Path) -> None:
     report = extract_adapter(delta, str(tmp_path / "adapter"), rank=4, only=ONE)
     tokenizer = (tmp_path / "adapter" / "tokenizer.json").read_bytes()

@@ -126,7 +126,7 @@ def _reasons(content: Mapping[str, Any]) -> Iterator[str]:
         yield f"peft_type is {kind!r}, not LORA"
     beginning = content.get("init_lora_weights")
     if not any(beginning is plain or beginning == plain for plain in _PLAIN_BEGINNINGS):
-        yield f"init_lora_weights is {beginning!r}, which changes the base"
+        yield f"init_lora_weights is {beginning!r}, which may change the base"
     if content.get("bias", "none") not in ("none", "all", "lora_only"):
         yield f"bias is {content['bias']!r}"
     for key in sorted(content.keys() - _NEUTRAL):
