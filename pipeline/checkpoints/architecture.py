@@ -96,6 +96,12 @@ class Architecture:
             found[name] = Renamed(key, pattern is not None)
         return found
 
+    def beside(self, text: Architecture, names: list[str]) -> list[str]:
+        """Those of `names` that lie outside of the body that it shares with `text`, nor are its head."""
+        known = text.model.state_dict()
+        found = self.rename(names, self.prefix_for(text))
+        return [name for name, each in found.items() if not each.key[0] and each.key[1] not in known]
+
 
 def default_of(config: Config, key: str) -> Any:
     """What the class of `config` gives `key` where the config does not; None if it is not known."""

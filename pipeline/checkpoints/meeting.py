@@ -7,12 +7,13 @@ something that only one side has. What no rule explains stays over, to be refuse
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from pipeline.checkpoints.buffers import is_buffer
 from pipeline.checkpoints.checkpoint import Checkpoint, Source
 from pipeline.checkpoints.header import Entry
+from pipeline.checkpoints.policy import has_text_part
 from pipeline.checkpoints.ties import Head, Names, Shape, names_of
 from pipeline.errors import Mismatch
 from pipeline.tensors.dtypes import DType
@@ -51,27 +52,60 @@ def meet(base: Names, post: Names) -> Meeting:
     Raises Mismatch for tensors that are parts of fused ones on one side only.
     """
     pairs = {name: name for name in post.shapes if name in base.shapes}
-    over = [name for name in base.shapes if name not in pairs]
-    new = [name for name in post.shapes if name not in pairs]
     aliases = _meet_heads(base, post, pairs)
-    met = set(pairs.values())
-    over = [name for name in over if name not in met]
-    tied = tuple(name for name in new if name in pairs)
-    new = [name for name in new if name not in pairs]
+    tied = [name for name in pairs if name in post.shapes and name not in base.shapes]
+    over, new = _unmet(base, pairs.values()), _unmet(post, pairs)
     left_out = [name for name in over if is_buffer(name, base.shapes[name])]
-    over = [name for name in over if not is_buffer(name, base.shapes[name])]
     carried = [name for name in new if is_buffer(name, post.shapes[name])]
-    new = [name for name in new if not is_buffer(name, post.shapes[name])]
+    over = [name for name in over if name not in left_out]
+    new = [name for name in new if name not in carried]
     if over and new:
-        renamed = _rename(base, post, over, new)
-        pairs |= renamed
-        new = [name for name in new if name not in renamed]
-        taken = set(renamed.values())
-        over = [name for name in over if name not in taken]
+        pairs |= _rename(base, post, over, new)
+    tied += _meet_copies(base, post, pairs, aliases, carried)
+    met = {*pairs.values(), *left_out}
+    over = [name for name in base.shapes if name not in met]
+    beside = _beside_text(base, post, over)
+    over = [name for name in over if name not in beside]
     if not over and _are_alike(base, post, pairs):
-        lonely = [name for name in new if not _is_lost_head(base, post, name)]
-        carried += lonely
-    return Meeting(pairs, tied, aliases, tuple(carried), tuple(left_out), tuple(over))
+        lonely = (name for name in _unmet(post, pairs) if not _is_lost_head(base, post, name))
+        carried = list(dict.fromkeys((*carried, *lonely)))
+    return Meeting(pairs, tuple(tied), aliases, tuple(carried), (*left_out, *beside), tuple(over))
+
+
+def _unmet(side: Names, met: Collection[str]) -> list[str]:
+    known = set(met)
+    return [name for name in side.shapes if name not in known]
+
+
+def _meet_copies(
+    base: Names, post: Names, pairs: dict[str, str], aliases: dict[str, str], apart: Collection[str]
+) -> list[str]:
+    """Let what one side has once more meet what the other has once, as T5 and BERT lie in pickles.
+
+    apart: names of post that need no counterpart. Returns the names of post that a tensor of base stands
+    for under another name; what base has once more, `aliases` gets.
+    """
+    names = {own: name for name, own in pairs.items() if name in post.shapes}
+    found = {}
+    for name in (each for each in _unmet(post, pairs) if each not in apart):
+        if (source := post.copied(name, names.values())) is not None:
+            found[name] = pairs[source]
+    for own in _unmet(base, pairs.values()):
+        if (source := base.copied(own, names)) is not None and own not in post.shapes:
+            pairs[own], aliases[own] = own, names[source]
+    pairs |= found
+    return list(found)
+
+
+def _beside_text(base: Names, post: Names, over: list[str]) -> list[str]:
+    """Which of `over` a multimodal base has beside its text part, where post is such a part alone."""
+    is_text = post.config is not None and not has_text_part(post.config)
+    if not over or not is_text or not has_text_part(base.config):
+        return []
+    from pipeline.checkpoints.architecture import Architecture
+
+    ours, theirs = Architecture.of(base.config), Architecture.of(post.config)
+    return ours.beside(theirs, over) if ours and theirs else []
 
 
 def _are_alike(base: Names, post: Names, pairs: Mapping[str, str]) -> bool:

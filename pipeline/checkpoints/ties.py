@@ -16,13 +16,16 @@ from typing import Any
 import numpy as np
 
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.policy import Config
+from pipeline.checkpoints.policy import Config, vocab_size
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 
 TIE = "tie_word_embeddings"
 HEAD = "lm_head.weight"
 # What architectures call the embedding that `lm_head.weight` is tied to, by the name's end.
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+# The first counts: what T5 and its kin call `shared` is what their two `embed_tokens` are copies of.
+_EMBEDDINGS = (
+    "shared.weight", "embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight",
+)  # fmt: skip
 
 Shape = tuple[int, ...]
 
@@ -68,6 +71,18 @@ class Names:
 
             said = default_of(self.config, TIE)
         return said is True
+
+    def copied(self, name: str, among: Iterable[str]) -> str | None:
+        """The one of `among` that `name` is a copy of, which has a row for each token.
+
+        Told by the place or by digests; values are read only where its config ties.
+        """
+        shape, rows = self.shapes[name], vocab_size(self.config)
+        if rows is None or shape[:1] != (rows,):
+            return None
+        alike = [each for each in among if each != name and self.shapes.get(each) == shape]
+        may_read = bool(alike) and self.says_tied
+        return next((each for each in alike if self.is_copy(name, each, may_read)), None)
 
     def head(self) -> Head:
         """How it comes by its head. Values are compared only where its config calls them tied."""

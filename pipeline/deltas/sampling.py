@@ -13,9 +13,9 @@ from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.experts import count_experts, is_router
 from pipeline.deltas.base_sample import COLUMNS, MOST_TENSORS, BaseSample, run_size
 from pipeline.deltas.manifest import TensorForm
-from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Operand
+from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
+from pipeline.tensors.doubles import Doubles, widen
 from pipeline.tensors.dtypes import Bytes, DType
-from pipeline.tensors.likeness import Values, wide
 
 _LEAST = 1 << 13  # elements of a tensor that tells: norms, biases and the smallest matrices do not
 _ROUTER_ELEMENTS = 1 << 21  # of a router, which is read as a whole: 256 experts × 8192
@@ -88,9 +88,9 @@ def read_columns(model: Checkpoint, form: TensorForm) -> Bytes:
     return np.ascontiguousarray(bits[:, start : start + kept]).reshape(-1).view(np.uint8)
 
 
-def values_of(data: bytes | Bytes, dtype: DType) -> Values:
+def values_of(data: bytes | Bytes, dtype: DType) -> Doubles:
     """The bytes of a sample as values."""
-    return wide(Operand(np.frombuffer(data, np.uint8), dtype))
+    return widen(np.frombuffer(data, np.uint8), dtype)
 
 
 def at_once(read: Callable[[TensorForm], Found], forms: Sequence[TensorForm]) -> list[Found]:

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from pipeline.tensors import kernels
 from pipeline.tensors.arithmetic import Operand, Term
-from pipeline.tensors.dtypes import BF16, F16, F32, F64, compute_dtype
+from pipeline.tensors.dtypes import BF16, NUMPY_FLOATS, compute_dtype
 
 _LANES = 64
 _PIECE = 1 << 14  # elements at a time, which stay in cache; a multiple of `_LANES`
 SCRATCH_BYTES = 8 * 8 * _PIECE  # that `correlate_into` needs
-_NUMPY = {F16: "<f2", F32: "<f4", F64: "<f8"}
 
 
 def correlate_into(row: NDArray[np.float64], new: Operand, old: Operand, delta: Term) -> None:
@@ -28,7 +27,7 @@ def correlate_into(row: NDArray[np.float64], new: Operand, old: Operand, delta: 
     their sums in float64. Elements that any of the three lacks are left out.
     """
     count = min(len(new.bits), len(old.bits), len(delta.stored.bits))
-    width = _NUMPY[compute_dtype(new.dtype, old.dtype, delta.width)]
+    width = NUMPY_FLOATS[compute_dtype(new.dtype, old.dtype, delta.width)]
     moved, added, spare = np.empty((3, _PIECE), width)
     sums = np.zeros((3, _PIECE))
     with np.errstate(all="ignore"):
@@ -67,7 +66,7 @@ def _widen(source: Operand, start: int, stop: int, out: NDArray[Any]) -> None:
     elif source.dtype == BF16:
         out[:count] = (bits.astype("<u4") << 16).view("<f4")
     else:
-        out[:count] = bits.view(_NUMPY[source.dtype])
+        out[:count] = bits.view(NUMPY_FLOATS[source.dtype])
     out[count:] = 0
 
 
@@ -76,7 +75,7 @@ def _restore(delta: Term, start: int, stop: int, out: NDArray[Any]) -> None:
     first, last = np.searchsorted(delta.rest_at, (start, stop))
     if last > first:
         at = delta.rest_at[first:last] - np.uint32(start)
-        values = out[at].astype(_NUMPY[delta.width])
+        values = out[at].astype(NUMPY_FLOATS[delta.width])
         values.view(f"<i{delta.width.itemsize}")[:] += delta.rest[first:last]
         out[at] = values
 

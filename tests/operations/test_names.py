@@ -134,6 +134,64 @@ def test_a_post_saved_without_its_prefix_meets_its_base_and_the_result_has_the_n
             assert same_bits(out[name], formula(values, (1.0, post[name], base[name])))
 
 
+@pytest.mark.parametrize("changes", [OLD_LLAVA, NEW_LLAVA], ids=["old names", "new names"])
+@pytest.mark.parametrize(
+    "options", [{}, {"dtype": "float32"}, {"method": "ties", "density": 1.0}], ids=str
+)
+def test_a_text_delta_goes_to_the_text_part_of_a_multimodal_base_and_the_rest_stays(
+    tmp_path, text, changes, options
+):
+    base, post, new = text
+    extra = vision_state("" if changes is OLD_LLAVA else "model.")
+    images = {"preprocessor_config.json": '{"size": 8}', "generation_config.json": '{"top_k": 7}'}
+    paths = save(tmp_path / "base", base, TEXT), save(tmp_path / "post", post, TEXT)
+    (tmp_path / "post/generation_config.json").write_text('{"top_k": 3}')
+    new_base = save(tmp_path / "new", renamed(new, *changes) | extra, LLAVA)
+    for name, content in images.items():
+        (tmp_path / "new" / name).write_text(content)
+    delta = str(tmp_path / "d.safetensors")
+    compute(*paths, delta)
+    report = apply(new_base, [delta], str(tmp_path / "out"), **options)
+    assert set(report.left_out) == set(extra)
+    out, width = read_model(tmp_path / "out"), getattr(torch, options.get("dtype", "bfloat16"))
+    own = dict(zip(renamed(new, *changes), new, strict=True))
+    assert out.keys() == {*own, *extra}
+    for name, plain in own.items():
+        wanted = formula(new[plain].float(), (1.0, post[plain], base[plain])).to(width)
+        assert same_bits(out[name], wanted)
+    assert all(same_bits(out[name], values.to(width)) for name, values in extra.items())
+    made = json.loads((tmp_path / "out/config.json").read_text())
+    assert (made["model_type"], made["vision_config"]) == ("llava", VISION)
+    read = {name: json.loads((tmp_path / "out" / name).read_text()) for name in images}
+    assert read == {"preprocessor_config.json": {"size": 8}, "generation_config.json": {"top_k": 3}}
+
+
+def test_a_text_model_is_a_post_of_a_multimodal_base(tmp_path, text):
+    base, post, new = text
+    extra = vision_state("model.")
+    paths = (
+        save(tmp_path / "base", renamed(base, *NEW_LLAVA) | extra, LLAVA),
+        save(tmp_path / "post", post, TEXT),
+    )
+    delta = str(tmp_path / "d.safetensors")
+    assert set(compute(*paths, delta).left_out) == set(extra)
+    assert verify(delta, base=paths[0], post=paths[1]).restores_post
+    apply(save(tmp_path / "new", new, TEXT), [delta], str(tmp_path / "out"))
+    out = read_model(tmp_path / "out")
+    assert out.keys() == new.keys()
+    assert all(same_bits(out[n], formula(new[n], (1.0, post[n], base[n]))) for n in new)
+
+
+def test_what_a_text_part_has_and_a_text_delta_has_not_is_refused_by_name(tmp_path, text):
+    base, post, new = text
+    paths = save(tmp_path / "base", base, TEXT), save(tmp_path / "post", post, TEXT)
+    odd = {"model.language_model.layers.0.self_attn.k_proj.weight": torch.ones(16, 16)}
+    new_base = save(tmp_path / "new", renamed(new, *NEW_LLAVA) | vision_state("model.") | odd, LLAVA)
+    with pytest.raises(Mismatch) as error:
+        apply(new_base, [Difference(*paths)], str(tmp_path / "out"))
+    assert error.value.problems == (f"{next(iter(odd))} is only in the new base",)
+
+
 def test_what_is_fused_on_one_side_only_is_refused_by_name(tmp_path):
     config = {
         "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "vocab_size": 50,
