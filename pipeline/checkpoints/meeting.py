@@ -14,6 +14,7 @@ from pipeline.checkpoints.buffers import is_buffer
 from pipeline.checkpoints.checkpoint import Checkpoint, Source
 from pipeline.checkpoints.header import Entry
 from pipeline.checkpoints.policy import has_text_part
+from pipeline.checkpoints.stacked import with_experts_as
 from pipeline.checkpoints.ties import Head, Names, Shape, names_of
 from pipeline.errors import Mismatch
 from pipeline.tensors.dtypes import DType
@@ -210,9 +211,13 @@ def bring_together(base: Checkpoint, post: Checkpoint) -> tuple[Checkpoint, Chec
     """
     if base.tensors.keys() == post.tensors.keys():
         return base, post, NameNotes()
-    meeting = meet(names_of(base), names_of(post))
+    theirs = names_of(post)
+    base, lines = with_experts_as(base, theirs)
+    meeting = meet(names_of(base), theirs)
     post = with_aliases(post, meeting.aliases)
-    return seen_from_post(base, meeting, forms_of(post)), post, NameNotes.of(meeting)
+    notes = NameNotes.of(meeting)
+    notes = replace(notes, renamed=(*lines, *notes.renamed))
+    return seen_from_post(base, meeting, forms_of(post)), post, notes
 
 
 def as_base(model: Checkpoint, names: Names, lacking: Forms) -> Checkpoint:
@@ -222,6 +227,7 @@ def as_base(model: Checkpoint, names: Names, lacking: Forms) -> Checkpoint:
 
     Raises Mismatch for tensors that are fused on one side.
     """
+    model, _ = with_experts_as(model, names)
     meeting = meet(names_of(model), names)
     if meeting.aliases:  # the model has a head of its own, and the delta's base had none
         return model

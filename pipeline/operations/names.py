@@ -16,6 +16,7 @@ from pipeline.checkpoints.meeting import (
     with_tensors,
 )
 from pipeline.checkpoints.policy import around_text, has_text_part
+from pipeline.checkpoints.stacked import with_experts_as
 from pipeline.checkpoints.ties import (
     HEAD,
     Head,
@@ -76,6 +77,9 @@ def under_own_names(base: Checkpoint, old: Checkpoint | None, addends: Sequence[
     if _is_plain(base, addends, ours):
         return SumNames(base, old, addends, NameNotes())
     base, renamed = _within(base, ours, theirs)
+    for names in theirs:
+        base, lines = with_experts_as(base, names)
+        renamed += lines
     ours = names_of(base) if renamed else ours
     sides = (ours, *theirs)
     has_head = any(side.head_name() for side in sides)

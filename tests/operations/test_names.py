@@ -192,26 +192,85 @@ def test_what_a_text_part_has_and_a_text_delta_has_not_is_refused_by_name(tmp_pa
     assert error.value.problems == (f"{next(iter(odd))} is only in the new base",)
 
 
-def test_what_is_fused_on_one_side_only_is_refused_by_name(tmp_path):
-    config = {
-        "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "vocab_size": 50,
-        "hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "num_key_value_heads": 2, "num_local_experts": 2, "num_experts_per_tok": 1,
-        "tie_word_embeddings": False,
-    }  # fmt: skip
-    place = "model.layers.0.{}.experts"
-    apart = {
-        f"{place.format('block_sparse_moe')}.{expert}.{part}.weight": torch.ones(shape)
-        for expert in range(2)
-        for part, shape in (("w1", (8, 16)), ("w2", (16, 8)), ("w3", (8, 16)))
+# -- experts ------------------------------------------------------------------------------------------
+
+EXPERTS = 12  # more than nine: 10 comes after 9, not after 1
+MIXTRAL = {
+    "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "vocab_size": 50,
+    "hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "num_local_experts": EXPERTS, "num_experts_per_tok": 1,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+APART, FUSED = "model.layers.0.block_sparse_moe.", "model.layers.0.mlp."
+FORMS = (("w1", (8, 16)), ("w2", (16, 8)), ("w3", (8, 16)))
+
+
+def experts_apart(seed: int) -> State:
+    """A router and experts as the Hub's Mixtrals have them."""
+    generator = torch.Generator().manual_seed(seed)
+    names = {
+        f"{APART}experts.{number}.{part}.weight": form
+        for number in range(EXPERTS)
+        for part, form in FORMS
     }
-    fused = {
-        f"{place.format('mlp')}.gate_up_proj": torch.ones(2, 16, 16),
-        f"{place.format('mlp')}.down_proj": torch.ones(2, 16, 8),
+    names[f"{APART}gate.weight"] = (EXPERTS, 16)
+    return {name: torch.randn(shape, generator=generator) * 0.02 for name, shape in names.items()}
+
+
+def fused(state: State) -> State:
+    """The same as transformers 5 holds it."""
+    w1, w2, w3 = (
+        torch.stack([state[f"{APART}experts.{number}.{part}.weight"] for number in range(EXPERTS)])
+        for part, _ in FORMS
+    )
+    return {
+        f"{FUSED}experts.gate_up_proj": torch.cat([w1, w3], dim=1),
+        f"{FUSED}experts.down_proj": w2,
+        f"{FUSED}gate.weight": state[f"{APART}gate.weight"],
     }
-    base = save(tmp_path / "base", apart, config)
-    post = save(tmp_path / "post", fused, config)
+
+
+@pytest.mark.parametrize("sides", ["base", "post", "new", "base post", "base new", "post new"])
+@pytest.mark.parametrize("on_the_way", [False, True], ids=["stored", "on the way"])
+def test_experts_that_are_one_tensor_on_a_side_meet_those_that_lie_apart(tmp_path, sides, on_the_way):
+    base = experts_apart(1)
+    apart = {"base": cast(base), "post": cast(near(base, 2)), "new": cast(near(base, 3, scale=1e-2))}
+    lying = {name: fused(state) if name in sides else state for name, state in apart.items()}
+    paths = {name: save(tmp_path / name, state, MIXTRAL) for name, state in lying.items()}
+    delta = str(tmp_path / "d.safetensors")
+    made = compute(paths["base"], paths["post"], delta)
+    assert verify(delta, base=paths["base"], post=paths["post"]).restores_post
+    assert any("tensors" in line for line in made.renamed) is (("base" in sides) != ("post" in sides))
+
+    what = Difference(paths["base"], paths["post"]) if on_the_way else delta
+    apply(paths["new"], [what], str(tmp_path / "out"), old_base=paths["base"])
+    out = read_model(tmp_path / "out")
+    form = fused if "post" in sides else dict  # the delta's
+    new, post, old = (form(apart[name]) for name in ("new", "post", "base"))
+    router = next(name for name in lying["new"] if "gate.weight" in name)
+    assert {name for name in out if "gate.weight" in name} == {router}
+    for name, values in new.items():
+        wanted = formula(values, (1.0, post[name], old[name]))
+        assert same_bits(out[router if "gate.weight" in name else name], wanted)
+
+    apply(paths["base"], [what], str(tmp_path / "again"))
+    restored = read_model(tmp_path / "again")
+    assert restored.keys() == lying["post"].keys()
+    assert all(same_bits(restored[name], values) for name, values in lying["post"].items())
+
+
+@pytest.mark.parametrize("odd", ["an expert is missing", "one has another format", "other shapes"])
+def test_experts_that_do_not_make_up_the_one_tensor_are_refused_by_name(tmp_path, odd):
+    apart, whole = cast(experts_apart(1)), fused(cast(experts_apart(2)))
+    name = f"{APART}experts.3.w2.weight"
+    if odd == "other shapes":
+        whole[f"{FUSED}experts.down_proj"] = torch.ones(EXPERTS, 8, 16, dtype=torch.bfloat16)
+    else:
+        values = apart.pop(name)
+        apart |= {name: values.float()} if odd == "one has another format" else {}
+    paths = save(tmp_path / "base", apart, MIXTRAL), save(tmp_path / "post", whole, MIXTRAL)
     with pytest.raises(Mismatch) as error:
-        compute(base, post, str(tmp_path / "d.safetensors"))
-    assert len(error.value.problems) == 6
-    assert all("is a part of" in line for line in error.value.problems)
+        compute(*paths, str(tmp_path / "d.safetensors"))
+    missing = odd == "an expert is missing"
+    assert len(error.value.problems) == EXPERTS - missing
+    assert all("w2.weight is a part of" in line for line in error.value.problems)
