@@ -51,9 +51,13 @@ class Architecture:
 
     @classmethod
     def of(cls, config: Config | None) -> Architecture | None:
-        """The architecture that `config` names; None for one that transformers has not, or refuses."""
+        """The architecture that `config` names, else its type's body; None if transformers has none."""
         made = _config(config)
         names = (config or {}).get("architectures")
+        if made is not None and names is None:
+            from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+            names = [MODEL_MAPPING_NAMES.get(made.model_type)]
         if made is None or not isinstance(names, list) or not names:
             return None
         import torch

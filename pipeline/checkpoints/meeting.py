@@ -7,6 +7,7 @@ something that only one side has. What no rule explains stays over, to be refuse
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -166,12 +167,12 @@ def _rename(base: Names, post: Names, over: list[str], new: list[str]) -> dict[s
             where=f"{base.location} and {post.location}",
             hint="load and save one of them with the version of transformers that wrote the other",
         )
-    by_key = {each.key: name for name, each in mine.items() if each.key not in fused}
-    return {
-        name: by_key[each.key]
-        for name, each in yours.items()
-        if each.key in by_key and each.key not in fused
-    }
+    own, wanted = (
+        {key: name for name, key in keys.items() if key not in fused and counts[key] == 1}
+        for keys in ({name: each.key for name, each in side.items()} for side in (mine, yours))
+        for counts in [Counter(keys.values())]  # what two names stand for is not guessed at
+    )
+    return {name: own[key] for key, name in wanted.items() if key in own}
 
 
 @dataclass(frozen=True, slots=True)

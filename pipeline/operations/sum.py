@@ -132,8 +132,8 @@ class Inputs:
     ) -> Self:
         """Open everything that is read, for as long as `stack` lasts.
 
-        Raises Mismatch for architectures that differ, UsageError for choices and patterns that mean
-        nothing, and what opening raises.
+        Raises Mismatch for architectures that differ, UsageError for choices that mean nothing, and what
+        opening raises.
         """
         settings = setup.settings
         model = stack.enter_context(open_checkpoint(base, settings=settings, headers_only=setup.dry_run))
@@ -143,7 +143,6 @@ class Inputs:
             old = stack.enter_context(open_checkpoint(old_base, settings=settings))
             old = in_posts_order(as_base_of(opened[0], old), opened[0].base_rows)
             opened[0].check_base(old)
-        Fused.of(form.fusion, model)  # else a pattern that is mistyped would be found out late
         for addend in opened:
             where = f"{model.location} and {addend.location}"
             check_choices(form.choices, model.config, opened[0].config, where=where)

@@ -9,7 +9,7 @@ import torch
 from models import State, cast, formula, near, random_state, read_model, same_bits, write_model
 from safetensors.torch import save_model
 
-from pipeline import apply, compute, open_checkpoint, verify
+from pipeline import Difference, apply, compute, open_checkpoint, verify
 from pipeline.checkpoints.ties import Head, names_of, tied_by_config
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -178,6 +178,26 @@ def test_what_pickles_have_under_several_names_meets_what_others_have_once(tmp_p
         wanted = formula(sides["new"][own], (1.0, sides["post"][own], sides["base"][own]))
         assert all(same_bits(found[name], wanted) for name in (own, *names) if name in found)
         assert own in found
+
+
+@pytest.mark.parametrize("copies", [T5, BERT], ids=["T5", "BERT"])
+def test_deltas_with_and_without_copies_add_up_in_either_order(tmp_path, copies):
+    shapes = {name: (50, 4) if index == 0 else (50,) for index, name in enumerate(copies)}
+    state = cast({name: torch.randn(shape) for name, shape in shapes.items()})
+    post, new = cast(near(state, 2)), cast(near(state, 3, scale=0.1))
+    said = {"vocab_size": 50, "tie_word_embeddings": True}
+    base, once, base_to_be = (
+        str(write_model(tmp_path / name, each, **said))
+        for name, each in (("base", state), ("once", post), ("new", new))
+    )
+    more = str(pickled_copies(tmp_path / "more", post, copies))
+    for order in ((once, more), (more, once)):
+        sum_of = [(Difference(base, each), 0.5) for each in order]
+        apply(base_to_be, sum_of, str(tmp_path / "out"), overwrite=True)
+        found = read_model(tmp_path / "out")
+        for own, names in copies.items():
+            wanted = formula(new[own], (0.5, post[own], state[own]), (0.5, post[own], state[own]))
+            assert all(same_bits(found[name], wanted) for name in (own, *names) if name in found)
 
 
 def test_copies_lie_apart_only_where_a_config_ties_them(tmp_path):

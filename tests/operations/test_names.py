@@ -192,6 +192,33 @@ def test_what_a_text_part_has_and_a_text_delta_has_not_is_refused_by_name(tmp_pa
     assert error.value.problems == (f"{next(iter(odd))} is only in the new base",)
 
 
+def test_two_names_of_one_parameter_are_refused_by_name(tmp_path, text):
+    base, post, _ = text
+    twice = renamed(post, *OLD_LLAVA) | {
+        "model.language_model.norm.weight": post["model.norm.weight"] * 2
+    }
+    paths = save(tmp_path / "base", base, TEXT), save(tmp_path / "post", twice, LLAVA)
+    with pytest.raises(Mismatch) as error:
+        compute(*paths, str(tmp_path / "d.safetensors"))
+    assert error.value.problems[0] == "model.norm.weight is only in base"
+    assert len(error.value.problems) == 3
+
+
+def test_what_does_not_fit_is_said_of_the_delta_that_has_it(tmp_path, text):
+    base, post, new = text
+    name = "model.layers.0.mlp.up_proj.weight"
+    less = [{n: t for n, t in state.items() if n != name} for state in (base, post)]
+    wide = [{**state, name: torch.ones(30, 16, dtype=torch.bfloat16)} for state in (base, post)]
+    deltas = [
+        Difference(*(save(tmp_path / f"{kind}{n}", state, TEXT) for n, state in enumerate(states)))
+        for kind, states in (("less", less), ("wide", wide))
+    ]
+    with pytest.raises(Mismatch) as error:
+        apply(save(tmp_path / "new", new, TEXT), deltas, str(tmp_path / "out"))
+    (line,) = (each for each in error.value.problems if "30 × 16" in each)
+    assert line.endswith(f"in {tmp_path / 'wide1'} - {tmp_path / 'wide0'}")
+
+
 # -- experts ------------------------------------------------------------------------------------------
 
 EXPERTS = 12  # more than nine: 10 comes after 9, not after 1
@@ -257,6 +284,17 @@ def test_experts_that_are_one_tensor_on_a_side_meet_those_that_lie_apart(tmp_pat
     restored = read_model(tmp_path / "again")
     assert restored.keys() == lying["post"].keys()
     assert all(same_bits(restored[name], values) for name, values in lying["post"].items())
+
+
+def test_patterns_are_of_the_results_names(tmp_path):
+    base = cast(experts_apart(1))
+    paths = (
+        save(tmp_path / "base", fused(base), MIXTRAL),
+        save(tmp_path / "post", fused(cast(near(base, 2))), MIXTRAL),
+    )
+    new_base = save(tmp_path / "new", base, MIXTRAL)
+    report = apply(new_base, [Difference(*paths)], str(tmp_path / "out"), skip="gate_up_proj")
+    assert report.skipped == (f"{FUSED}experts.gate_up_proj",)
 
 
 @pytest.mark.parametrize("odd", ["an expert is missing", "one has another format", "other shapes"])
