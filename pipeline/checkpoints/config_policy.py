@@ -20,6 +20,7 @@ BASE, POST = "base", "post"
 ABSENT = "absent"
 _TEXT = "text_config"
 _DOTTED = _TEXT + "."  # before a key of the text part, in tables, messages and choices
+_TEXT_KIND = _DOTTED + "model_type"
 _MAX_SHOWN = 200  # characters of a value
 
 # Keys that say how the weights are used: shapes, heads, norms, activations, experts. Names are those of
@@ -70,7 +71,7 @@ def require_one_architecture(
         return
     ours, theirs, part = _comparable(base, post)
     done = {key.removeprefix(_DOTTED) for key in decided} | ({"architectures"} if part else set())
-    keys = [key for key in _MUST_AGREE if key not in done]
+    keys = [key for key in (*_MUST_AGREE, _TEXT_KIND) if key not in done and key not in set(decided)]
     problems = []
     for key in keys:
         mine, yours = _value(ours, theirs, key), _value(theirs, ours, key)
@@ -97,11 +98,10 @@ def _comparable(base: Config, post: Config) -> tuple[Config, Config, str]:
         return left, post, _DOTTED
     if not is_same_kind and isinstance(right, Mapping) and not isinstance(left, Mapping):
         return base, right, _DOTTED
-    return _flat(base), _flat(post), ""
-
-
-def _without_text(config: Config) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != _TEXT}
+    ours, theirs = _flat(base), _flat(post)
+    if isinstance(left, Mapping) and isinstance(right, Mapping) and {*left} & {*right} >= {"model_type"}:
+        ours[_TEXT_KIND], theirs[_TEXT_KIND] = left["model_type"], right["model_type"]
+    return ours, theirs, ""
 
 
 def _value(config: Config, other: Config, key: str) -> Any:
@@ -257,7 +257,8 @@ def _dotted(config: Config) -> dict[str, Any]:
     text = config.get(_TEXT)
     if not isinstance(text, Mapping):
         return dict(config)
-    return {**_without_text(config), **{f"{_TEXT}.{key}": value for key, value in text.items()}}
+    rest = {key: value for key, value in config.items() if key != _TEXT}
+    return {**rest, **{_DOTTED + key: value for key, value in text.items()}}
 
 
 def _shown(value: Any) -> str:

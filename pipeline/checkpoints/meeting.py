@@ -30,8 +30,9 @@ class Meeting:
     base_names: for names of post (and for `aliases`) that of base's tensor. tied: names of
     post that base's embedding stands for. aliases: names that post
     gets, with its tensor that is meant: a tied head whose other side is not tied. only_post: tensors
-    that the base has nothing for. left_out: tensors of the base that take no part. over: tensors of the
-    base that nothing explains.
+    that the base has nothing for. left_out: tensors of the base that take no part: tables that are
+    computed, and what lies beside its text part where post is text alone. over: tensors of the base that
+    nothing explains.
     """
 
     base_names: Mapping[str, str]
@@ -180,9 +181,9 @@ class NameNotes:
     """What was done to names, for the report.
 
     renamed: tensors that a delta calls otherwise. tied: tensors that the embedding stood for on a side.
-    only_post: carried whole, for no base has them. left_out: tables that are computed anew, of which the
-    new base's stay, and copies of the embedding. untied: whether the result's head is its own
-    though the new base's is not.
+    only_post: carried whole, for no base has them. left_out: tables that are computed anew and what lies
+    beside a text part, of which the new base's stay, and copies of the embedding. untied: whether the
+    result's head is its own though the new base's is not.
     """
 
     renamed: tuple[str, ...] = ()

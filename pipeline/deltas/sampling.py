@@ -75,14 +75,14 @@ def read_run(model: Checkpoint, form: TensorForm) -> Bytes:
     """The run of a tensor of `model`, as bytes: in the middle of its first chunk."""
     size = run_size(form)
     start = (min(CHUNK_ELEMENTS, prod(form.base_shape)) - size) // 2
-    return _read(model, form.name, start, size)
+    return read_values(model, form.name, start, size)
 
 
 def read_columns(model: Checkpoint, form: TensorForm) -> Bytes:
     """The columns of a router of `model`, as bytes: those in the middle of all rows."""
     rows, width = form.base_shape
     dtype = model.tensors[form.name].entry.dtype
-    bits = _read(model, form.name, 0, rows * width).view(dtype.bits).reshape(rows, width)
+    bits = read_values(model, form.name, 0, rows * width).view(dtype.bits).reshape(rows, width)
     kept = min(COLUMNS, width)
     start = (width - kept) // 2
     return np.ascontiguousarray(bits[:, start : start + kept]).reshape(-1).view(np.uint8)
@@ -99,7 +99,8 @@ def at_once(read: Callable[[TensorForm], Found], forms: Sequence[TensorForm]) ->
         return list(pool.map(read, forms))
 
 
-def _read(model: Checkpoint, name: str, start: int, count: int) -> Bytes:
+def read_values(model: Checkpoint, name: str, start: int, count: int) -> Bytes:
+    """At most `count` elements of a tensor from number `start` on, as bytes; empty behind its end."""
     data = np.empty(0, np.uint8)
     span = model.input(name).span(start, start + count)
     if span is not None:

@@ -84,6 +84,9 @@ def test_of_a_multimodal_config_the_text_part_meets_a_config_of_text():
     wider = {**multimodal, "text_config": {**LLAMA, "hidden_size": 128}}
     assert problems(wider, LLAMA) == ("text_config.hidden_size is 128 in the new base, 64 in post",)
     assert len(problems(wider, multimodal)) == 1
+    other = {**multimodal, "text_config": {**LLAMA, "model_type": "mistral"}}
+    said = ('text_config.model_type is "mistral" in the new base, "llama" in post',)
+    assert problems(other, multimodal) == said
 
 
 # -- choices ------------------------------------------------------------------------------------------
