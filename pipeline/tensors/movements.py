@@ -24,9 +24,9 @@ SCRATCH_BYTES = 8 * 8 * _PIECE  # that `correlate_into` needs
 def correlate_into(row: NDArray[np.float64], new: Operand, old: Operand, delta: Term) -> None:
     """Write sum(d * m), sum(d^2), sum(m^2) of one chunk into `row`, where m = new - old.
 
-    d is the delta, exact, before its scale. m and the products are in float32 (float64 if any side is, or
-    where float32 would lose them), their sums in float64. Elements that any of the three lacks are left
-    out.
+    d is the delta, exact, before its scale. m and the products are in float32 (float64 if any side is,
+    or where float32 would lose them), their sums in float64. Elements that any of the three lacks are
+    left out.
     """
     width = compute_dtype(new.dtype, old.dtype, delta.width)
     row[:] = _sums(new, old, delta, NUMPY_FLOATS[width])
