@@ -94,7 +94,7 @@ def _meet_copies(
         if (source := post.copied(name, names.values())) is not None:
             found[name] = pairs[source]
     for own in _unmet(base, pairs.values()):
-        if (source := base.copied(own, names)) is not None and own not in post.shapes:
+        if (source := base.copied(own, names)) is not None:
             pairs[own], aliases[own] = own, names[source]
     pairs |= found
     return list(found)
