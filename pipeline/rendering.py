@@ -44,10 +44,7 @@ def show(report: Any) -> None:
 
 def show_apply(report: ApplyReport) -> None:
     """Print what apply did, then a table of the keys on which the configs do not agree."""
-    names = {field.name for field in dataclasses.fields(report)}
-    facts = {name: getattr(report, name) for name in names - {"config_differences", "config_table"}}
-    order = [field.name for field in dataclasses.fields(report) if field.name in facts]
-    _print_lines({name: facts[name] for name in order if not _is_empty(facts[name])})
+    show(dataclasses.replace(report, config_table=()))
     if report.config_table:
         print()
         rows = [(r.key, r.base, r.post, r.result, r.whose) for r in report.config_table]

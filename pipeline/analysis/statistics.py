@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from pipeline.tensors import kernels
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Corrections, Operand
-from pipeline.tensors.dtypes import BF16, F16, F32, F64, DType
+from pipeline.tensors.dtypes import BF16, F32, NUMPY_FLOATS, DType
 
 # Exponents that are told apart; what is smaller or larger is counted with the outermost.
 LOWEST, HIGHEST = -64, 31
 BINS = HIGHEST - LOWEST + 1
 
-_NUMPY = {F16: "<f2", F32: "<f4", F64: "<f8"}
 _PIECE = 1 << 15  # elements that are widened to float64 at a time: they stay in the cache
 _EXPONENT = {4: (23, 0xFF, 127), 8: (52, 0x7FF, 1023)}  # of float32 and float64: shift, mask, bias
 
@@ -51,7 +50,7 @@ def widen(stored: Operand, corrections: Corrections, out: NDArray[Any]) -> NDArr
         kernels.widen_bf16(stored.bits, wide)
         np.copyto(values, wide)
     else:
-        np.copyto(values, stored.data.view(_NUMPY[stored.dtype]))
+        np.copyto(values, stored.data.view(NUMPY_FLOATS[stored.dtype]))
     if len(corrections.rest_at):
         values.view(f"<i{values.itemsize}")[corrections.rest_at] += corrections.rest
     return values

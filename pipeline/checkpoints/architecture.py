@@ -11,7 +11,7 @@ config whose keys that name implementations or backbones are left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +33,12 @@ class Renamed:
     """What a tensor is called by its architecture.
 
     key: equal for tensors that are the same parameter. fused: whether it is only a part of that one.
+    part: the expert, and the place in it, of one that lies in a row with all others there; else None.
     """
 
     key: tuple[str, str]
     fused: bool
+    part: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,13 @@ class Architecture:
 
     @classmethod
     def of(cls, config: Config | None) -> Architecture | None:
-        """The architecture that `config` names; None for one that transformers has not, or refuses."""
+        """The architecture that `config` names, else its type's body; None if transformers has none."""
         made = _config(config)
         names = (config or {}).get("architectures")
+        if made is not None and names is None:
+            from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+            names = [MODEL_MAPPING_NAMES.get(made.model_type)]
         if made is None or not isinstance(names, list) or not names:
             return None
         import torch
@@ -93,8 +99,29 @@ class Architecture:
             own, pattern = rename_source_key(name, renamings, converters, start, wanted)
             inside = own.startswith(prefix)
             key = ("body", own.removeprefix(prefix)) if inside else ("", own)
-            found[name] = Renamed(key, pattern is not None)
+            part = _part(name, pattern, converters) if pattern else None
+            found[name] = Renamed(key, pattern is not None, part)
         return found
+
+    def beside(self, text: Architecture, names: list[str]) -> list[str]:
+        """Those of `names` that lie outside of the body that it shares with `text`, nor are its head."""
+        known = text.model.state_dict()
+        found = self.rename(names, self.prefix_for(text))
+        return [name for name, each in found.items() if not each.key[0] and each.key[1] not in known]
+
+
+def _part(name: str, pattern: str, converters: Sequence[Any]) -> tuple[int, int] | None:
+    """Where a tensor lies in the one that it is fused into; None unless that is all of them in a row."""
+    from transformers.core_model_loading import Concatenate, MergeModulelist
+
+    converter = next(each for each in converters if pattern in each.source_patterns)
+    patterns = converter.source_patterns
+    steps = [(type(each), getattr(each, "dim", None)) for each in converter.operations]
+    in_a_row = [(MergeModulelist, 0), (Concatenate, 1)][: len(patterns)]
+    numbers = [int(each) for each in name.split(".") if each.isdecimal()]
+    if steps != in_a_row or len(converter.target_patterns) != 1 or not numbers:
+        return None
+    return numbers[-1], patterns.index(pattern)
 
 
 def default_of(config: Config, key: str) -> Any:

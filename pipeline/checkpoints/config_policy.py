@@ -12,13 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.checkpoints.policy import UNREMARKABLE, Config, is_token_id
+from pipeline.checkpoints.policy import UNREMARKABLE, Config, vocab_size, with_vocab_size
 from pipeline.checkpoints.ties import untied
 from pipeline.errors import Mismatch, UsageError
 
 BASE, POST = "base", "post"
 ABSENT = "absent"
 _TEXT = "text_config"
+_DOTTED = _TEXT + "."  # before a key of the text part, in tables, messages and choices
+_TEXT_KIND = _DOTTED + "model_type"
 _MAX_SHOWN = 200  # characters of a value
 
 # Keys that say how the weights are used: shapes, heads, norms, activations, experts. Names are those of
@@ -68,9 +70,8 @@ def require_one_architecture(
     if base is None or post is None:
         return
     ours, theirs, part = _comparable(base, post)
-    keys = [key for key in _MUST_AGREE if key not in set(decided)]
-    if part:
-        keys.remove("architectures") if "architectures" in keys else None
+    done = {key.removeprefix(_DOTTED) for key in decided} | ({"architectures"} if part else set())
+    keys = [key for key in (*_MUST_AGREE, _TEXT_KIND) if key not in done and key not in set(decided)]
     problems = []
     for key in keys:
         mine, yours = _value(ours, theirs, key), _value(theirs, ours, key)
@@ -87,19 +88,20 @@ def require_one_architecture(
 
 
 def _comparable(base: Config, post: Config) -> tuple[Config, Config, str]:
-    """The two configs, or of one that has more than text its text part, if the other is text alone."""
+    """The two configs, or of one that has more than text its text part, if the other is text alone.
+
+    One model type's text part may lie flat in one version's config, as Qwen2-VL's did before 4.52.
+    """
     left, right = base.get(_TEXT), post.get(_TEXT)
-    if isinstance(left, Mapping) and not isinstance(right, Mapping):
-        return left, post, f"{_TEXT}."
-    if isinstance(right, Mapping) and not isinstance(left, Mapping):
-        return base, right, f"{_TEXT}."
-    if isinstance(left, Mapping) and isinstance(right, Mapping):
-        return {**left, **_without_text(base)}, {**right, **_without_text(post)}, ""
-    return base, post, ""
-
-
-def _without_text(config: Config) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != _TEXT}
+    is_same_kind = "model_type" in base and base["model_type"] == post.get("model_type")
+    if not is_same_kind and isinstance(left, Mapping) and not isinstance(right, Mapping):
+        return left, post, _DOTTED
+    if not is_same_kind and isinstance(right, Mapping) and not isinstance(left, Mapping):
+        return base, right, _DOTTED
+    ours, theirs = _flat(base), _flat(post)
+    if isinstance(left, Mapping) and isinstance(right, Mapping) and {*left} & {*right} >= {"model_type"}:
+        ours[_TEXT_KIND], theirs[_TEXT_KIND] = left["model_type"], right["model_type"]
+    return ours, theirs, ""
 
 
 def _value(config: Config, other: Config, key: str) -> Any:
@@ -146,21 +148,20 @@ def check_choices(
     choices: Mapping[str, str], base: Config | None, post: Config | None, *, where: str
 ) -> None:
     """Raise UsageError for a side that is neither, and for keys that neither config has."""
-    known = {key for config in (base, post) for key in _keys(config)}
+    known = {key for config in (base, post) for key in (*_flat(config), *_dotted(config or {}), _TEXT)}
     for key, side in choices.items():
         if side not in (BASE, POST):
             raise UsageError(f"{key!r} can't be taken from {side!r}", hint="say base or post")
+    if base is None and post is None and choices:
+        raise UsageError(
+            "--take-config: neither model has a config.json", where=where, hint="leave it out"
+        )
     if unknown := sorted(set(choices) - known):
         raise UsageError(
             f"no config has the key {', '.join(map(repr, unknown))}",
             where=where,
-            hint=f"known are {', '.join(sorted(known))[:1000]}",
+            hint=f"a key is taken with all that it holds; known are {', '.join(sorted(known))[:1000]}",
         )
-
-
-def _keys(config: Config | None) -> set[str]:
-    text = (config or {}).get(_TEXT)
-    return {*(config or {}), *(text if isinstance(text, Mapping) else ())}
 
 
 def settle_config(
@@ -171,29 +172,42 @@ def settle_config(
     choices: Mapping[str, str],
     is_untied: bool,
 ) -> dict[str, Any] | None:
-    """`config` with the ids of post's tokens in its text part, too, and with what was decided.
+    """`config` with what was decided, for a model with as many rows of vocabulary as it says.
 
     is_untied: whether the result has a head of its own.
+    Raises UsageError for a choice that would say another number of rows, or that has no config to go to.
     """
     if config is None:
+        if choices:
+            raise UsageError(
+                "--take-config: the result has no config.json, for the new base has none",
+                hint="add the new base's config.json, or leave it out",
+            )
         return None
-    made, text = dict(config), config.get(_TEXT)
-    if isinstance(text, Mapping):
-        ids = {key: v for key, v in _flat(post).items() if is_token_id(key) and key in text}
-        made[_TEXT] = {**text, **ids}
-    if is_untied:
-        made = untied(made)
-    for key, side in choices.items():
+    made, rows = untied(config) if is_untied else dict(config), vocab_size(config)
+    for key, side in sorted(
+        choices.items(), key=lambda each: each[0] != _TEXT
+    ):  # the whole before a part
         made = _take(made, base if side == BASE else post, key)
+    if rows is not None and vocab_size(made) != rows:
+        if {"vocab_size", _DOTTED + "vocab_size"} & choices.keys():
+            raise UsageError(
+                f"--take-config: vocab_size can't be {vocab_size(made)}, for the result has {rows} rows",
+                hint="leave it out: it follows from the rows",
+            )
+        made = with_vocab_size(made, rows)
     return made
 
 
 def _take(config: dict[str, Any], side: Config | None, key: str) -> dict[str, Any]:
     """`config` with that side's value of `key`, or without it if that side has none."""
-    text, values = config.get(_TEXT), _flat(side)
+    text, part = config.get(_TEXT), (side or {}).get(_TEXT)
+    if isinstance(text, Mapping) and key.startswith(_DOTTED):
+        values = part if isinstance(part, Mapping) else side or {}
+        return {**config, _TEXT: _set(text, key.removeprefix(_DOTTED), values)}
     if isinstance(text, Mapping) and key not in config and key != _TEXT:
-        return {**config, _TEXT: _set(text, key, values)}
-    return _set(config, key, values)
+        return {**config, _TEXT: _set(text, key, _flat(side))}
+    return _set(config, key.removeprefix(_DOTTED), _flat(side))
 
 
 def _set(config: Config, key: str, values: Config) -> dict[str, Any]:
@@ -218,21 +232,33 @@ def config_table(
         return ()
     sides = [_dotted(config or {}) for config in (base, post, result)]
     rows = []
-    for key in sorted({key for side in sides for key in side} - UNREMARKABLE):
+    for key in sorted({key for side in sides for key in side}):
+        if key.removeprefix(_DOTTED) in UNREMARKABLE:
+            continue
         ours, theirs, made = (_shown(side[key]) if key in side else ABSENT for side in sides)
         if ours == theirs == made:
             continue
         whose = "the run" if made not in (ours, theirs) else "new base" if made == ours else "post"
-        chosen = choices.get(key.removeprefix(f"{_TEXT}."))
+        chosen = _chosen(key, choices, sides)
         rows.append(ConfigRow(key, ours, theirs, made, f"{chosen}, as asked" if chosen else whose))
     return tuple(rows)
+
+
+def _chosen(key: str, choices: Mapping[str, str], sides: Sequence[Config]) -> str | None:
+    """The side that somebody has said for a row, by its key or, in a text part, by less than that."""
+    bare = key.removeprefix(_DOTTED)
+    if key == bare or key in choices:
+        return choices.get(key)
+    at_top = bare in sides[0] or bare in sides[2]
+    return choices.get(_TEXT) if at_top else choices.get(bare, choices.get(_TEXT))
 
 
 def _dotted(config: Config) -> dict[str, Any]:
     text = config.get(_TEXT)
     if not isinstance(text, Mapping):
         return dict(config)
-    return {**_without_text(config), **{f"{_TEXT}.{key}": value for key, value in text.items()}}
+    rest = {key: value for key, value in config.items() if key != _TEXT}
+    return {**rest, **{_DOTTED + key: value for key, value in text.items()}}
 
 
 def _shown(value: Any) -> str:

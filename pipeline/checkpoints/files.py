@@ -21,12 +21,13 @@ SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER = "tokenizer.json"
 MAX_JSON_BYTES = 256 * MIB
 
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # of images and sound
 # What travels with a post model: everything that turns text into ids and back, and how to generate.
 COMPANIONS = (
     TOKENIZER, "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
     "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json", "generation_config.json",
-    "preprocessor_config.json", "processor_config.json",
+    *PROCESSORS,
 )  # fmt: skip
 COMPANION_FOLDERS = ("additional_chat_templates/",)
 MAX_NAME_BYTES = 255  # of a file in a folder, on all systems that we know

@@ -7,12 +7,15 @@ something that only one side has. What no rule explains stays over, to be refuse
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from pipeline.checkpoints.buffers import is_buffer
 from pipeline.checkpoints.checkpoint import Checkpoint, Source
 from pipeline.checkpoints.header import Entry
+from pipeline.checkpoints.policy import has_text_part
+from pipeline.checkpoints.stacked import with_experts_as
 from pipeline.checkpoints.ties import Head, Names, Shape, names_of
 from pipeline.errors import Mismatch
 from pipeline.tensors.dtypes import DType
@@ -27,8 +30,9 @@ class Meeting:
     base_names: for names of post (and for `aliases`) that of base's tensor. tied: names of
     post that base's embedding stands for. aliases: names that post
     gets, with its tensor that is meant: a tied head whose other side is not tied. only_post: tensors
-    that the base has nothing for. left_out: tensors of the base that take no part. over: tensors of the
-    base that nothing explains.
+    that the base has nothing for. left_out: tensors of the base that take no part: tables that are
+    computed, and what lies beside its text part where post is text alone. over: tensors of the base that
+    nothing explains.
     """
 
     base_names: Mapping[str, str]
@@ -51,27 +55,60 @@ def meet(base: Names, post: Names) -> Meeting:
     Raises Mismatch for tensors that are parts of fused ones on one side only.
     """
     pairs = {name: name for name in post.shapes if name in base.shapes}
-    over = [name for name in base.shapes if name not in pairs]
-    new = [name for name in post.shapes if name not in pairs]
     aliases = _meet_heads(base, post, pairs)
-    met = set(pairs.values())
-    over = [name for name in over if name not in met]
-    tied = tuple(name for name in new if name in pairs)
-    new = [name for name in new if name not in pairs]
+    tied = [name for name in pairs if name in post.shapes and name not in base.shapes]
+    over, new = _unmet(base, pairs.values()), _unmet(post, pairs)
     left_out = [name for name in over if is_buffer(name, base.shapes[name])]
-    over = [name for name in over if not is_buffer(name, base.shapes[name])]
     carried = [name for name in new if is_buffer(name, post.shapes[name])]
-    new = [name for name in new if not is_buffer(name, post.shapes[name])]
+    over = [name for name in over if name not in left_out]
+    new = [name for name in new if name not in carried]
     if over and new:
-        renamed = _rename(base, post, over, new)
-        pairs |= renamed
-        new = [name for name in new if name not in renamed]
-        taken = set(renamed.values())
-        over = [name for name in over if name not in taken]
+        pairs |= _rename(base, post, over, new)
+    tied += _meet_copies(base, post, pairs, aliases, carried)
+    met = {*pairs.values(), *left_out}
+    over = [name for name in base.shapes if name not in met]
+    beside = _beside_text(base, post, over)
+    over = [name for name in over if name not in beside]
     if not over and _are_alike(base, post, pairs):
-        lonely = [name for name in new if not _is_lost_head(base, post, name)]
-        carried += lonely
-    return Meeting(pairs, tied, aliases, tuple(carried), tuple(left_out), tuple(over))
+        lonely = (name for name in _unmet(post, pairs) if not _is_lost_head(base, post, name))
+        carried = list(dict.fromkeys((*carried, *lonely)))
+    return Meeting(pairs, tuple(tied), aliases, tuple(carried), (*left_out, *beside), tuple(over))
+
+
+def _unmet(side: Names, met: Collection[str]) -> list[str]:
+    known = set(met)
+    return [name for name in side.shapes if name not in known]
+
+
+def _meet_copies(
+    base: Names, post: Names, pairs: dict[str, str], aliases: dict[str, str], apart: Collection[str]
+) -> list[str]:
+    """Let what one side has once more meet what the other has once, as T5 and BERT lie in pickles.
+
+    apart: names of post that need no counterpart. Returns the names of post that a tensor of base stands
+    for under another name; what base has once more, `aliases` gets.
+    """
+    names = {own: name for name, own in pairs.items() if name in post.shapes}
+    found = {}
+    for name in (each for each in _unmet(post, pairs) if each not in apart):
+        if (source := post.copied(name, names.values())) is not None:
+            found[name] = pairs[source]
+    for own in _unmet(base, pairs.values()):
+        if (source := base.copied(own, names)) is not None:
+            pairs[own], aliases[own] = own, names[source]
+    pairs |= found
+    return list(found)
+
+
+def _beside_text(base: Names, post: Names, over: list[str]) -> list[str]:
+    """Which of `over` a multimodal base has beside its text part, where post is such a part alone."""
+    is_text = post.config is not None and not has_text_part(post.config)
+    if not over or not is_text or not has_text_part(base.config):
+        return []
+    from pipeline.checkpoints.architecture import Architecture
+
+    ours, theirs = Architecture.of(base.config), Architecture.of(post.config)
+    return ours.beside(theirs, over) if ours and theirs else []
 
 
 def _are_alike(base: Names, post: Names, pairs: Mapping[str, str]) -> bool:
@@ -131,12 +168,12 @@ def _rename(base: Names, post: Names, over: list[str], new: list[str]) -> dict[s
             where=f"{base.location} and {post.location}",
             hint="load and save one of them with the version of transformers that wrote the other",
         )
-    by_key = {each.key: name for name, each in mine.items() if each.key not in fused}
-    return {
-        name: by_key[each.key]
-        for name, each in yours.items()
-        if each.key in by_key and each.key not in fused
-    }
+    own, wanted = (
+        {key: name for name, key in keys.items() if key not in fused and counts[key] == 1}
+        for keys in ({name: each.key for name, each in side.items()} for side in (mine, yours))
+        for counts in [Counter(keys.values())]  # what two names stand for is not guessed at
+    )
+    return {name: own[key] for key, name in wanted.items() if key in own}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +181,9 @@ class NameNotes:
     """What was done to names, for the report.
 
     renamed: tensors that a delta calls otherwise. tied: tensors that the embedding stood for on a side.
-    only_post: carried whole, for no base has them. left_out: tables that are computed anew, of which the
-    new base's stay, and copies of the embedding. untied: whether the result's head is its own
-    though the new base's is not.
+    only_post: carried whole, for no base has them. left_out: tables that are computed anew and what lies
+    beside a text part, of which the new base's stay, and copies of the embedding. untied: whether the
+    result's head is its own though the new base's is not.
     """
 
     renamed: tuple[str, ...] = ()
@@ -176,9 +213,13 @@ def bring_together(base: Checkpoint, post: Checkpoint) -> tuple[Checkpoint, Chec
     """
     if base.tensors.keys() == post.tensors.keys():
         return base, post, NameNotes()
-    meeting = meet(names_of(base), names_of(post))
+    theirs = names_of(post)
+    base, lines = with_experts_as(base, theirs)
+    meeting = meet(names_of(base), theirs)
     post = with_aliases(post, meeting.aliases)
-    return seen_from_post(base, meeting, forms_of(post)), post, NameNotes.of(meeting)
+    notes = NameNotes.of(meeting)
+    notes = replace(notes, renamed=(*lines, *notes.renamed))
+    return seen_from_post(base, meeting, forms_of(post)), post, notes
 
 
 def as_base(model: Checkpoint, names: Names, lacking: Forms) -> Checkpoint:
@@ -188,6 +229,7 @@ def as_base(model: Checkpoint, names: Names, lacking: Forms) -> Checkpoint:
 
     Raises Mismatch for tensors that are fused on one side.
     """
+    model, _ = with_experts_as(model, names)
     meeting = meet(names_of(model), names)
     if meeting.aliases:  # the model has a head of its own, and the delta's base had none
         return model

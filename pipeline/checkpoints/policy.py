@@ -6,7 +6,7 @@ with the delta, is post's: the special tokens' ids, and the vocabulary's size wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 Config = Mapping[str, Any]
@@ -32,22 +32,27 @@ def transfer_config(
     """
     if base is None:
         return None
-    config = dict(base)
-    for key, value in (post or {}).items():
-        if is_token_id(key):
-            config[key] = value
-    if isinstance(config.get("text_config"), dict):
-        config["text_config"] = {**config["text_config"], **_text_token_ids(post)}
+    config = {**base, **_token_ids(post or {})}
+    text = config.get("text_config")
+    if isinstance(text, dict):
+        theirs = (post or {}).get("text_config")
+        ids = _token_ids(theirs) if isinstance(theirs, Mapping) else _token_ids(post or {}, text)
+        config["text_config"] = {**text, **ids}
     if vocab_size is not None:
-        text = config.get("text_config")
-        if "vocab_size" not in config and isinstance(text, dict):
-            config["text_config"] = {**text, "vocab_size": vocab_size}
-        else:
-            config["vocab_size"] = vocab_size
+        config = with_vocab_size(config, vocab_size)
     if dtype is not None:
         config.pop("torch_dtype", None)  # its older name
         config["dtype"] = dtype
     return config
+
+
+def with_vocab_size(config: Config | None, size: int) -> dict[str, Any]:
+    """`config`, or its text part where that says it, with `size` rows of vocabulary."""
+    made = dict(config or {})
+    text = made.get("text_config")
+    if "vocab_size" not in made and isinstance(text, dict):
+        return {**made, "text_config": {**text, "vocab_size": size}}
+    return {**made, "vocab_size": size}
 
 
 def is_token_id(key: str) -> bool:
@@ -58,11 +63,9 @@ def is_token_id(key: str) -> bool:
     return key.endswith(("_token_id", "_token_index"))
 
 
-def _text_token_ids(config: Config | None) -> dict[str, Any]:
-    """The special tokens' ids in a multimodal config's text part."""
-    text = (config or {}).get("text_config")
-    fields = text if isinstance(text, dict) else {}
-    return {key: value for key, value in fields.items() if is_token_id(key)}
+def _token_ids(config: Config, among: Collection[str] | None = None) -> dict[str, Any]:
+    """The ids of tokens in a config; only those whose keys are `among` these, if that is given."""
+    return {k: v for k, v in config.items() if is_token_id(k) and (among is None or k in among)}
 
 
 def has_text_part(config: Config | None) -> bool:
@@ -78,19 +81,3 @@ def around_text(whole: Config, text: Config, *, tied: bool) -> dict[str, Any]:
     formats = {key: text[key] for key in ("dtype", "torch_dtype") if key in text}
     rest = {key: value for key, value in whole.items() if key not in ("dtype", "torch_dtype")}
     return {**rest, **formats, "tie_word_embeddings": tied, "text_config": dict(text)}
-
-
-def config_differences(base: Config | None, post: Config | None) -> list[str]:
-    """A line for each key whose value differs between the two configs, new base's value first."""
-    if base is None or post is None:
-        return []
-    keys = sorted((set(base) | set(post)) - UNREMARKABLE)
-    return [
-        f"{key}: {_shown(base, key)} in the new base, {_shown(post, key)} in post"
-        for key in keys
-        if base.get(key) != post.get(key)
-    ]
-
-
-def _shown(config: Config, key: str) -> str:
-    return repr(config[key]) if key in config else "absent"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from pipeline.checkpoints.checkpoint import Checkpoint, Source
 from pipeline.checkpoints.derived import DerivedReader
 from pipeline.checkpoints.files import TOKENIZER
+from pipeline.checkpoints.policy import with_vocab_size
 from pipeline.checkpoints.row_order import ABSENT, RowOrder
 from pipeline.storage.base import Reader
 from pipeline.tensors.dtypes import Bytes, DType
@@ -85,12 +85,3 @@ def reorder(model: Checkpoint, order: RowOrder, names: Sequence[str]) -> Checkpo
         config=with_vocab_size(model.config, order.count),
         companions=companions,
     )
-
-
-def with_vocab_size(config: Mapping[str, Any] | None, size: int) -> dict[str, Any]:
-    """`config`, or its text part where that says it, with `size` rows of vocabulary."""
-    config = dict(config or {})
-    text = config.get("text_config")
-    if "vocab_size" not in config and isinstance(text, dict):
-        return {**config, "text_config": {**text, "vocab_size": size}}
-    return {**config, "vocab_size": size}

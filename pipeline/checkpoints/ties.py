@@ -17,21 +17,19 @@ import numpy as np
 
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.header import Entry
-from pipeline.checkpoints.policy import Config
+from pipeline.checkpoints.policy import Config, vocab_size
 from pipeline.storage.base import Reader
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 
 TIE = "tie_word_embeddings"
 HEAD = "lm_head.weight"
+SHARED = "shared.weight"  # what T5 and its kin call the table that both sides' `embed_tokens` are, too
 # What architectures call the embedding that `lm_head.weight` is tied to, by the name's end.
+# The first counts: of `SHARED` the others are copies.
 _EMBEDDINGS = (
-    "embed_tokens.weight",
-    "wte.weight",
-    "word_embeddings.weight",
-    "embed_in.weight",
-    "tokens_embed.weight",
-    "embeddings.weight",
-)
+    SHARED, "embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight",
+    "tokens_embed.weight", "embeddings.weight",
+)  # fmt: skip
 
 Shape = tuple[int, ...]
 
@@ -77,6 +75,18 @@ class Names:
 
             said = default_of(self.config, TIE)
         return said is True
+
+    def copied(self, name: str, among: Iterable[str]) -> str | None:
+        """The one of `among` that `name` is a copy of, which has a row for each token.
+
+        Told by the place or by digests; values are read only where its config ties.
+        """
+        shape, rows = self.shapes[name], vocab_size(self.config)
+        if rows is None or shape[:1] != (rows,):
+            return None
+        alike = [each for each in among if each != name and self.shapes.get(each) == shape]
+        may_read = bool(alike) and self.says_tied
+        return next((each for each in alike if self.is_copy(name, each, may_read)), None)
 
     def head(self) -> Head:
         """How it comes by its head. Values are compared only where its config calls them tied."""

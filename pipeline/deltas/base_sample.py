@@ -77,7 +77,7 @@ def _parse(content: Any, forms: Mapping[str, Form], size: Callable[[Form], int])
     for name, text in content.items():
         form = forms[name]
         wanted = size(form) * form.base.itemsize
-        if form.carried or type(text) is not str or len(text) != -(-wanted // 3) * 4:
+        if form.carried or not wanted or type(text) is not str or len(text) != -(-wanted // 3) * 4:
             raise ValueError(f"the base's sample of {name!r} is not of its size")
         found[name] = base64.b64decode(text, validate=True)
         if len(found[name]) != wanted:

@@ -164,7 +164,8 @@ class Manifest:
                 raise CorruptFile(
                     f"is of delta format version {content['version']}",
                     where=where,
-                    hint=f"this tool reads version {FORMAT_VERSION}: use a newer one",
+                    hint=f"this tool reads versions {FORMAT_VERSION} and {REORDERED_VERSION}: "
+                    "use a newer one",
                 )
             tensors = tuple(_record(record) for record in content["tensors"])
             return cls(

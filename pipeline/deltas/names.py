@@ -33,11 +33,18 @@ def as_side_of(delta: Delta, model: Checkpoint, *, is_base: bool) -> Checkpoint:
     """`model` under the names of `delta`, as its base or its post; as it is where it can't be that."""
     if model.tensors.keys() == delta.tensors.keys():
         return model
-    names = names_of_delta(delta)
     if is_base:
-        return as_base(model, names, lacking(each.record for each in delta.tensors.values()))
-    ours, head = names_of(model), names.head_name()
-    if head is None or head in model.tensors or ours.head() is not Head.TIED:
-        return model
-    embedding = ours.embedding_of(head)
-    return with_aliases(model, {head: embedding} if embedding else {})
+        forms = lacking(each.record for each in delta.tensors.values())
+        return as_base(model, names_of_delta(delta), forms)
+    return with_aliases(model, _copies(delta, model))
+
+
+def _copies(delta: Delta, model: Checkpoint) -> dict[str, str]:
+    """What a tied post has once and the delta more than once: the latter's names, with the former's."""
+    records = {name: tensor.record for name, tensor in delta.tensors.items()}
+    tables = {n: r for n, r in records.items() if r.shape[:1] == (delta.vocab_size,) and r.post_digest}
+    lacks = [name for name in tables if name not in model.tensors]
+    if not lacks or names_of(model).head() is not Head.TIED:
+        return {}
+    own = {record.post_digest: name for name, record in tables.items() if name in model.tensors}
+    return {name: own[d] for name in lacks if (d := tables[name].post_digest) in own}

@@ -13,9 +13,9 @@ from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.experts import count_experts, is_router
 from pipeline.deltas.base_sample import COLUMNS, MOST_TENSORS, BaseSample, run_size
 from pipeline.deltas.manifest import TensorForm
-from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Operand
+from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
+from pipeline.tensors.doubles import Doubles, widen
 from pipeline.tensors.dtypes import Bytes, DType
-from pipeline.tensors.likeness import Values, wide
 
 _LEAST = 1 << 13  # elements of a tensor that tells: norms, biases and the smallest matrices do not
 _ROUTER_ELEMENTS = 1 << 21  # of a router, which is read as a whole: 256 experts × 8192
@@ -75,22 +75,22 @@ def read_run(model: Checkpoint, form: TensorForm) -> Bytes:
     """The run of a tensor of `model`, as bytes: in the middle of its first chunk."""
     size = run_size(form)
     start = (min(CHUNK_ELEMENTS, prod(form.base_shape)) - size) // 2
-    return _read(model, form.name, start, size)
+    return read_values(model, form.name, start, size)
 
 
 def read_columns(model: Checkpoint, form: TensorForm) -> Bytes:
     """The columns of a router of `model`, as bytes: those in the middle of all rows."""
     rows, width = form.base_shape
     dtype = model.tensors[form.name].entry.dtype
-    bits = _read(model, form.name, 0, rows * width).view(dtype.bits).reshape(rows, width)
+    bits = read_values(model, form.name, 0, rows * width).view(dtype.bits).reshape(rows, width)
     kept = min(COLUMNS, width)
     start = (width - kept) // 2
     return np.ascontiguousarray(bits[:, start : start + kept]).reshape(-1).view(np.uint8)
 
 
-def values_of(data: bytes | Bytes, dtype: DType) -> Values:
+def values_of(data: bytes | Bytes, dtype: DType) -> Doubles:
     """The bytes of a sample as values."""
-    return wide(Operand(np.frombuffer(data, np.uint8), dtype))
+    return widen(np.frombuffer(data, np.uint8), dtype)
 
 
 def at_once(read: Callable[[TensorForm], Found], forms: Sequence[TensorForm]) -> list[Found]:
@@ -99,7 +99,8 @@ def at_once(read: Callable[[TensorForm], Found], forms: Sequence[TensorForm]) ->
         return list(pool.map(read, forms))
 
 
-def _read(model: Checkpoint, name: str, start: int, count: int) -> Bytes:
+def read_values(model: Checkpoint, name: str, start: int, count: int) -> Bytes:
+    """At most `count` elements of a tensor from number `start` on, as bytes; empty behind its end."""
     data = np.empty(0, np.uint8)
     span = model.input(name).span(start, start + count)
     if span is not None:

@@ -73,14 +73,14 @@ def fit(
     for addend in addends:
         problems += name_problems(base.tensors, addend.tensors, "the new base", addend.location)
     fitted = []
-    vocab, vocabs = base.vocab_size, [addend.vocab_size for addend in addends]
     for name, source in base.tensors.items():
         entry = source.entry
-        added = tuple(addend.tensors[name] for addend in addends if name in addend.tensors)
+        having = [addend for addend in addends if name in addend.tensors]
+        added = tuple(addend.tensors[name] for addend in having)
         problems += [
             _describe(entry, tensor, addend)
-            for tensor, addend, post_vocab in zip(added, addends, vocabs, strict=False)
-            if not _fits(entry, vocab, tensor, post_vocab)
+            for tensor, addend in zip(added, having, strict=True)
+            if not _fits(entry, base.vocab_size, tensor, addend.vocab_size)
         ]
         if len(added) == len(addends):
             form = _result_dtype(entry, added, dtype, as_post=as_post)

@@ -16,6 +16,7 @@ from pipeline.checkpoints.meeting import (
     with_tensors,
 )
 from pipeline.checkpoints.policy import around_text, has_text_part
+from pipeline.checkpoints.stacked import with_experts_as
 from pipeline.checkpoints.ties import (
     HEAD,
     Head,
@@ -76,6 +77,9 @@ def under_own_names(base: Checkpoint, old: Checkpoint | None, addends: Sequence[
     if _is_plain(base, addends, ours):
         return SumNames(base, old, addends, NameNotes())
     base, renamed = _within(base, ours, theirs)
+    for names in theirs:
+        base, lines = with_experts_as(base, names)
+        renamed += lines
     ours = names_of(base) if renamed else ours
     sides = (ours, *theirs)
     has_head = any(side.head_name() for side in sides)
@@ -148,6 +152,7 @@ class _Mapping:
     """How names of the result come to be, addend by addend.
 
     tensors: of the new base, by names of the result. own_names: for each addend, what it calls them.
+    tied: by names of the result that of the tensor which stands for it in the new base, if one does.
     """
 
     base: Checkpoint
@@ -156,7 +161,7 @@ class _Mapping:
     tensors: dict[str, Source] = field(init=False)
     own_names: list[dict[str, str]] = field(default_factory=list)
     renamed: dict[str, None] = field(default_factory=dict)
-    tied: dict[str, None] = field(default_factory=dict)
+    tied: dict[str, str | None] = field(default_factory=dict)
     only_post: dict[str, None] = field(default_factory=dict)
     left_out: dict[str, None] = field(default_factory=dict)
 
@@ -180,7 +185,8 @@ class _Mapping:
             record = addend.tensors[own[result]].record
             if is_absent(record.base_shape, record.shape):
                 problems.append(f"{result} is carried whole, and the new base has it already")
-        self.tied |= dict.fromkeys((*meeting.tied, *meeting.aliases))
+        self.tied |= {name: meeting.base_names[name] for name in meeting.tied}
+        self.tied |= dict.fromkeys(meeting.aliases)
         lines = (f"{own} is {name} in {addend.location}" for name, own in meeting.renamed.items())
         self.renamed |= dict.fromkeys(lines)
         for name in meeting.only_post:
@@ -214,11 +220,10 @@ class _Mapping:
 
     def finish(self, sides: Sequence[Names]) -> None:
         """Give each addend that is tied its embedding for a head that another one made necessary."""
-        for head in self.tied:
+        for head, source in self.tied.items():
             for own, names in zip(self.own_names, sides, strict=True):
-                embedding = names.embedding_of(head)
-                if head not in own and embedding and names.head() is Head.TIED:
-                    own[head] = embedding
+                if head not in own and source in own and names.head() is Head.TIED:
+                    own[head] = own[source]
 
     def nothing_for(self, own: Mapping[str, str]) -> dict[str, Nothing]:
         """What an addend that calls its tensors `own` need not have: computed, or another's alone."""

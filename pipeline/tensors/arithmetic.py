@@ -24,12 +24,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.tensors import kernels
-from pipeline.tensors.dtypes import BF16, F16, F32, F64, Bits, Bytes, DType, compute_dtype
+from pipeline.tensors.dtypes import (
+    BF16,
+    F16,
+    F32,
+    F64,
+    NUMPY_FLOATS,
+    Bits,
+    Bytes,
+    DType,
+    compute_dtype,
+)
 
 CHUNK_ELEMENTS = 1 << 19  # the unit of work, of digests and of the delta format; 1 MiB of bfloat16
 
 _EXPONENTS = {BF16: 0x7F80, F16: 0x7C00, F32: 0x7F800000, F64: 0x7FF0000000000000}
-_NUMPY_FLOATS = {F16: "<f2", F32: "<f4", F64: "<f8"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +252,7 @@ class CpuArithmetic:
         """Scratch space number `slot`, for `count` floats of `dtype`."""
         array = self._scratch.get((slot, dtype))
         if array is None:
-            array = self._scratch[slot, dtype] = np.empty(CHUNK_ELEMENTS, _NUMPY_FLOATS[dtype])
+            array = self._scratch[slot, dtype] = np.empty(CHUNK_ELEMENTS, NUMPY_FLOATS[dtype])
         return array[:count]
 
     def _widen(self, source: Operand, slot: int, width: DType, count: int = 0) -> NDArray[Any]:
@@ -255,7 +264,7 @@ class CpuArithmetic:
         elif source.dtype == BF16:
             np.copyto(out[:have], self._widen(source, slot, F32))
         else:
-            np.copyto(out[:have], source.data.view(_NUMPY_FLOATS[source.dtype]))
+            np.copyto(out[:have], source.data.view(NUMPY_FLOATS[source.dtype]))
         out[have:] = 0
         return out
 
@@ -263,7 +272,7 @@ class CpuArithmetic:
         """Round `values` once, to nearest even, into `out`; every NaN becomes the same, in both."""
         values[np.isnan(values)] = np.nan
         if out.dtype != BF16:
-            np.copyto(out.data.view(_NUMPY_FLOATS[out.dtype]), values, casting="same_kind")
+            np.copyto(out.data.view(NUMPY_FLOATS[out.dtype]), values, casting="same_kind")
             return
         if values.dtype == np.float64:
             odd = np.empty(len(values), np.float32)

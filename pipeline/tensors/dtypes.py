@@ -56,6 +56,8 @@ F32 = DType("F32", 4, Kind.FLOAT)
 F64 = DType("F64", 8, Kind.FLOAT)
 U8 = DType("U8", 1, Kind.PLAIN)
 
+NUMPY_FLOATS = {F16: "<f2", F32: "<f4", F64: "<f8"}  # numpy has no bfloat16
+
 BY_NAME: dict[str, DType] = {
     dtype.name: dtype
     for dtype in (

@@ -5,25 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.tensors.arithmetic import Operand
-from pipeline.tensors.dtypes import BF16, F16, F32, F64
-
-Values = NDArray[np.float64]
+from pipeline.tensors.doubles import Doubles
 
 _CLEARLY = 0.2  # by which another row's cosine is above its own before it counts as moved
-_NUMPY = {F16: "<f2", F32: "<f4", F64: "<f8"}
 
 
-def wide(source: Operand) -> Values:
-    """The values of a few elements in float64, exact."""
-    if source.dtype == BF16:
-        return (source.bits.astype("<u4") << 16).view("<f4").astype(np.float64)
-    return source.data.view(_NUMPY[source.dtype]).astype(np.float64)
-
-
-def centred_cosine(left: Values, right: Values) -> float | None:
+def centred_cosine(left: Doubles, right: Doubles) -> float | None:
     """The cosine of two runs, each less its mean: Pearson's correlation.
 
     Without that, weights that all lie near one value, as those of norms do, would look alike in any two
@@ -33,7 +21,7 @@ def centred_cosine(left: Values, right: Values) -> float | None:
         return cosine(left - left.mean(), right - right.mean())
 
 
-def cosine(left: Values, right: Values) -> float | None:
+def cosine(left: Doubles, right: Doubles) -> float | None:
     """The cosine of two runs; None if one is zero or not finite."""
     with np.errstate(all="ignore"):
         sizes = np.sqrt(np.square(left).sum()) * np.sqrt(np.square(right).sum())
@@ -41,24 +29,25 @@ def cosine(left: Values, right: Values) -> float | None:
     return max(-1.0, min(1.0, found)) if math.isfinite(found) else None
 
 
-def relative_distance(new: Values, old: Values) -> float | None:
+def relative_distance(new: Doubles, old: Doubles) -> float | None:
     """|new - old| / |old|; None if that is no number."""
-    return _quotient(new - old, old)
+    with np.errstate(all="ignore"):
+        return _quotient(new - old, old)
 
 
-def relative_size(new: Values, old: Values) -> float | None:
+def relative_size(new: Doubles, old: Doubles) -> float | None:
     """|new| / |old|; None if that is no number."""
     return _quotient(new, old)
 
 
-def _quotient(above: Values, below: Values) -> float | None:
+def _quotient(above: Doubles, below: Doubles) -> float | None:
     with np.errstate(all="ignore"):
         size = float(np.sqrt(np.square(below).sum()))
         found = float(np.sqrt(np.square(above).sum())) / size if size > 0 else math.nan
     return found if math.isfinite(found) else None
 
 
-def row_cosines(left: Values, right: Values) -> Values | None:
+def row_cosines(left: Doubles, right: Doubles) -> Doubles | None:
     """The cosine of each row of `left` with each of `right`; None if anything is not finite.
 
     The mean of all rows is taken off first: a router's scores mean the same with it as without.
@@ -69,11 +58,11 @@ def row_cosines(left: Values, right: Values) -> Values | None:
             apart = rows - rows.mean(axis=0)
             size = np.sqrt(np.square(apart).sum(axis=1, keepdims=True))
             units.append(np.divide(apart, size, out=np.zeros_like(apart), where=size > 0))
-        found: Values = np.einsum("ik,jk->ij", *units)
+        found: Doubles = np.einsum("ik,jk->ij", *units)
     return found if np.isfinite(found).all() else None
 
 
-def moved_rows(cosines: Values) -> list[tuple[int, int]]:
+def moved_rows(cosines: Doubles) -> list[tuple[int, int]]:
     """The rows that stand elsewhere on the right, each with its place there.
 
     A row has moved where another place is clearly more like it than its own, and that place is like no

@@ -13,22 +13,30 @@ from numpy.typing import NDArray
 
 from pipeline.tensors import kernels
 from pipeline.tensors.arithmetic import Operand, Term
-from pipeline.tensors.dtypes import BF16, F16, F32, F64, compute_dtype
+from pipeline.tensors.dtypes import BF16, F32, F64, NUMPY_FLOATS, compute_dtype
 
 _LANES = 64
+_SAFE = (1e-24, 1e30)  # float32 squares and their sums are trusted between these, as in `tensors.norms`
 _PIECE = 1 << 14  # elements at a time, which stay in cache; a multiple of `_LANES`
 SCRATCH_BYTES = 8 * 8 * _PIECE  # that `correlate_into` needs
-_NUMPY = {F16: "<f2", F32: "<f4", F64: "<f8"}
 
 
 def correlate_into(row: NDArray[np.float64], new: Operand, old: Operand, delta: Term) -> None:
     """Write sum(d * m), sum(d^2), sum(m^2) of one chunk into `row`, where m = new - old.
 
-    d is the delta, exact, before its scale. m and the products are in float32 (float64 if any side is),
-    their sums in float64. Elements that any of the three lacks are left out.
+    d is the delta, exact, before its scale. m and the products are in float32 (float64 if any side is,
+    or where float32 would lose them), their sums in float64. Elements that any of the three lacks are
+    left out.
     """
+    width = compute_dtype(new.dtype, old.dtype, delta.width)
+    row[:] = _sums(new, old, delta, NUMPY_FLOATS[width])
+    if width == F32 and not all(_SAFE[0] < square < _SAFE[1] for square in row[1:]):
+        row[:] = _sums(new, old, delta, NUMPY_FLOATS[F64])
+
+
+def _sums(new: Operand, old: Operand, delta: Term, width: str) -> list[float]:
+    """The three sums, with m and the products in `width`."""
     count = min(len(new.bits), len(old.bits), len(delta.stored.bits))
-    width = _NUMPY[compute_dtype(new.dtype, old.dtype, delta.width)]
     moved, added, spare = np.empty((3, _PIECE), width)
     sums = np.zeros((3, _PIECE))
     with np.errstate(all="ignore"):
@@ -45,7 +53,7 @@ def correlate_into(row: NDArray[np.float64], new: Operand, old: Operand, delta: 
                 np.multiply(left, right, out=spare)
                 total += spare
         lanes = np.add.reduce(sums.reshape(3, -1, _LANES), axis=1)
-    row[:] = [_sum(each) for each in lanes]
+    return [_sum(each) for each in lanes]
 
 
 def fold_cosine(rows: NDArray[np.float64]) -> float | None:
@@ -67,7 +75,7 @@ def _widen(source: Operand, start: int, stop: int, out: NDArray[Any]) -> None:
     elif source.dtype == BF16:
         out[:count] = (bits.astype("<u4") << 16).view("<f4")
     else:
-        out[:count] = bits.view(_NUMPY[source.dtype])
+        out[:count] = bits.view(NUMPY_FLOATS[source.dtype])
     out[count:] = 0
 
 
@@ -76,7 +84,7 @@ def _restore(delta: Term, start: int, stop: int, out: NDArray[Any]) -> None:
     first, last = np.searchsorted(delta.rest_at, (start, stop))
     if last > first:
         at = delta.rest_at[first:last] - np.uint32(start)
-        values = out[at].astype(_NUMPY[delta.width])
+        values = out[at].astype(NUMPY_FLOATS[delta.width])
         values.view(f"<i{delta.width.itemsize}")[:] += delta.rest[first:last]
         out[at] = values
 

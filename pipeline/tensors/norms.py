@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from pipeline.tensors import kernels
 from pipeline.tensors.arithmetic import Operand
-from pipeline.tensors.dtypes import BF16, F16, F32, F64
+from pipeline.tensors.dtypes import BF16, NUMPY_FLOATS
 
 _LANES = 64  # sums side by side, each in order
-_NUMPY = {F16: "<f2", F32: "<f4", F64: "<f8"}
 _SAFE = (1e-24, 1e30)  # float32 squares and their sums are trusted between these
 _PIECE = 1 << 15  # elements that are widened to float64 at a time; a multiple of `_LANES`
 SCRATCH_BYTES = 4 * 8 * _PIECE  # that `measure_into` needs
@@ -86,5 +85,5 @@ def _piece(source: Operand, start: int) -> NDArray[np.float64]:
         kernels.widen_bf16(bits, wide)
         values[: len(bits)] = wide
     else:
-        values[: len(bits)] = bits.view(_NUMPY[source.dtype])
+        values[: len(bits)] = bits.view(NUMPY_FLOATS[source.dtype])
     return values

@@ -64,7 +64,7 @@ def named(name: str) -> Evidence:
     return Evidence(
         deltas=[made],
         releases=[
-            release(case=name, config_differences=[name], signature=Signature(name, is_checked=False))
+            release(case=name, config_rows=[(name,) * 5], signature=Signature(name, is_checked=False))
         ],
         checks=[Check(who, name, 1, 1, name, name, True, name)],
         evaluations=[replace(judged, data=[replace(judged.data[0], name=name)])],

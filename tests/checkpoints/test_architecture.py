@@ -19,6 +19,15 @@ def test_names_with_and_without_the_prefix_are_one_parameter():
     assert with_prefix["lm_head.weight"].key == ("", "lm_head.weight")
 
 
+def test_a_config_without_architectures_is_of_its_types_body():
+    whole, body = Architecture.of(LLAMA), Architecture.of({**LLAMA, "architectures": None})
+    assert whole is not None
+    assert body is not None
+    named = whole.rename(["model.norm.weight"], whole.prefix_for(body))["model.norm.weight"]
+    for name in ("norm.weight", "model.norm.weight"):
+        assert body.rename([name], body.prefix_for(whole))[name] == named
+
+
 def test_a_default_is_the_class_s_own():
     assert default_of({"model_type": "gemma"}, "tie_word_embeddings") is True
     assert default_of(LLAMA, "tie_word_embeddings") is False

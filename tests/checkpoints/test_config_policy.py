@@ -84,6 +84,9 @@ def test_of_a_multimodal_config_the_text_part_meets_a_config_of_text():
     wider = {**multimodal, "text_config": {**LLAMA, "hidden_size": 128}}
     assert problems(wider, LLAMA) == ("text_config.hidden_size is 128 in the new base, 64 in post",)
     assert len(problems(wider, multimodal)) == 1
+    other = {**multimodal, "text_config": {**LLAMA, "model_type": "mistral"}}
+    said = ('text_config.model_type is "mistral" in the new base, "llama" in post',)
+    assert problems(other, multimodal) == said
 
 
 # -- choices ------------------------------------------------------------------------------------------
@@ -123,14 +126,52 @@ def test_what_was_chosen_counts_and_a_side_without_the_key_takes_it_away():
     assert settled(post, LLAMA, post, {"eos_token_id": "base"})["eos_token_id"] == 2
 
 
-def test_in_a_multimodal_config_choices_and_token_ids_go_to_the_text_part():
+def test_in_a_multimodal_config_choices_go_to_the_text_part():
     base = {"text_config": LLAMA, "image_token_index": 9}
-    post = {**LLAMA, "rope_theta": 7, "eos_token_id": 5}
-    made = settled(base, base, post, {"rope_theta": "post"})
-    assert made["text_config"] == {**LLAMA, "rope_theta": 7, "eos_token_id": 5}
-    assert made["image_token_index"] == 9
-    assert "rope_theta" not in made
+    post = {**LLAMA, "rope_theta": 7}
+    for key in ("rope_theta", "text_config.rope_theta"):
+        made = settled(base, base, post, {key: "post"})
+        assert made == {"text_config": {**LLAMA, "rope_theta": 7}, "image_token_index": 9}
+        (row,) = (
+            each
+            for each in config_table(base, post, made, {key: "post"})
+            if "rope" in each.key and "." in each.key
+        )
+        assert (row.result, row.whose) == ("7", "post, as asked")
     assert base["text_config"] is LLAMA
+
+
+def test_a_part_that_was_chosen_counts_though_the_whole_is_taken_from_elsewhere():
+    base, post = ({"text_config": {**LLAMA, "a": n, "b": n}} for n in (1, 2))
+    choices = {"a": "base", "text_config": "post"}
+    made = settled(base, base, post, choices)
+    assert (made["text_config"]["a"], made["text_config"]["b"]) == (1, 2)
+    said = {row.key: row.whose for row in config_table(base, post, made, choices)}
+    assert said == {"text_config.a": "base, as asked", "text_config.b": "post, as asked"}
+
+
+def test_no_choice_says_another_number_of_rows_than_the_result_has():
+    base, post = {**LLAMA, "vocab_size": 50}, {**LLAMA, "vocab_size": 53}
+    assert settled(post, base, post, {"vocab_size": "post"})["vocab_size"] == 53
+    with pytest.raises(UsageError, match="vocab_size can't be 50, for the result has 53 rows"):
+        settled(post, base, post, {"vocab_size": "base"})
+    whole = [{"text_config": each} for each in (base, post)]
+    assert settled(whole[1], *whole, {"text_config": "base"})["text_config"]["vocab_size"] == 53
+
+
+def test_a_choice_without_a_config_that_it_could_go_to_is_an_error():
+    with pytest.raises(UsageError, match="the new base has none"):
+        settle_config(None, None, LLAMA, choices={"rope_theta": "post"}, is_untied=False)
+    with pytest.raises(UsageError, match=r"neither model has a config\.json"):
+        check_choices({"rope_theta": "post"}, None, None, where="here")
+
+
+def test_a_model_type_whose_text_part_lies_flat_in_older_configs_is_itself():
+    nested = {"model_type": "qwen2_vl", "text_config": {**LLAMA, "model_type": "qwen2_vl_text"}}
+    flat = {**LLAMA, "model_type": "qwen2_vl"}
+    agree(nested, flat)
+    agree(flat, nested)
+    assert len(problems({**flat, "hidden_size": 128}, nested)) == 1
 
 
 def test_a_head_of_its_own_is_said_wherever_a_tie_was():
@@ -153,6 +194,8 @@ def test_the_table_has_a_row_for_each_key_that_is_not_the_same_everywhere():
         ("c", "absent", "Infinity", "absent", "new base"),
         ("same", "1", "1", "3", "the run"),
     ]
+    noise = {"text_config": {"dtype": "float32", "_name_or_path": "x"}}
+    assert config_table(base, {**base, **noise}, base, {}) == ()
     assert config_table(base, base, base, {}) == config_table(base, post, None, {}) == ()
 
 

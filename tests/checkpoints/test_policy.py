@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.checkpoints.policy import config_differences, transfer_config, vocab_size
+from pipeline.checkpoints.policy import transfer_config, vocab_size
 
 BASE = {
     "architectures": ["LlamaForCausalLM"], "rope_theta": 500000.0, "rope_scaling": {"factor": 8},
@@ -36,6 +36,15 @@ def test_in_a_multimodal_config_the_text_parts_vocabulary_is_meant():
     assert base["text_config"]["vocab_size"] == 100
 
 
+def test_ids_of_tokens_in_a_text_part_are_those_of_posts_text_part_or_of_a_post_of_text_alone():
+    base = {"eos_token_id": 0, "text_config": {"eos_token_id": 1}}
+    post = {"eos_token_id": [2, 3], "text_config": {"eos_token_id": 2, "pad_token_id": 4}}
+    assert transfer_config(base, post, vocab_size=None) == post
+    text = {"eos_token_id": 5, "sep_token_id": 6}
+    made = transfer_config(base, text, vocab_size=None)
+    assert made == {**text, "text_config": {"eos_token_id": 5}}
+
+
 def test_without_a_config_of_the_new_base_there_is_none():
     assert transfer_config(None, POST, vocab_size=100) is None
 
@@ -61,21 +70,3 @@ def test_the_configs_that_were_given_are_left_alone():
 )  # fmt: skip
 def test_the_vocabularys_size_is_an_integer_that_the_config_names_or_unknown(config, size):
     assert vocab_size(config) == size
-
-
-def test_differences_are_listed_key_by_key_the_new_bases_value_first():
-    found = config_differences(BASE, POST)
-    assert found == [
-        "bos_token_id: 0 in the new base, absent in post",
-        "eos_token_id: 1 in the new base, [1, 103] in post",
-        "pad_token_id: absent in the new base, 102 in post",
-        "rope_scaling: {'factor': 8} in the new base, absent in post",
-        "rope_theta: 500000.0 in the new base, 10000.0 in post",
-        "vocab_size: 100 in the new base, 104 in post",
-    ]
-
-
-def test_what_means_nothing_for_weights_is_no_difference():
-    noise = {"_name_or_path": "y", "transformers_version": "5", "dtype": "float32", "torch_dtype": "x"}
-    assert config_differences(BASE, {**BASE, **noise}) == []
-    assert config_differences(None, POST) == config_differences(BASE, None) == []

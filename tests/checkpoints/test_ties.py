@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import State, cast, near, random_state, read_model, same_bits, write_model
+from models import State, cast, formula, near, random_state, read_model, same_bits, write_model
 from safetensors.torch import save_model
 
-from pipeline import apply, compute, open_checkpoint, verify
+from pipeline import Difference, apply, compute, open_checkpoint, verify
 from pipeline.checkpoints.ties import Head, names_of, tied_by_config
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -135,3 +135,78 @@ def test_one_delta_that_is_untied_unties_the_others(tmp_path):
     right = (start + (one - start) + (two - start)).to(torch.bfloat16)
     assert same_bits(made[0].to(torch.bfloat16), right)
     assert torch.allclose(made[0], made[1], rtol=1e-2)
+
+
+# As T5 and BERT lie in pickles: one storage under names that are the model's own, not `lm_head` alone.
+T5 = {
+    "shared.weight": ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),
+    "encoder.norm.weight": (),
+}
+BERT = {
+    "bert.embeddings.word_embeddings.weight": ("cls.predictions.decoder.weight",),
+    "cls.predictions.bias": ("cls.predictions.decoder.bias",),
+}
+
+
+def pickled_copies(folder: Path, once: State, copies: dict[str, tuple[str, ...]]) -> Path:
+    """`once` as a pickle in which some tensors have further names."""
+    more = {name: once[own] for own, names in copies.items() for name in names}
+    write_model(folder, once, vocab_size=50, tie_word_embeddings=True)
+    (folder / "model.safetensors").unlink()
+    torch.save({**once, **more}, folder / "pytorch_model.bin")
+    return folder
+
+
+@pytest.mark.parametrize("copies", [T5, BERT], ids=["T5", "BERT"])
+@pytest.mark.parametrize("pickles", ["base", "post", "base new", "new", "base post new"])
+def test_what_pickles_have_under_several_names_meets_what_others_have_once(tmp_path, copies, pickles):
+    shapes = {name: (50, 4) if index == 0 else (50,) for index, name in enumerate(copies)}
+    state = cast({name: torch.randn(shape) for name, shape in shapes.items()})
+    sides = {"base": state, "post": cast(near(state, 2)), "new": cast(near(state, 3, scale=0.1))}
+    for name, once in sides.items():
+        if name in pickles:
+            pickled_copies(tmp_path / name, once, copies)
+        else:
+            write_model(tmp_path / name, once, vocab_size=50, tie_word_embeddings=True)
+    base, post, new = (str(tmp_path / name) for name in sides)
+    delta = str(tmp_path / "d.safetensors")
+    compute(base, post, delta)
+    assert verify(delta, base=base, post=post).restores_post
+    apply(new, [delta], str(tmp_path / "out"))
+    found = read_model(tmp_path / "out")
+    for own, names in copies.items():
+        wanted = formula(sides["new"][own], (1.0, sides["post"][own], sides["base"][own]))
+        assert all(same_bits(found[name], wanted) for name in (own, *names) if name in found)
+        assert own in found
+
+
+@pytest.mark.parametrize("copies", [T5, BERT], ids=["T5", "BERT"])
+def test_deltas_with_and_without_copies_add_up_in_either_order(tmp_path, copies):
+    shapes = {name: (50, 4) if index == 0 else (50,) for index, name in enumerate(copies)}
+    state = cast({name: torch.randn(shape) for name, shape in shapes.items()})
+    post, new = cast(near(state, 2)), cast(near(state, 3, scale=0.1))
+    said = {"vocab_size": 50, "tie_word_embeddings": True}
+    base, once, base_to_be = (
+        str(write_model(tmp_path / name, each, **said))
+        for name, each in (("base", state), ("once", post), ("new", new))
+    )
+    more = str(pickled_copies(tmp_path / "more", post, copies))
+    for order in ((once, more), (more, once)):
+        sum_of = [(Difference(base, each), 0.5) for each in order]
+        apply(base_to_be, sum_of, str(tmp_path / "out"), overwrite=True)
+        found = read_model(tmp_path / "out")
+        for own, names in copies.items():
+            wanted = formula(new[own], (0.5, post[own], state[own]), (0.5, post[own], state[own]))
+            assert all(same_bits(found[name], wanted) for name in (own, *names) if name in found)
+
+
+def test_copies_lie_apart_only_where_a_config_ties_them(tmp_path):
+    table = "bert.embeddings.word_embeddings.weight"
+    head = "cls.predictions.decoder.weight"
+    base = {table: torch.ones(50, 4)}
+    post = {table: torch.ones(50, 4) * 2, head: torch.ones(50, 4) * 2}
+    for tie, carried in ((True, ()), (False, (head,))):
+        config = {"vocab_size": 50, "tie_word_embeddings": tie}
+        paths = [write_model(tmp_path / n, s, **config) for n, s in (("base", base), ("post", post))]
+        report = compute(*map(str, paths), str(tmp_path / "d.safetensors"), overwrite=True)
+        assert report.only_post == carried

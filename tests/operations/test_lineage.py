@@ -21,11 +21,15 @@ from deltas.surgery import put_together, take_apart
 from models import State, cast, formula, near, random_state, read_model, same_bits, write_model
 
 from pipeline import apply, combine, compute, convert, verify
+from pipeline.deltas.base_sample import BaseSample
 from pipeline.deltas.delta import open_delta
+from pipeline.deltas.manifest import TensorForm
 from pipeline.errors import CorruptFile, UnrelatedBase
 from pipeline.operations.apply import ANOTHER_BASE, SAME_BASE
 from pipeline.operations.arguments import Difference
 from pipeline.operations.lineage.figures import LEAST_COSINE, Lineage
+from pipeline.tensors.dtypes import BF16
+from pipeline.tensors.likeness import relative_distance
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "family"
 EXPERTS = 6
@@ -275,6 +279,18 @@ def test_a_hostile_sample_is_a_damaged_file(lines: Lines, change: Callable[[Any]
     hostile = with_sample(lines.delta, change)
     with pytest.raises(CorruptFile):
         open_delta(hostile)
+
+
+def test_a_tensor_without_rows_has_no_sample() -> None:
+    form = TensorForm("x", (2, 4), (0, 4), BF16, BF16, BF16)
+    for kind in ("runs", "columns"):
+        with pytest.raises(ValueError, match="not of its size"):
+            BaseSample.parse({"runs": {}, "columns": {}, kind: {"x": ""}}, [form])
+
+
+def test_infinite_values_have_no_distance_and_warn_of_nothing() -> None:
+    values = np.array([np.inf, 1.0])
+    assert relative_distance(values, values) is None
 
 
 def forged(values: np.ndarray[Any, Any]) -> Callable[[Any], Any]:

@@ -134,26 +134,181 @@ def test_a_post_saved_without_its_prefix_meets_its_base_and_the_result_has_the_n
             assert same_bits(out[name], formula(values, (1.0, post[name], base[name])))
 
 
-def test_what_is_fused_on_one_side_only_is_refused_by_name(tmp_path):
-    config = {
-        "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "vocab_size": 50,
-        "hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "num_key_value_heads": 2, "num_local_experts": 2, "num_experts_per_tok": 1,
-        "tie_word_embeddings": False,
-    }  # fmt: skip
-    place = "model.layers.0.{}.experts"
-    apart = {
-        f"{place.format('block_sparse_moe')}.{expert}.{part}.weight": torch.ones(shape)
-        for expert in range(2)
-        for part, shape in (("w1", (8, 16)), ("w2", (16, 8)), ("w3", (8, 16)))
-    }
-    fused = {
-        f"{place.format('mlp')}.gate_up_proj": torch.ones(2, 16, 16),
-        f"{place.format('mlp')}.down_proj": torch.ones(2, 16, 8),
-    }
-    base = save(tmp_path / "base", apart, config)
-    post = save(tmp_path / "post", fused, config)
+@pytest.mark.parametrize("changes", [OLD_LLAVA, NEW_LLAVA], ids=["old names", "new names"])
+@pytest.mark.parametrize(
+    "options", [{}, {"dtype": "float32"}, {"method": "ties", "density": 1.0}], ids=str
+)
+def test_a_text_delta_goes_to_the_text_part_of_a_multimodal_base_and_the_rest_stays(
+    tmp_path, text, changes, options
+):
+    base, post, new = text
+    extra = vision_state("" if changes is OLD_LLAVA else "model.")
+    images = {"preprocessor_config.json": '{"size": 8}', "generation_config.json": '{"top_k": 7}'}
+    paths = save(tmp_path / "base", base, TEXT), save(tmp_path / "post", post, TEXT)
+    (tmp_path / "post/generation_config.json").write_text('{"top_k": 3}')
+    new_base = save(tmp_path / "new", renamed(new, *changes) | extra, LLAVA)
+    for name, content in images.items():
+        (tmp_path / "new" / name).write_text(content)
+    delta = str(tmp_path / "d.safetensors")
+    compute(*paths, delta)
+    report = apply(new_base, [delta], str(tmp_path / "out"), **options)
+    assert set(report.left_out) == set(extra)
+    out, width = read_model(tmp_path / "out"), getattr(torch, options.get("dtype", "bfloat16"))
+    own = dict(zip(renamed(new, *changes), new, strict=True))
+    assert out.keys() == {*own, *extra}
+    for name, plain in own.items():
+        wanted = formula(new[plain].float(), (1.0, post[plain], base[plain])).to(width)
+        assert same_bits(out[name], wanted)
+    assert all(same_bits(out[name], values.to(width)) for name, values in extra.items())
+    made = json.loads((tmp_path / "out/config.json").read_text())
+    assert (made["model_type"], made["vision_config"]) == ("llava", VISION)
+    read = {name: json.loads((tmp_path / "out" / name).read_text()) for name in images}
+    assert read == {"preprocessor_config.json": {"size": 8}, "generation_config.json": {"top_k": 3}}
+
+
+def test_a_text_model_is_a_post_of_a_multimodal_base(tmp_path, text):
+    base, post, new = text
+    extra = vision_state("model.")
+    paths = (
+        save(tmp_path / "base", renamed(base, *NEW_LLAVA) | extra, LLAVA),
+        save(tmp_path / "post", post, TEXT),
+    )
+    delta = str(tmp_path / "d.safetensors")
+    assert set(compute(*paths, delta).left_out) == set(extra)
+    assert verify(delta, base=paths[0], post=paths[1]).restores_post
+    apply(save(tmp_path / "new", new, TEXT), [delta], str(tmp_path / "out"))
+    out = read_model(tmp_path / "out")
+    assert out.keys() == new.keys()
+    assert all(same_bits(out[n], formula(new[n], (1.0, post[n], base[n]))) for n in new)
+
+
+def test_what_a_text_part_has_and_a_text_delta_has_not_is_refused_by_name(tmp_path, text):
+    base, post, new = text
+    paths = save(tmp_path / "base", base, TEXT), save(tmp_path / "post", post, TEXT)
+    odd = {"model.language_model.layers.0.self_attn.k_proj.weight": torch.ones(16, 16)}
+    new_base = save(tmp_path / "new", renamed(new, *NEW_LLAVA) | vision_state("model.") | odd, LLAVA)
     with pytest.raises(Mismatch) as error:
-        compute(base, post, str(tmp_path / "d.safetensors"))
-    assert len(error.value.problems) == 6
-    assert all("is a part of" in line for line in error.value.problems)
+        apply(new_base, [Difference(*paths)], str(tmp_path / "out"))
+    assert error.value.problems == (f"{next(iter(odd))} is only in the new base",)
+
+
+def test_two_names_of_one_parameter_are_refused_by_name(tmp_path, text):
+    base, post, _ = text
+    twice = renamed(post, *OLD_LLAVA) | {
+        "model.language_model.norm.weight": post["model.norm.weight"] * 2
+    }
+    paths = save(tmp_path / "base", base, TEXT), save(tmp_path / "post", twice, LLAVA)
+    with pytest.raises(Mismatch) as error:
+        compute(*paths, str(tmp_path / "d.safetensors"))
+    assert error.value.problems[0] == "model.norm.weight is only in base"
+    assert len(error.value.problems) == 3
+
+
+def test_what_does_not_fit_is_said_of_the_delta_that_has_it(tmp_path, text):
+    base, post, new = text
+    name = "model.layers.0.mlp.up_proj.weight"
+    less = [{n: t for n, t in state.items() if n != name} for state in (base, post)]
+    wide = [{**state, name: torch.ones(30, 16, dtype=torch.bfloat16)} for state in (base, post)]
+    deltas = [
+        Difference(*(save(tmp_path / f"{kind}{n}", state, TEXT) for n, state in enumerate(states)))
+        for kind, states in (("less", less), ("wide", wide))
+    ]
+    with pytest.raises(Mismatch) as error:
+        apply(save(tmp_path / "new", new, TEXT), deltas, str(tmp_path / "out"))
+    (line,) = (each for each in error.value.problems if "30 × 16" in each)
+    assert line.endswith(f"in {tmp_path / 'wide1'} - {tmp_path / 'wide0'}")
+
+
+# -- experts ------------------------------------------------------------------------------------------
+
+EXPERTS = 12  # more than nine: 10 comes after 9, not after 1
+MIXTRAL = {
+    "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "vocab_size": 50,
+    "hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "num_local_experts": EXPERTS, "num_experts_per_tok": 1,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+APART, FUSED = "model.layers.0.block_sparse_moe.", "model.layers.0.mlp."
+FORMS = (("w1", (8, 16)), ("w2", (16, 8)), ("w3", (8, 16)))
+
+
+def experts_apart(seed: int) -> State:
+    """A router and experts as the Hub's Mixtrals have them."""
+    generator = torch.Generator().manual_seed(seed)
+    names = {
+        f"{APART}experts.{number}.{part}.weight": form
+        for number in range(EXPERTS)
+        for part, form in FORMS
+    }
+    names[f"{APART}gate.weight"] = (EXPERTS, 16)
+    return {name: torch.randn(shape, generator=generator) * 0.02 for name, shape in names.items()}
+
+
+def fused(state: State) -> State:
+    """The same as transformers 5 holds it."""
+    w1, w2, w3 = (
+        torch.stack([state[f"{APART}experts.{number}.{part}.weight"] for number in range(EXPERTS)])
+        for part, _ in FORMS
+    )
+    return {
+        f"{FUSED}experts.gate_up_proj": torch.cat([w1, w3], dim=1),
+        f"{FUSED}experts.down_proj": w2,
+        f"{FUSED}gate.weight": state[f"{APART}gate.weight"],
+    }
+
+
+@pytest.mark.parametrize("sides", ["base", "post", "new", "base post", "base new", "post new"])
+@pytest.mark.parametrize("on_the_way", [False, True], ids=["stored", "on the way"])
+def test_experts_that_are_one_tensor_on_a_side_meet_those_that_lie_apart(tmp_path, sides, on_the_way):
+    base = experts_apart(1)
+    apart = {"base": cast(base), "post": cast(near(base, 2)), "new": cast(near(base, 3, scale=1e-2))}
+    lying = {name: fused(state) if name in sides else state for name, state in apart.items()}
+    paths = {name: save(tmp_path / name, state, MIXTRAL) for name, state in lying.items()}
+    delta = str(tmp_path / "d.safetensors")
+    made = compute(paths["base"], paths["post"], delta)
+    assert verify(delta, base=paths["base"], post=paths["post"]).restores_post
+    assert any("tensors" in line for line in made.renamed) is (("base" in sides) != ("post" in sides))
+
+    what = Difference(paths["base"], paths["post"]) if on_the_way else delta
+    apply(paths["new"], [what], str(tmp_path / "out"), old_base=paths["base"])
+    out = read_model(tmp_path / "out")
+    form = fused if "post" in sides else dict  # the delta's
+    new, post, old = (form(apart[name]) for name in ("new", "post", "base"))
+    router = next(name for name in lying["new"] if "gate.weight" in name)
+    assert {name for name in out if "gate.weight" in name} == {router}
+    for name, values in new.items():
+        wanted = formula(values, (1.0, post[name], old[name]))
+        assert same_bits(out[router if "gate.weight" in name else name], wanted)
+
+    apply(paths["base"], [what], str(tmp_path / "again"))
+    restored = read_model(tmp_path / "again")
+    assert restored.keys() == lying["post"].keys()
+    assert all(same_bits(restored[name], values) for name, values in lying["post"].items())
+
+
+def test_patterns_are_of_the_results_names(tmp_path):
+    base = cast(experts_apart(1))
+    paths = (
+        save(tmp_path / "base", fused(base), MIXTRAL),
+        save(tmp_path / "post", fused(cast(near(base, 2))), MIXTRAL),
+    )
+    new_base = save(tmp_path / "new", base, MIXTRAL)
+    report = apply(new_base, [Difference(*paths)], str(tmp_path / "out"), skip="gate_up_proj")
+    assert report.skipped == (f"{FUSED}experts.gate_up_proj",)
+
+
+@pytest.mark.parametrize("odd", ["an expert is missing", "one has another format", "other shapes"])
+def test_experts_that_do_not_make_up_the_one_tensor_are_refused_by_name(tmp_path, odd):
+    apart, whole = cast(experts_apart(1)), fused(cast(experts_apart(2)))
+    name = f"{APART}experts.3.w2.weight"
+    if odd == "other shapes":
+        whole[f"{FUSED}experts.down_proj"] = torch.ones(EXPERTS, 8, 16, dtype=torch.bfloat16)
+    else:
+        values = apart.pop(name)
+        apart |= {name: values.float()} if odd == "one has another format" else {}
+    paths = save(tmp_path / "base", apart, MIXTRAL), save(tmp_path / "post", whole, MIXTRAL)
+    with pytest.raises(Mismatch) as error:
+        compute(*paths, str(tmp_path / "d.safetensors"))
+    missing = odd == "an expert is missing"
+    assert len(error.value.problems) == EXPERTS - missing
+    assert all("w2.weight is a part of" in line for line in error.value.problems)

@@ -51,6 +51,17 @@ def test_what_any_of_the_three_lacks_is_left_out() -> None:
     assert row.tolist() == [30, 30, 30]
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e25])
+def test_what_float32_would_lose_of_squares_counts(scale: float) -> None:
+    rng = np.random.default_rng(2)
+    new, old, delta = (operand(rng.normal(size=100) * scale, F32) for _ in range(3))
+    row = np.zeros(3)
+    nothing = np.empty(0, np.uint32)
+    correlate_into(row, new, old, Term(delta, 1.0, nothing, np.empty(0, "<i4"), F32))
+    moved, added = wide(new) - wide(old), wide(delta)
+    assert row == pytest.approx([added @ moved, added @ added, moved @ moved], rel=1e-12, abs=0)
+
+
 def test_chunks_fold_into_the_cosine_of_the_whole() -> None:
     assert fold_cosine(np.array([[1.0, 2, 3], [3, 6, 5]])) == pytest.approx(4 / 8)
 

@@ -100,7 +100,10 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A model that apply wrote. case: whether it is post restored, or the formula on another base."""
+    """A model that apply wrote. case: whether it is post restored, or the formula on another base.
+
+    config_rows: keys of config.json with new base's, post's and the result's value, and whose that is.
+    """
 
     model: Model
     base: Model | None = None
@@ -112,7 +115,7 @@ class Release:
     nonfinite: int | None = None
     base_distance: float | None = None
     carried: Sequence[str] = ()
-    config_differences: Sequence[str] = ()
+    config_rows: Sequence[tuple[str, ...]] = ()
     signature: Signature | None = None
     tool: str | None = None
     pushed: str | None = None

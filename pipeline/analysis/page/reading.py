@@ -215,6 +215,11 @@ def _applied(content: Mapping[str, Any]) -> Release:
     )
 
 
+def _config_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """A key of the configs, its values, and whose counts; nothing for what is no text."""
+    return tuple(as_text(row.get(part)) or "" for part in ("key", "base", "post", "result", "whose"))
+
+
 def _counted(content: Mapping[str, Any]) -> dict[str, Any]:
     """What reports of apply and provenances say in the same words."""
     is_count = isinstance(content.get("tensors"), int)
@@ -225,7 +230,7 @@ def _counted(content: Mapping[str, Any]) -> dict[str, Any]:
         "nonfinite": as_count(content.get("nonfinite")),
         "base_distance": as_number(content.get("base_distance")),
         "carried": as_texts(content.get("carried")),
-        "config_differences": as_texts(content.get("config_differences")),
+        "config_rows": tuple(map(_config_row, as_mappings(content.get("config_table")))),
     }
 
 

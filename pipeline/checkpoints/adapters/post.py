@@ -18,7 +18,7 @@ from pipeline.checkpoints.adapters.weights import Adapter, Factors, Stored, open
 from pipeline.checkpoints.alignment import show
 from pipeline.checkpoints.checkpoint import Checkpoint, Source, open_checkpoint, open_files
 from pipeline.checkpoints.derived import DerivedReader
-from pipeline.checkpoints.reordered import with_vocab_size
+from pipeline.checkpoints.policy import with_vocab_size
 from pipeline.checkpoints.ties import names_of
 from pipeline.errors import IsAnAdapter, Mismatch, UsageError
 from pipeline.settings import Settings

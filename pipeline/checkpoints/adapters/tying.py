@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.checkpoints.adapters.weights import Adapter, Stored
 from pipeline.checkpoints.header import Entry
 from pipeline.checkpoints.policy import vocab_size
-from pipeline.checkpoints.ties import HEAD, Head, Names, have_same_values, untied
+from pipeline.checkpoints.ties import HEAD, SHARED, Head, Names, have_same_values, untied
 from pipeline.errors import NotACheckpoint
 from pipeline.storage.base import Reader
 
@@ -38,8 +38,9 @@ def tie(
     embedding = base.embedding_of(head)
     if config is None:
         return
-    if embedding is None:
+    if embedding is None or embedding.endswith(SHARED):
         _refuse_unknown(adapter, whole, base)
+    if embedding is None:
         return
     heads = [module for module in adapter.factors if module.rpartition(".")[2] == _HEAD_MODULE]
     module = embedding.removesuffix(".weight")
@@ -69,12 +70,12 @@ def _placed(stored: Stored) -> tuple[Reader, Entry]:
 
 
 def _refuse_unknown(adapter: Adapter, whole: Mapping[str, Stored], base: Names) -> None:
-    """Raise NotACheckpoint if what is held whole may be an embedding that the base ties to its head."""
+    """Raise NotACheckpoint if what is held whole may be an embedding that is tied to more than a head."""
     rows = vocab_size(base.config)
     tables = [name for name, stored in whole.items() if stored.entry.shape[:1] == (rows,)]
     if tables and base.says_tied:
         raise NotACheckpoint(
-            f"holds {', '.join(tables)} whole, and which embedding of its base is its head is not known",
+            f"holds {', '.join(tables)} whole, and what its base ties to that is not known",
             where=adapter.location,
             hint="merge it with PEFT's `merge_and_unload`, and give the merged model",
         )

@@ -14,6 +14,7 @@ from pipeline.checkpoints.vocabulary import Vocabulary
 from pipeline.deltas.base_rows import BaseRows
 from pipeline.deltas.base_sample import BaseSample
 from pipeline.deltas.manifest import Identity, TensorForm
+from pipeline.deltas.sampling import read_values
 from pipeline.engine.plan import Input, Ragged
 from pipeline.engine.work import Tables
 from pipeline.storage.base import Reader
@@ -129,13 +130,7 @@ class Addend(Protocol):
 
 def read_chunk(model: Checkpoint, name: str, chunk: int) -> Bytes:
     """One chunk of a model's tensor; empty behind its end."""
-    start = chunk * CHUNK_ELEMENTS
-    span = model.input(name).span(start, start + CHUNK_ELEMENTS)
-    if span is None:
-        return np.empty(0, np.uint8)
-    data = np.empty(span.nbytes, np.uint8)
-    model.readers[span.reader].read_into(span.offset, data.data)
-    return data
+    return read_values(model, name, chunk * CHUNK_ELEMENTS, CHUNK_ELEMENTS)
 
 
 def first_digest(model: Checkpoint, name: str) -> NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.meeting import forms_of
 from pipeline.checkpoints.vocabulary import Vocabulary
 from pipeline.checkpoints.vocabulary_rows import vocabulary_of
 from pipeline.deltas.base_rows import BaseRows
@@ -180,7 +181,7 @@ class Subtraction:
 
     def check_base(self, old: Checkpoint) -> None:
         """See `Addend`."""
-        if _forms(old) != _forms(self.base):
+        if forms_of(old) != forms_of(self.base):
             raise OtherCheckpoint(
                 f"is not the base of {self.location}: it has other tensors",
                 where=old.location,
@@ -235,8 +236,3 @@ def _form(pair: Pair) -> TensorForm:
 
 def _versions(model: Checkpoint) -> list[tuple[str, str, int]]:
     return [(reader.name, reader.version, reader.nbytes) for reader in model.readers]
-
-
-def _forms(model: Checkpoint) -> dict[str, tuple[DType, tuple[int, ...]]]:
-    entries = {name: source.entry for name, source in model.tensors.items()}
-    return {name: (entry.dtype, entry.shape) for name, entry in entries.items()}

@@ -28,8 +28,8 @@ from pipeline.deltas.sampling import (
 from pipeline.errors import CorruptFile, UnrelatedBase
 from pipeline.operations.addends.addend import Addend
 from pipeline.operations.lineage.figures import Extreme, Lineage
+from pipeline.tensors.doubles import Doubles
 from pipeline.tensors.likeness import (
-    Values,
     centred_cosine,
     moved_rows,
     relative_distance,
@@ -122,17 +122,18 @@ def _by_sample(base: Checkpoint, sample: BaseSample, forms: Iterable[TensorForm]
 def _by_norms(base: Checkpoint, forms: Iterable[TensorForm]) -> Lineage:
     """The size of the new base's values beside the norms that a manifest has."""
     known = [form for form in forms if isinstance(form, TensorRecord) and form.base_l2]
+    norms = {record.name: record.base_l2 for record in known}
     chosen = [form for form in choose_runs(base, known) if _fits(base, form)]
-    sizes = {record.name: (record.base_l2 or 0) / sqrt(prod(record.base_shape)) for record in known}
+    sizes = [(norms[form.name] or 0) / sqrt(prod(form.base_shape)) for form in chosen]
     ratios = [
-        relative_size(new, np.full_like(new, sizes[form.name]))
-        for form, new in zip(chosen, _runs(base, chosen), strict=True)
+        relative_size(new, np.full_like(new, size))
+        for size, new in zip(sizes, _runs(base, chosen), strict=True)
     ]
     ratio = _median(ratios)
     return Lineage("nothing" if ratio is None else "norms", len(chosen), ratio=ratio)
 
 
-def _runs(base: Checkpoint, forms: Sequence[TensorForm]) -> list[Values]:
+def _runs(base: Checkpoint, forms: Sequence[TensorForm]) -> list[Doubles]:
     return at_once(
         lambda form: values_of(read_run(base, form), base.tensors[form.name].entry.dtype), forms
     )

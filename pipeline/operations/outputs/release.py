@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.config_policy import ConfigRow, config_table, settle_config
-from pipeline.checkpoints.files import SAFETENSORS_INDEX, TOKENIZER
+from pipeline.checkpoints.files import PROCESSORS, SAFETENSORS_INDEX, TOKENIZER, read_all
 from pipeline.checkpoints.output import CONFIG, as_json, build_index
-from pipeline.checkpoints.policy import config_differences, transfer_config, vocab_size
+from pipeline.checkpoints.policy import has_text_part, transfer_config, vocab_size
 from pipeline.checkpoints.tokenizer_union import Own, with_own
 from pipeline.deltas.identity import identify
 from pipeline.deltas.manifest import Identity
@@ -53,6 +53,10 @@ class Release:
     choices: Mapping[str, str] = field(default_factory=dict)  # sides by key of the config
     own: Sequence[Own] = ()  # the new base's added tokens that the tokenizer takes in
 
+    def __post_init__(self) -> None:
+        """Settle the config: a choice that can't be is found out now, not once all is written."""
+        _ = self.config
+
     @cached_property
     def origins(self) -> list[tuple[Origin, float]]:
         """Where each addend comes from, with its scale. Not before the walk is done."""
@@ -82,8 +86,16 @@ class Release:
         return settle_config(config, base, post, choices=self.choices, is_untied=is_untied)
 
     def companions(self) -> dict[str, bytes]:
-        """Tokenizer, chat template and generation config: the first addend's, else the new base's."""
-        files = self.addends[0].read_companions() or self.base.read_companions()
+        """Tokenizer, chat template and generation config: the first addend's, else the new base's.
+
+        Of a multimodal base to which a text model's delta is added, what reads images stays.
+        """
+        files = self.addends[0].read_companions()
+        if not files:
+            files = self.base.read_companions()
+        elif has_text_part(self.config) and not has_text_part(self.addends[0].config):
+            kept = [name for name in PROCESSORS if name in self.base.companions and name not in files]
+            files |= {name: read_all(self.base.companions[name]) for name in kept}
         if self.own:
             files[TOKENIZER] = with_own(files[TOKENIZER], self.own)
         return files
@@ -113,7 +125,6 @@ class Release:
             "nonfinite": nonfinite,
             "config_table": self.config_table,
             "derived": describe_origins(self.base.derived, [origin for origin, _ in self.origins]),
-            "config_differences": tuple(config_differences(self.base.config, self.addends[0].config)),
         }
 
 

@@ -59,7 +59,6 @@ class ApplyReport:
     change_extremes: Sequence[Extreme] = ()
     lineage: Sequence[Lineage] = ()
     carried: Sequence[str] = ()
-    config_differences: Sequence[str] = ()
     config_table: Sequence[ConfigRow] = ()
     renamed: Sequence[str] = ()
     tied: Sequence[str] = ()
