@@ -15,8 +15,7 @@ from pipeline.operations.arguments import ScaledAddend
 from pipeline.operations.evaluating.models import base_of
 from pipeline.operations.freshness import FingerprintOf, Freshness
 from pipeline.operations.outputs.places import Place
-from pipeline.operations.outputs.site import INDEX
-from pipeline.operations.page import page_content
+from pipeline.operations.page import INDEX, page_content
 from pipeline.operations.setup import Reading, Setup
 from pipeline.operations.sweep import SWEEP, sweep
 from pipeline.quality.report import ROLES, Role
