@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from pipeline.checkpoints.strict_json import plain
 from pipeline.errors import CorruptFile
-from pipeline.quality.report import DataSet, Measurement, Role, Scores
+from pipeline.quality.report import ROLES, DataSet, Measurement, Role, Scores
 from pipeline.version import TOOL
 
 FORMAT = "paramdelta-sweep/1"
@@ -92,12 +92,16 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What the file of a sweep says of how it was made; see `Sweep` for the fields."""
+    """What the file of a sweep says of how it was made; see `Sweep` for the fields.
+
+    models: the fingerprints of those that every point is held against, by role.
+    """
 
     scales: Sequence[float]
     data: Any
     settings: Any
     made_of: Mapping[str, Any]
+    models: Mapping[Role, str]
     files: Sequence[str]
 
     @classmethod
@@ -109,7 +113,10 @@ class Said:
                 raise CorruptFile(f"its format is not {FORMAT}", where=where)
             scales = [float(each["scale"]) for each in raw["points"]]
             files = [str(name) for name in raw["files"]]
-            return cls(scales, raw["data"], raw["settings"], {**raw["made_of"]}, files)
+            made_of = {**raw["made_of"]}
+            said = {**made_of.pop("models")}
+            models = {role: str(said[role]) for role in ROLES if role in said}
+            return cls(scales, raw["data"], raw["settings"], made_of, models, files)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             hint = "sweep again: cli.py sweep --base B --delta D --data FILE --output DIR --overwrite"
             raise CorruptFile("it is not the report of a sweep", where=where, hint=hint) from error
