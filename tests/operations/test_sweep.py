@@ -17,7 +17,8 @@ from pipeline.operations.sweeping.making import Lasting
 from pipeline.operations.sweeping.scales import DEFAULT_SCALES, name_of, parse_scales
 from pipeline.quality.report import Evaluation, Measurement
 from pipeline.quality.subject import load_subject
-from pipeline.quality.sweep import Point, Said, best_of, is_higher_better
+from pipeline.quality.sweep import Point, Said, Sweep, best_of, is_higher_better
+from pipeline.rendering import show_sweep
 
 FAMILY = ROOT / "examples" / "family"
 BASE, REFERENCE = str(FAMILY / "base-v2"), str(FAMILY / "post-v2")
@@ -239,8 +240,9 @@ def test_scales_are_ascending_and_each_is_there_once():
     ("scales", "range_", "said"),
     [
         ("1,x", {}, "not scales"), ("", {}, "not scales"), ([], {}, "finite"), ("nan", {}, "finite"),
-        ("inf", {}, "finite"), ([None], {}, "not scales"),
-        (None, {"begin": 0, "end": math.inf, "steps": 3}, "finite"), ("1", {"begin": 0}, "twice"), (None, {"begin": 0, "end": 1}, "part"),
+        ("inf", {}, "finite"), ([None], {}, "not scales"), ("1", {"begin": 0}, "twice"),
+        (None, {"begin": 0, "end": math.inf, "steps": 3}, "finite"),
+        (None, {"begin": 0, "end": 1}, "part"),
         (None, {"begin": 0, "end": 1, "steps": 1}, "no range"),
         (None, {"begin": 0, "end": 1, "steps": 65}, "no range"),
         ([*range(65)], {}, "more than 64"),
@@ -269,6 +271,23 @@ def test_of_equals_the_best_is_the_one_nearest_to_the_base():
     assert (
         best_of(points("task.mean", (-1, 0.1, 0), (0.5, 0.8, 0), (1, 0.8, 0)))["task.mean"].scale == 0.5
     )
+
+
+def test_an_unknown_error_makes_no_other_scale_as_good():
+    found = best_of(points("task.mean", (0, 0.1, 0), (1, 0.8, math.nan)))
+    assert (found["task.mean"].scale, found["task.mean"].within) == (1, [1])
+
+
+def test_all_of_many_scales_can_be_read(capsys):
+    scales = [round(0.01 * number, 2) for number in range(64)]
+    found = points("task.mean", *((scale, 1 - abs(scale - 0.3), 0.01) for scale in scales))
+    show_sweep(Sweep("out", "base", [("d", 1.0)], found, best=best_of(found)))
+    shown = capsys.readouterr().out
+    assert "1.0000 ± 0.01 *" in shown
+    lines = [line for line in shown.splitlines() if line.startswith(" task.mean")]
+    assert sum(line.count("±") for line in lines) == 64
+    heads = [line.split() for line in shown.splitlines() if line.startswith(" figure")]
+    assert [float(word) for line in heads for word in line[1:-5]] == scales
 
 
 def test_what_is_the_same_everywhere_or_no_number_has_no_best():

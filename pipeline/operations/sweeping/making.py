@@ -25,6 +25,7 @@ from pipeline.operations.evaluating.models import Model, identify, identify_know
 from pipeline.operations.freshness import apply_freshness
 from pipeline.operations.setup import Reading, Setup
 from pipeline.operations.sweeping.scales import name_of
+from pipeline.quality.sweep import as_written
 from pipeline.storage.local.files import make_folder
 from pipeline.storage.local.partials import Partial, remove_abandoned
 from pipeline.storage.locations import Scheme, parse_output_model
@@ -152,7 +153,7 @@ class Maker:
             model = identify_known(place, self._apply(scale), setup)
             known = model.fingerprint, model.key
             self.cache.put(key, [{"fingerprint": model.fingerprint, "key": model.key}])
-        return Model(place, f"{self.base.location} + {scale:g} · ∆", *known)
+        return Model(place, f"{self.base.location} + {as_written(scale)} · ∆", *known)
 
     def make(self, model: Model, scale: float) -> None:
         """Let the model be there: it is wanted for more than its name. Raises what `apply` does."""
@@ -201,7 +202,7 @@ def saying(scale: float) -> Iterator[None]:
     try:
         yield
     except PipelineError as error:
-        error.what = f"at scale {scale:g}: {error.what}"
+        error.what = f"at scale {as_written(scale)}: {error.what}"
         raise
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from pipeline.errors import UsageError
+from pipeline.quality.sweep import as_written
 
 DEFAULT_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 MOST_SCALES = 64
@@ -64,5 +65,4 @@ def _range(begin: float, end: float, steps: int) -> list[float]:
 
 def name_of(scale: float) -> str:
     """What files of this scale are called: no two scales share a name."""
-    short = f"{scale:g}"
-    return f"scale-{short if float(short) == scale else repr(scale)}"
+    return f"scale-{as_written(scale)}"
