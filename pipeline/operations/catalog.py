@@ -131,15 +131,18 @@ def _delta(shelf: Store, item: Item, verifier: Verifier | None) -> Entry:
 def _model(shelf: Store, item: Item, verifier: Verifier | None) -> Entry:
     problem = what_is_missing(item)
     if problem or not item.has(PROVENANCE):
-        return _entry(item, "model", problem=problem)
+        return _entry(item, "adapter" if item.is_adapter else "model", problem=problem)
     name = PROVENANCE if item.name == ROOT else f"{item.name}/{PROVENANCE}"
     data = read_file(shelf, name)
     said = Provenance.parse(data, where=f"{shelf.url}/{name}")
+    signed_by = _signer(shelf, item, name, digest_bytes(data), verifier)
+    if item.is_adapter:
+        return _entry(item, "adapter", signed_by=signed_by)
     release = release_of(said.origin, location=item.name, signature=None)
     return _entry(
         item,
         "release",
-        signed_by=_signer(shelf, item, name, digest_bytes(data), verifier),
+        signed_by=signed_by,
         fingerprint=str(said.fingerprint),
         base=release.base,
         deltas=[part.delta for part in release.parts],
