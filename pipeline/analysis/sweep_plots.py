@@ -36,7 +36,8 @@ def draw_sweep(sweep: Sweep, formats: Sequence[str]) -> dict[str, bytes]:
     formats: "svg" and "png".
     """
     kinds: dict[str, list[str]] = {}
-    for name in names_of(sweep.points):
+    # What is over all sets comes first: it is no line to be left out.
+    for name in sorted(names_of(sweep.points), key=lambda name: ":" in name):
         kind = metric_of(name)
         is_plotted = is_higher_better(name) is not None or kind == name
         if kind in _AXES and is_plotted and len(known_of(sweep.points, name)) > 1:
