@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.errors import printable
@@ -37,9 +37,11 @@ def show_json(report: Any) -> None:
 
 
 def show(report: Any) -> None:
-    """Print a report (a dataclass) as lines of name and value."""
+    """Print a report (a dataclass) as lines of name and value; what is for programs is left to JSON."""
     fields = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
-    _print_lines({name: value for name, value in fields.items() if not _is_empty(value)})
+    shown = {name: value for name, value in fields.items() if not _is_empty(value)}
+    shown.pop("made_of", None)
+    _print_lines(shown)
 
 
 def show_apply(report: ApplyReport) -> None:
@@ -192,7 +194,7 @@ def show_evaluation(report: Evaluation) -> None:
     What stands behind a figure is left to the report: a share's parts, and what it was taken of.
     """
     found = dict.fromkeys(name for scores in report.scores.values() for name in scores.figures)
-    names = [name for name in found if not name.startswith(_PARTS) and not name.endswith(_BEHIND)]
+    names = _shown_figures(found)
     rows = [
         (name, *(_figure(scores.figures.get(name)) for scores in report.scores.values()))
         for name in names
@@ -214,28 +216,38 @@ def _figure(found: Measurement | None) -> str:
 
 
 def show_sweep(report: Sweep) -> None:
-    """Print a table with a row for each figure and a column for each scale; * marks the best."""
-    found = dict.fromkeys(name for point in report.points for name in point.figures)
-    names = [name for name in found if not name.startswith(_PARTS) and not name.endswith(_BEHIND)]
-    rows = []
-    for name in names:
-        best = report.best.get(name)
-        cells = [
-            _figure(point.figures.get(name)) + (" *" if best and point.scale == best.scale else "")
-            for point in report.points
-        ]
-        near = ", ".join(f"{scale:g}" for scale in best.within) if best else ""
-        rows.append((name, *cells, near))
-    heads = [f"{point.scale:g}" for point in report.points]
+    """Print a row for each figure and a column for each scale, so many a table; * marks the best."""
+    from pipeline.quality.sweep import as_written, names_of
+
+    names = _shown_figures(names_of(report.points))
+    heads = [as_written(point.scale) for point in report.points]
     deltas = [f"{name} × {weight:g}" for name, weight in report.deltas]
     sizes = {"model_bytes": report.model_bytes, "disk_bytes": report.disk_bytes}
     _print_lines({"base": report.base, "deltas": deltas, "scales": ", ".join(heads), **sizes})
-    if rows:
+    if not names:
+        return
+    for start in range(0, len(heads), _SCALES_ABREAST):
+        part = slice(start, start + _SCALES_ABREAST)
+        rows = []
+        for name in names:
+            best = report.best.get(name)
+            cells = [
+                _figure(point.figures.get(name)) + (" *" if best and point.scale == best.scale else "")
+                for point in report.points[part]
+            ]
+            rows.append((name, *cells, ", ".join(map(as_written, best.within)) if best else ""))
         print()
-        _print_table(("figure", *heads, "as good as the best"), rows)
-        print("\n* the best scale; as good: within one standard error of it")
-        print(printable(f"{len(report.files)} files in {report.output}"))
-        print(f"note: {report.note}")
+        _print_table(("figure", *heads[part], "as good as the best"), rows)
+    print("\n* the best scale; as good: within one standard error of it")
+    print(printable(f"{len(report.files)} files in {report.output}"))
+    print(f"note: {report.note}")
+
+
+def _shown_figures(names: Iterable[str]) -> list[str]:
+    """Those of the names of figures that are no parts of others."""
+    from pipeline.quality.report import BEHIND
+
+    return [name for name in names if not name.startswith(_PARTS) and not name.endswith(BEHIND)]
 
 
 def show_checks(report: Health) -> None:
@@ -282,7 +294,7 @@ def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], to: TextIO
 
 _SIZES = ("read", "download", "written", "upload", "memory")
 _PARTS = ("finite:", "eos_rate:")
-_BEHIND = (".lost", ".gained", ".compared", ".shared")
+_SCALES_ABREAST = 8  # columns that the width of a file has room for
 _COUNTS = ("changed", "remainders", "exceptions")
 
 

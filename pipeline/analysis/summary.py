@@ -39,7 +39,7 @@ class Summary:
         assert stored is not None, "only a delta's own tensors are asked for"
         record, seat, elements = stored.record, item.seat, item.counted(delta)
         tables, rows = self.tables, self.plan.rows_of(job)
-        zeros, nonfinite = tables.counts[job, delta].tolist()
+        zeros, nonfinite = self._zeros(job, delta), int(tables.counts[job, delta, 1])
         head: dict[str, Any] = {
             "name": item.name,
             "shape": record.shape,
@@ -56,7 +56,7 @@ class Summary:
             return TensorFigures(**head, **nothing, elements=0, left_out=left_out)
         l2 = root_of(tables.squares[rows, delta].tolist())
         base_l2 = root_of(tables.base_squares[rows, delta].tolist()) if self.measured else record.base_l2
-        same_shape = record.shape == record.base_shape
+        missing = math.prod(record.shape) - elements
         return TensorFigures(
             **head,
             elements=elements,
@@ -66,15 +66,19 @@ class Summary:
             relative=ratio(l2, base_l2),
             max=float(np.max(tables.largest[rows, delta])),
             spectrum=tables.spectra.get((job, delta)),
-            grown_rows=0 if same_shape else record.shape[0] - record.base_shape[0],
+            grown_rows=missing // math.prod(record.shape[1:]),
             nonfinite=nonfinite,
         )
+
+    def _zeros(self, job: int, delta: int) -> int:
+        """How many counted elements of a tensor are zero; others were set to it."""
+        return int(self.tables.counts[job, delta, 0]) - self.items[job].lacks(delta)
 
     def histograms(self, delta: int) -> list[Histogram]:
         """The sizes of a delta's elements: of all, then of each group that it has."""
         zeros = [0] * len(GROUPS)
-        for item, counts in zip(self.items, self.tables.counts, strict=True):
-            zeros[GROUPS.index(item.seat.group)] += int(counts[delta, 0])
+        for job, item in enumerate(self.items):
+            zeros[GROUPS.index(item.seat.group)] += self._zeros(job, delta)
         bins = self.tables.bins[delta]
         found = [_histogram(None, bins.sum(axis=0), sum(zeros))]
         for group, ours, nothing in zip(GROUPS, bins, zeros, strict=True):

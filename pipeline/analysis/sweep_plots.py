@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from pipeline.analysis.drawing import STYLES, canvas, entitle, legend_beside, render, shown
 from pipeline.analysis.score_plots import draw_bars
-from pipeline.quality.report import Measurement, Role
-from pipeline.quality.sweep import Sweep, is_higher_better
+from pipeline.quality.report import Role, metric_of
+from pipeline.quality.sweep import Sweep, is_higher_better, known_of, names_of
 
 _MOST_LINES = 2 * len(STYLES)
 _AXES = {
@@ -36,10 +36,11 @@ def draw_sweep(sweep: Sweep, formats: Sequence[str]) -> dict[str, bytes]:
     formats: "svg" and "png".
     """
     kinds: dict[str, list[str]] = {}
-    for name in dict.fromkeys(name for point in sweep.points for name in point.figures):
-        kind = name.replace(":", ".").partition(".")[0]
+    # What is over all sets comes first: it is no line to be left out.
+    for name in sorted(names_of(sweep.points), key=lambda name: ":" in name):
+        kind = metric_of(name)
         is_plotted = is_higher_better(name) is not None or kind == name
-        if kind in _AXES and is_plotted and len(_points(sweep, name)) > 1:
+        if kind in _AXES and is_plotted and len(known_of(sweep.points, name)) > 1:
             kinds.setdefault(kind, []).append(name)
     return {
         f"{kind}.{form}": data
@@ -48,22 +49,13 @@ def draw_sweep(sweep: Sweep, formats: Sequence[str]) -> dict[str, bytes]:
     }
 
 
-def _points(sweep: Sweep, name: str) -> list[tuple[float, Measurement]]:
-    """What is known of a figure, by scale."""
-    return [
-        (point.scale, point.figures[name])
-        for point in sweep.points
-        if name in point.figures and math.isfinite(point.figures[name].value)
-    ]
-
-
 def _draw(sweep: Sweep, kind: str, names: Sequence[str]) -> Figure:
     """A line for each set or task, and level ones for what base and reference do over all."""
     figure, (axes,) = canvas(height_inches=4.2)
     for number, name in enumerate(names[:_MOST_LINES]):
         style = STYLES[number % len(STYLES)]
         label = shown(name.partition(":")[2] or name)
-        draw_bars(axes, _points(sweep, name), style, label, hollow=number >= len(STYLES))
+        draw_bars(axes, known_of(sweep.points, name), style, label, hollow=number >= len(STYLES))
     overall = next((name for name in (kind, f"{kind}.mean") if name in names), None)
     for role, dashes in _DASHES.items():
         scores = sweep.others.get(role)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import threading
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,33 +21,65 @@ from pipeline.analysis.report import GROUPS, Spectrum
 from pipeline.analysis.sketch import Sketch, matrix_of
 from pipeline.analysis.statistics import BINS, Sizes
 from pipeline.checkpoints.header import Entry
+from pipeline.deltas.base_rows import BaseRows
+from pipeline.deltas.manifest import TensorRecord
 from pipeline.deltas.stored import StoredTensor
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
+
+Ranges = Sequence[tuple[int, int]]  # (first, behind the last), ascending
 
 
 @dataclass(frozen=True)
 class Item:
-    """One tensor name: its tensor in each delta, None where there is none, and in the measured base."""
+    """One tensor name: its tensor in each delta, None where there is none, and in the measured base.
+
+    lacking: of each delta's tensor, the elements of rows that base lacks among those that it has.
+    """
 
     name: str
     seat: Seat
     stored: Sequence[StoredTensor | None]
     base: Entry | None
+    lacking: Sequence[Ranges]
 
-    def counted(self, delta: int) -> int:
-        """How many of the tensor's elements are counted, the first ones: those that its base has."""
+    def span(self, delta: int) -> int:
+        """How many of the tensor's elements, the first ones, its base has, but for what is `lacking`."""
         stored = self.stored[delta]
         if stored is None or stored.record.carried:
             return 0
         return math.prod(stored.record.base_shape)
+
+    def lacks(self, delta: int) -> int:
+        """How many elements are `lacking`."""
+        return sum(stop - first for first, stop in self.lacking[delta])
+
+    def counted(self, delta: int) -> int:
+        """How many elements are counted: those that base has."""
+        return self.span(delta) - self.lacks(delta)
+
+    def clear(self, delta: int, start: int, values: NDArray[np.floating]) -> None:
+        """Set to zero what is `lacking` of `values`, which are the elements from `start` on."""
+        ranges = self.lacking[delta]
+        for first, stop in ranges[bisect_right(ranges, start, key=itemgetter(1)) :]:
+            if first >= start + len(values):
+                break
+            values[max(first - start, 0) : stop - start] = 0
 
     def is_compared(self, first: int, second: int) -> bool:
         """Whether two deltas have the tensor in a form in which element stands against element."""
         one, other = self.stored[first], self.stored[second]
         if one is None or other is None or not self.counted(first):
             return False
-        same = one.record.base_shape == other.record.base_shape
-        return same and self.counted(second) == self.counted(first)
+        same = one.record.base_shape == other.record.base_shape and self.span(second) > 0
+        return same and self.lacking[first] == self.lacking[second]
+
+
+def lacking(record: TensorRecord, rows: BaseRows | None) -> Ranges:
+    """The elements of rows that base lacks and that do not stand behind its own. rows: the delta's."""
+    if rows is None or record.name not in rows.tensors:
+        return ()
+    width = math.prod(record.shape[1:])
+    return [(first * width, stop * width) for first, stop in rows.order.absent]
 
 
 def pairs_of(deltas: int) -> list[tuple[int, int]]:
@@ -123,7 +157,7 @@ class Sketches:
             return
         with self._lock:
             if (job, delta) not in self._open:
-                chunks = -(-self._items[job].counted(delta) // CHUNK_ELEMENTS)
+                chunks = -(-self._items[job].span(delta) // CHUNK_ELEMENTS)
                 self._open[job, delta] = Sketch(*matrix, largest, self._size), [chunks]
             sketch, missing = self._open[job, delta]
         sketch.add(start, values)

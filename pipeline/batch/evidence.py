@@ -1,4 +1,4 @@
-"""Steps that show whether a model is good, and publish it if so: how they are done and told of."""
+"""Steps that show what deltas and models are, judge and publish them: how they are done and told of."""
 
 from __future__ import annotations
 
@@ -24,29 +24,60 @@ def perform(
     progress: Progressing = silent,
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate, gate or publish; what came of it, as JSON values. Raises what the operation raises.
+    """Do the operation `run`; what came of it, as JSON values. Raises what the operation raises.
 
     A refusal is a result: see `refusal_of`.
     """
-    words = dict(arguments)
+    words: dict[str, Any] = {**arguments, "dry_run": dry_run}
+    if run == "gate":
+        return _gate(words)
+    words |= {"progress": progress}
+    if run == "publish":
+        from pipeline.operations.publish import publish
+
+        words |= {} if limits is None else {"memory": limits.memory_bytes}
+        return asdict(publish(**words))
+    words |= {} if limits is None else {"limits": limits}
     match run:
-        case "gate":
-            from pipeline.operations.gate import gate
+        case "analyze":
+            from pipeline.operations.analyze import analyze
 
-            words.pop("store", None)  # a cluster's nodes are always told of it
-            verdict = gate(**words, dry_run=dry_run)
-            told: dict[str, Any] = json.loads(verdict.to_json())
-            return {**told, "dry_run": dry_run, "refusals": verdict.refusals}
-        case "publish":
-            from pipeline.operations.publish import publish
+            words["deltas"] = [name for name, _ in words["deltas"]]
+            report = asdict(analyze(**words))
+            report.pop("analysis")  # it is in its folder
+            return report
+        case "page":
+            from pipeline.operations.page import page
 
-            words |= {} if limits is None else {"memory": limits.memory_bytes}
-            return asdict(publish(**words, dry_run=dry_run, progress=progress))
+            return asdict(page(**words))
+        case "sweep":
+            return _sweep(words)
+    return _evaluate(words)
+
+
+def _gate(words: dict[str, Any]) -> dict[str, Any]:
+    from pipeline.operations.gate import gate
+
+    words.pop("store", None)  # a cluster's nodes are always told of it
+    verdict = gate(**words)
+    told: dict[str, Any] = json.loads(verdict.to_json())
+    return {**told, "dry_run": words["dry_run"], "refusals": verdict.refusals}
+
+
+def _sweep(words: dict[str, Any]) -> dict[str, Any]:
+    from pipeline.operations.sweep import sweep
+
+    found = sweep(**words)
+    told: dict[str, Any] = json.loads(found.to_json())
+    measured = found.made_of.get("models", {})
+    return {**told, **{f"{role}_fingerprint": digest for role, digest in measured.items()}}
+
+
+def _evaluate(words: dict[str, Any]) -> dict[str, Any]:
     from pipeline.operations.evaluate import evaluate
 
-    words |= {} if limits is None else {"limits": limits}
-    found = evaluate(**words, dry_run=dry_run, progress=progress)
-    if dry_run:
+    found = evaluate(**words)
+    if words["dry_run"]:
         return {"dry_run": True, "output": words["output"].partition("?")[0], **_to_read(words)}
     return _told(found, words["output"])
 

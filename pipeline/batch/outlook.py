@@ -61,7 +61,7 @@ def examine(spec: Specification, known: Known) -> Freshness:
             return compute_freshness(**arguments, fingerprint_of=known.fingerprint)
         case "apply":
             arguments["deltas"] = spec.terms
-            return apply_freshness(**_without_checks(arguments), fingerprint_of=known.fingerprint)
+            return apply_freshness(**arguments, fingerprint_of=known.fingerprint)
         case "combine":
             arguments["deltas"] = spec.terms
             return combine_freshness(**arguments)
@@ -180,10 +180,3 @@ def step_key(spec: Specification, report: Mapping[str, Any], settings: Settings)
         said.pop(name, None)
     content = {"run": spec.run, "options": said, "of": of}
     return str(digest_bytes(json.dumps(content, sort_keys=True).encode()))
-
-
-def _without_checks(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of an apply without those that say what must hold before it runs."""
-    for name in ("key", "require_signature", "old_base", "allow_unrelated"):
-        arguments.pop(name, None)
-    return arguments

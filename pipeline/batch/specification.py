@@ -16,8 +16,7 @@ from pipeline.storage.locations import Scheme, parse_output_model, split_scale
 
 _SHARED = ("store", "device", "hub_cache", "dequantize", "tier", "sign_key")
 SIDES = ("base", "post")  # of a difference
-SHOWING = ("analyze", "page", "sweep")
-EVIDENCE = ("evaluate", "gate", "publish", *SHOWING)
+EVIDENCE = ("evaluate", "gate", "publish", "analyze", "page", "sweep")
 _UNTOLD = {  # what an operation has no option for
     "sweep": ("tier", "sign_key"),
     "analyze": ("device", "tier", "sign_key"),
@@ -39,14 +38,10 @@ class Specification:
 
     def perform(self, **context: Any) -> dict[str, Any]:
         """Do it; returns the operation's report. context: what depends on who does it, as progress."""
-        if self.run in SHOWING:
-            from pipeline.batch.showing import show
-
-            return show(self.run, self._call(), **context)
         if self.run in EVIDENCE:
             from pipeline.batch.evidence import perform
 
-            return perform(self.run, self.arguments, **context)
+            return perform(self.run, self._call(), **context)
         return asdict(self._operation()(**self._call(), **context))
 
     @property

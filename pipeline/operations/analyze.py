@@ -10,15 +10,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Self, Unpack
 
+from pipeline.analysis.measured_base import as_seen, problems_of
 from pipeline.analysis.naming import seat_of
 from pipeline.analysis.parts import ANY, Split, part_of
 from pipeline.analysis.report import Analysis, DeltaFigures, TensorFigures
 from pipeline.analysis.sketch import DEFAULT_SIZE, chunk_bytes, sketch_bytes
 from pipeline.analysis.statistics import scratch_bytes
 from pipeline.analysis.summary import Summary
-from pipeline.analysis.tables import Item, Sketches, Tables, pairs_of
+from pipeline.analysis.tables import Item, Sketches, Tables, lacking, pairs_of
 from pipeline.analysis.threads import one_thread_each
-from pipeline.checkpoints.alignment import show
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.files import read_file
 from pipeline.deltas.delta import Delta, open_delta
@@ -28,6 +28,7 @@ from pipeline.engine.work import Work
 from pipeline.errors import Mismatch, UsageError
 from pipeline.operations.arguments import Scaled, scaled
 from pipeline.operations.kernels.analyze import AnalyzeKernel
+from pipeline.operations.outputs.folder import write_folder
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.setup import Reading, Setup
 from pipeline.quality.report import Evaluation
@@ -113,8 +114,8 @@ def analyze(
         if setup.dry_run:
             return report
         analysis = replace(run.measure(setup), made_of=made_of)
-    files = {ANALYSIS: analysis.to_json().encode(), **_draw(analysis, scores, formats)}
-    _publish(place, files)
+    files = {**_draw(analysis, scores, formats), ANALYSIS: analysis.to_json().encode()}
+    write_folder(place, files)
     return replace(report, files=list(files), analysis=analysis)
 
 
@@ -173,16 +174,6 @@ def _draw(
     return {f"plots/{name}": data for name, data in drawn.items()}
 
 
-def _publish(place: Place, files: Mapping[str, bytes]) -> None:
-    """Write a folder of small files, which appears as a whole."""
-    with place.create_folder(sum(map(len, files.values()))) as folder:
-        for name, content in files.items():
-            with folder.create(name, size_hint=len(content)) as writer:
-                writer.write(0, content)
-                writer.commit()
-        folder.publish(list(files))
-
-
 @dataclass(frozen=True)
 class _Run:
     """Deltas, and a base if one is measured, opened."""
@@ -197,14 +188,19 @@ class _Run:
     def prepare(cls, deltas: Sequence[Delta], base: Checkpoint | None, sketch: int) -> Self:
         """What is to be read: every tensor of any delta. Raises Mismatch if the base does not fit."""
         names = dict.fromkeys(name for delta in deltas for name in delta.tensors)
+        base = as_seen(base, deltas) if base else None
         items = []
         problems: list[str] = []
         for name in names:
             stored = [delta.tensors.get(name) for delta in deltas]
             entry = base.tensors[name].entry if base and name in base.tensors else None
-            item = Item(name, seat_of(name), stored, entry)
+            without = [
+                lacking(each.record, delta.manifest.base_rows) if each else ()
+                for each, delta in zip(stored, deltas, strict=True)
+            ]
+            item = Item(name, seat_of(name), stored, entry, without)
             items.append(item)
-            problems += _problems(item, deltas) if base else []
+            problems += problems_of(item, deltas) if base else []
         if base and problems:
             raise Mismatch(
                 problems,
@@ -299,24 +295,6 @@ class _Run:
 
 def _place(tensor: TensorFigures) -> Any:
     return tensor.layer, tensor.group, tensor.module
-
-
-def _problems(item: Item, deltas: Sequence[Delta]) -> list[str]:
-    """Why the base's tensor is none that the deltas' could be measured against."""
-    found = []
-    for number, delta in enumerate(deltas):
-        stored = item.stored[number]
-        if stored is None or not item.counted(number):
-            continue
-        wanted = stored.record.base_shape
-        if item.base is None:
-            found.append(f"{item.name} is missing; it is in {delta.location}")
-        elif (item.base.shape[1:], item.base.dtype.is_float) != (wanted[1:], True) or (
-            item.base.shape[:1] < wanted[:1]
-        ):
-            shape = f"{show(item.base.shape)} {item.base.dtype}"
-            found.append(f"{item.name} is {shape}, not {show(wanted)} as for {delta.location}")
-    return found
 
 
 def _job(item: Item, deltas: Sequence[Delta], base: Checkpoint | None) -> Job:

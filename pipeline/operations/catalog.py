@@ -14,10 +14,11 @@ from pipeline.checkpoints.files import SAFETENSORS, read_file
 from pipeline.deltas.signing import Verifier
 from pipeline.errors import AccessError, BadSignature, PipelineError
 from pipeline.operations.gathering import model_of, parse_report
+from pipeline.operations.outputs.folder import write_folder
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.outputs.provenance import PROVENANCE, Provenance
 from pipeline.operations.outputs.signatures import find_signature, load_verifier
-from pipeline.operations.outputs.site import INDEX, write_site
+from pipeline.operations.page import INDEX
 from pipeline.operations.setup import Setup, Writing
 from pipeline.operations.storing.listing import read_manifest, what_is_missing
 from pipeline.operations.storing.shelf import ROOT, Item, open_shelf, sort_out
@@ -70,7 +71,7 @@ def catalog(
     verdicts = [verdict for each in found if isinstance(each, list) for verdict in each]
     content = build_catalog(shelf.url, prefix, entries, verdicts)
     if not setup.dry_run:
-        write_site(target, {INDEX: content})
+        write_folder(target, {INDEX: content})
     kinds = [entry.kind for entry in entries]
     return CatalogReport(
         output=target.location,
@@ -130,15 +131,18 @@ def _delta(shelf: Store, item: Item, verifier: Verifier | None) -> Entry:
 def _model(shelf: Store, item: Item, verifier: Verifier | None) -> Entry:
     problem = what_is_missing(item)
     if problem or not item.has(PROVENANCE):
-        return _entry(item, "model", problem=problem)
+        return _entry(item, "adapter" if item.is_adapter else "model", problem=problem)
     name = PROVENANCE if item.name == ROOT else f"{item.name}/{PROVENANCE}"
     data = read_file(shelf, name)
     said = Provenance.parse(data, where=f"{shelf.url}/{name}")
+    signed_by = _signer(shelf, item, name, digest_bytes(data), verifier)
+    if item.is_adapter:
+        return _entry(item, "adapter", signed_by=signed_by)
     release = release_of(said.origin, location=item.name, signature=None)
     return _entry(
         item,
         "release",
-        signed_by=_signer(shelf, item, name, digest_bytes(data), verifier),
+        signed_by=signed_by,
         fingerprint=str(said.fingerprint),
         base=release.base,
         deltas=[part.delta for part in release.parts],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
 
 from pipeline.checkpoints.adapters.post import open_model
 from pipeline.checkpoints.files import read_file
@@ -15,6 +16,7 @@ from pipeline.operations.freshness import FingerprintOf, Freshness
 from pipeline.operations.gate import Kept, gate
 from pipeline.operations.outputs.provenance import PROVENANCE
 from pipeline.operations.publish import check_gates, plain
+from pipeline.operations.setup import Reading, Setup
 from pipeline.operations.storing.shelf import Item, find_item
 from pipeline.quality.report import ROLES, Evaluation, Role
 from pipeline.settings import Settings
@@ -30,7 +32,7 @@ def evaluate_freshness(
 
     Raises what `evaluate` does before it measures.
     """
-    settings = Settings.load(store=options.get("store"))
+    settings = Setup.of(reading_of(options)).settings
     there = Kept.at(output, settings)
     if not there.is_taken:
         return Freshness("missing")
@@ -41,30 +43,50 @@ def evaluate_freshness(
         said = Evaluation.from_json(there.read().decode(errors="replace"), where=there.shown)
     except CorruptFile:
         return Freshness("stale", "is no evaluation that can be read")
-    problems, unread = [], []
-    named: dict[Role, str] = {"model": model}
-    named |= {role: options[role] for role in ROLES if options.get(role)}
-    if [*said.scores] != [*planned.scores]:
-        problems.append("is held against other models")
+    problems = []
     if [*said.data] != [*planned.data]:
         problems.append("is of other data")
     if said.settings != json.loads(planned.to_json())["settings"]:
         problems.append("is of other settings or versions")
-    for role, scores in said.scores.items():
-        if role not in named:
-            continue
+    fingerprints = {role: scores.fingerprint for role, scores in said.scores.items()}
+    found = measured_freshness(
+        problems, {"model": model, **options}, fingerprints, settings, fingerprint_of
+    )
+    return replace(found, fingerprint=said.model.fingerprint) if found.state == "fresh" else found
+
+
+def measured_freshness(
+    problems: Sequence[str],
+    options: Mapping[str, Any],
+    said: Mapping[Role, str],
+    settings: Settings,
+    fingerprint_of: FingerprintOf,
+) -> Freshness:
+    """What follows from problems that are known, and from the models that were measured.
+
+    options: of the step, with the location of each role's model. said: the fingerprints that the result
+    says these had, by role. Raises what `open_model` does.
+    """
+    found, unread = list(problems), []
+    named: dict[Role, str] = {role: options[role] for role in ROLES if options.get(role)}
+    if {*said} != {*named}:
+        found.append("is held against other models")
+    for role in (role for role in named if role in said):
         base = base_of(role, named)
         with open_model(named[role], base=base, settings=settings, headers_only=True) as checkpoint:
             now = fingerprint_of(checkpoint)
             if now is None:
                 unread.append(checkpoint.location)
-            elif str(now) != scores.fingerprint:
-                problems.append(f"is of another {role}")
-    if problems:
-        return Freshness("stale", ", and ".join(problems))
-    if unread:
-        return Freshness("unknown", unread=unread)
-    return Freshness("fresh", fingerprint=said.model.fingerprint)
+            elif str(now) != said[role]:
+                found.append(f"is of another {role}")
+    if found:
+        return Freshness("stale", ", and ".join(found))
+    return Freshness("unknown", unread=unread) if unread else Freshness("fresh")
+
+
+def reading_of(options: Mapping[str, Any]) -> Reading:
+    """Those of a step's options that say how models are read, and where names in the store lie."""
+    return cast(Reading, {name: options[name] for name in Reading.__annotations__ if name in options})
 
 
 def gate_freshness(report: str, *, require: Sequence[str], output: str, **options: Any) -> Freshness:

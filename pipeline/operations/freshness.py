@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, cast
 
 from pipeline.checkpoints.adapters.post import open_post
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
@@ -37,6 +37,7 @@ from pipeline.storage.base import Store
 from pipeline.tensors.dtypes import parse_dtype
 from pipeline.tensors.fingerprint import Digest, digest_bytes
 
+_CHECKS = ("key", "require_signature", "old_base", "allow_unrelated")
 State = Literal["missing", "stale", "unknown", "fresh"]
 # What is wrong if they differ, a checkpoint, and the fingerprint that the result says it had.
 _Made = tuple[str, Checkpoint, Digest | None]
@@ -140,11 +141,14 @@ def apply_freshness(
     take_config: Mapping[str, str] | Sequence[str] | None = None,
     **options: Unpack[Applying],
 ) -> Freshness:
-    """How the model at `output` stands to what `apply` of the rest would write."""
+    """How the model at `output` stands to what `apply` of the rest would write.
+
+    What only says whether it may be written at all, as `require_signature`, is passed over.
+    """
     wanted = scaled(deltas, scale)
     fusion, others = Fusion.take(options, [factor for _, factor in wanted])
     form = Form.parse(dtype, shard_size, fusion, take_config)
-    setup = Setup.of(others)
+    setup = Setup.of(cast(Transferring, {n: v for n, v in others.items() if n not in _CHECKS}))
     place = Place.for_model(output, setup)
     if not place.store.has_folder(place.name):
         return Freshness("missing")

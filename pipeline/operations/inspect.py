@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pipeline.checkpoints.adapters.post import find_adapter
 from pipeline.checkpoints.adapters.weights import Adapter
+from pipeline.checkpoints.alignment import is_absent
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.header import Entry
 from pipeline.deltas.delta import Delta, open_delta
@@ -166,6 +167,7 @@ def _inspect_delta(delta: Delta) -> Inspection:
             "fingerprint": str(manifest.fingerprint),
             **_identity("base", manifest.base),
             **_identity("post", manifest.post),
+            **_rows(manifest),
             "ancestors": [(each.location, each.scale) for each in manifest.ancestors],
             "codec": manifest.codec,
             **_norms(manifest),
@@ -189,6 +191,18 @@ def _identity(side: str, identity: Identity | None) -> dict[str, Any]:
     if identity.derived is not None:
         found[f"{side}_derived"] = identity.derived
     return found
+
+
+def _rows(manifest: Manifest) -> dict[str, Any]:
+    """What base has no counterpart of, and whether its rows were brought into post's order."""
+    found: dict[str, Any] = {
+        "only_post": [each.name for each in manifest.tensors if is_absent(each.base_shape, each.shape)]
+    }
+    if (rows := manifest.base_rows) is not None:
+        new = sum(stop - start for start, stop in rows.order.absent)
+        told = f"{rows.order.rows:,} of base in post's order, {new:,} only in post"
+        found["rows"] = [f"{name}: {told}" for name in rows.tensors]
+    return {name: value for name, value in found.items() if value}
 
 
 def _norms(manifest: Manifest) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from pipeline.analysis.page.facts import Evidence
 from pipeline.deltas.signing import Verifier
 from pipeline.errors import UsageError
 from pipeline.operations.gathering import gather
+from pipeline.operations.outputs.folder import write_folder
 from pipeline.operations.outputs.places import Place
-from pipeline.operations.outputs.site import INDEX, write_site
 from pipeline.operations.setup import Setup, Writing
 from pipeline.settings import Settings
+
+INDEX = "index.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def page(
     place = Place.for_model(output, setup).refuse_taken(is_model=True)
     content, evidence = page_content(reports, setup.settings, title=title, key=key)
     if not setup.dry_run:
-        write_site(place, {INDEX: content})
+        write_folder(place, {INDEX: content})
     return PageReport(
         output=place.location,
         dry_run=setup.dry_run,

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.analysis.report import Analysis
-from pipeline.checkpoints.adapters.post import open_model
 from pipeline.checkpoints.files import read_file
 from pipeline.errors import CorruptFile
 from pipeline.operations.analyze import ANALYSIS, analyze
 from pipeline.operations.arguments import ScaledAddend
-from pipeline.operations.evaluating.models import base_of
+from pipeline.operations.evidence_freshness import measured_freshness, reading_of
 from pipeline.operations.freshness import FingerprintOf, Freshness
 from pipeline.operations.outputs.places import Place
-from pipeline.operations.outputs.site import INDEX
-from pipeline.operations.page import page_content
-from pipeline.operations.setup import Reading, Setup
+from pipeline.operations.page import INDEX, page_content
+from pipeline.operations.setup import Setup
 from pipeline.operations.sweep import SWEEP, sweep
-from pipeline.quality.report import ROLES, Role
 from pipeline.quality.sweep import Said
 from pipeline.storage.base import Files
+
+# What is wrong with a sweep if it was made of something else.
+_OTHERS = (
+    ("deltas", "is of other deltas"),
+    ("weights", "has other weights"),
+    ("making", "makes models otherwise"),
+    ("plots", "has other plots"),
+)
 
 
 def analyze_freshness(deltas: Sequence[str], output: str, **options: Any) -> Freshness:
@@ -30,7 +35,7 @@ def analyze_freshness(deltas: Sequence[str], output: str, **options: Any) -> Fre
     Deltas and reports are known by their content, a measured base by its files' names, sizes and
     versions: its weights are not read. Raises what `analyze` does before it reads tensors.
     """
-    folder = _folder(output, options.get("store"))
+    folder = _folder(output, options)
     if folder is None:
         return Freshness("missing")
     planned = analyze(deltas, output, **{**options, "overwrite": True}, dry_run=True)
@@ -52,11 +57,11 @@ def page_freshness(reports: Sequence[str], output: str, **options: Any) -> Fresh
     The page is made, and compared: reports and headers are all that is read for it. Raises what `page`
     does.
     """
-    folder = _folder(output, options.get("store"))
+    folder = _folder(output, options)
     if folder is None:
         return Freshness("missing")
     title, key = options.get("title"), options.get("key")
-    settings = Setup.of(_store(options.get("store"))).settings
+    settings = Setup.of(reading_of(options)).settings
     content, _ = page_content(reports, settings, title=title, key=key)
     if folder.stat(INDEX) is None or read_file(folder, INDEX) != content:
         return Freshness("stale", "says something else")
@@ -75,7 +80,7 @@ def sweep_freshness(
 
     Raises what `sweep` does before it reads weights.
     """
-    folder = _folder(output, options.get("store"))
+    folder = _folder(output, options)
     if folder is None:
         return Freshness("missing")
     planned = sweep(base, deltas, output, **{**options, "overwrite": True}, dry_run=True)
@@ -84,40 +89,22 @@ def sweep_freshness(
     except CorruptFile:
         return Freshness("stale", "is no sweep that can be read")
     now = json.loads(planned.to_json())
-    problems, unread = [], []
+    problems = []
     if [*said.scales] != [point.scale for point in planned.points]:
         problems.append("has other scales")
     if (said.data, said.settings) != (now["data"], now["settings"]):
         problems.append("is of other data, settings or versions")
-    models = said.made_of.get("models", {})
-    if {**said.made_of, "models": None} != {**now["made_of"], "models": None}:
-        problems.append("is of other deltas")
+    problems += [text for key, text in _OTHERS if said.made_of.get(key) != now["made_of"][key]]
     if any(folder.stat(name) is None for name in said.files):
         problems.append("lacks files")
-    roles: dict[Role, str] = {"base": base}
-    roles |= {role: options[role] for role in ROLES if options.get(role)}
-    if {*models} != {*roles}:
-        problems.append("is held against other models")
-    for role, text in roles.items():
-        with open_model(text, base=base_of(role, roles), headers_only=True) as checkpoint:
-            found = fingerprint_of(checkpoint)
-            if found is None:
-                unread.append(checkpoint.location)
-            elif role in models and str(found) != models[role]:
-                problems.append(f"is of another {role}")
-    if problems:
-        return Freshness("stale", ", and ".join(problems))
-    return Freshness("unknown", unread=unread) if unread else Freshness("fresh")
+    settings = Setup.of(reading_of(options)).settings
+    return measured_freshness(problems, {"base": base, **options}, said.models, settings, fingerprint_of)
 
 
-def _folder(output: str, store: str | None) -> Files | None:
+def _folder(output: str, options: Mapping[str, Any]) -> Files | None:
     """What lies at `output`, if anything does."""
-    place = Place.for_model(output, Setup.of(_store(store)))
+    place = Place.for_model(output, Setup.of(reading_of(options)))
     return place.store.folder(place.name) if place.store.has_folder(place.name) else None
-
-
-def _store(store: str | None) -> Reading:
-    return {} if store is None else {"store": store}
 
 
 def _text(folder: Files, name: str) -> str:

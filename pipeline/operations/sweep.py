@@ -20,6 +20,7 @@ from pipeline.operations.evaluating.cache import Cache
 from pipeline.operations.evaluating.models import Bench, Model, base_of, identify
 from pipeline.operations.evaluating.preparing import Measured, Prepared
 from pipeline.operations.evaluating.publishing import items_text
+from pipeline.operations.outputs.folder import write_folder
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.setup import Reading, Setup
 from pipeline.operations.sweeping.making import (
@@ -28,6 +29,7 @@ from pipeline.operations.sweeping.making import (
     Making,
     Temporary,
     digests_of,
+    saying,
     scratch,
     times,
 )
@@ -89,58 +91,132 @@ def sweep(
     roles: dict[Role, str] = {"base": base}
     roles |= {role: text for role in _AGAINST if (text := given.pop(role, None)) is not None}
     wanted = {name: given.pop(name) for name in [*given] if name in Measured.__annotations__}
-    reading = cast(Reading, given)
     setup = Setup.of(cast(Reading, {**given, "overwrite": overwrite, "dry_run": dry_run}))
-    named, values = scaled(deltas), parse_scales(scales, begin=begin, end=end, steps=steps)
+    values = parse_scales(scales, begin=begin, end=end, steps=steps)
+    asked = _Asked(roles, scaled(deltas), values, {**(making or {})}, cast(Reading, given), keep)
     formats = parse_plots(plots)
     place = Place.for_model(output, setup).refuse_taken(is_model=True)
-    measured = cast(Measured, wanted)
-    prepared = Prepared.of(_in_order(["model", *roles]), setup.settings, **measured)
-    begun = _begin(place, named, values, prepared, reading, {**(making or {})}, keep, roles)
+    prepared = Prepared.of(_in_order(["model", *roles]), setup.settings, **cast(Measured, wanted))
+    begun = asked.outlook(place, prepared, formats)
     if dry_run:
         return replace(begun, seconds=_since(began))
     with scratch(output) as folder:
         models: Making = Lasting(keep) if keep else Temporary(folder)
         results = Cache(folder / "results") if cache == "off" else Cache.at(cache)
-        run = _Run(setup, prepared, results, folder / "files", models, reading)
-        report = run.measure(begun, roles, named, {**(making or {})})
+        run = _Run(asked, setup, prepared, results, folder / "files", models)
+        report = run.measure(begun)
         run.draw(report, formats)
         return run.publish(place, replace(report, seconds=_since(began)))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be swept. roles: the base, and what every scale is held against. See `sweep`."""
+
+    roles: Mapping[Role, str]
+    deltas: Sequence[ScaledAddend]
+    scales: Sequence[float]
+    making: Mapping[str, Any]
+    reading: Reading
+    keep: str | None
+
+    def outlook(self, place: Place, prepared: Prepared, formats: Sequence[str]) -> Sweep:
+        """The report as far as headers tell. Raises what `apply` does before it reads weights."""
+        shown = {}
+        for role, text in self.roles.items():
+            below, settings = base_of(role, self.roles), place.setup.settings
+            with open_model(text, base=below, settings=settings, headers_only=True) as checkpoint:
+                shown[role] = Scores(checkpoint.location, "", {})
+        nbytes, names = self._plan(place.setup)
+        stored = [each for each in self.deltas if isinstance(each[0], str)]
+        report = prepared.report({})
+        return Sweep(
+            output=place.location,
+            base=shown["base"].location,
+            deltas=names,
+            points=[Point(scale) for scale in self.scales],
+            dry_run=place.setup.dry_run,
+            others=shown,
+            data=report.data,
+            settings=report.settings,
+            made_of={
+                "making": dict(self.making),
+                "weights": [weight for _, weight in self.deltas],
+                "deltas": digests_of(stored, self.reading),
+                "plots": [*formats],
+            },
+            model_bytes=nbytes,
+            disk_bytes=self._room(nbytes, place),
+            started=report.started,
+        )
+
+    def _plan(self, setup: Setup) -> tuple[int, list[tuple[str, float]]]:
+        """What one model takes, and the deltas as they may be shown. Raises what `apply` does."""
+        moving = [scale for scale in self.scales if scale]
+        names = [("", weight) for _, weight in self.deltas]
+        if not moving:
+            return 0, names
+        base, options = self.roles["base"], {**self.reading, **self.making}
+        if self.keep and not setup.overwrite:
+            Lasting(self.keep).refuse_others(base, self.deltas, moving, options)
+        # Where it would lie does not matter: a sum takes as much at any scale, and nothing is written.
+        planned = apply(
+            base,
+            times(self.deltas, moving[-1]),
+            str(Path(gettempdir(), name_of(moving[-1]))),
+            **{**options, "overwrite": True, "dry_run": True},
+        )
+        named = zip(planned.deltas, names, strict=True)
+        return planned.written_bytes, [(name, weight) for (name, _), (_, weight) in named]
+
+    def _room(self, nbytes: int, place: Place) -> int:
+        """What models take on the disk of this machine at most at once. Raises StorageError."""
+        where = parse_output_model(self.keep) if self.keep else None
+        if where is not None and where.scheme is not Scheme.LOCAL:
+            return 0
+        count = sum(map(bool, self.scales))
+        wanted = nbytes * (count if self.keep else min(count, 1))
+        folder = Path(where.path) if where else Path(gettempdir() if place.is_remote else place.location)
+        if wanted > free_bytes(folder.absolute()):
+            other = "name an output on another disk"
+            raise StorageError(
+                f"the models take {format_bytes(wanted)}, and there is not so much room",
+                where=str(folder),
+                hint="leave out --keep" if where else "set TMPDIR" if place.is_remote else other,
+            )
+        _log.info("models take %s of the disk under %s", format_bytes(wanted), folder)
+        return wanted
 
 
 @dataclass(frozen=True)
 class _Run:
     """A sweep under way. files: where the output grows, on this machine."""
 
+    asked: _Asked
     setup: Setup
     prepared: Prepared
     cache: Cache
     files: Path
     models: Making
-    reading: Reading
 
-    def measure(
-        self,
-        begun: Sweep,
-        roles: Mapping[Role, str],
-        deltas: Sequence[ScaledAddend],
-        making: Mapping[str, Any],
-    ) -> Sweep:
-        """Every scale, one after the other."""
+    def measure(self, begun: Sweep) -> Sweep:
+        """Every scale, one after the other. begun: the report as far as headers tell."""
         self.files.mkdir(parents=True)
-        others = identify(roles, **self.reading)
-        digests = digests_of(deltas, self.reading)
+        asked = self.asked
+        others = identify(asked.roles, **asked.reading)
+        digests = digests_of(asked.deltas, asked.reading)
         maker = Maker(
-            others["base"], deltas, making, digests, self.models, self.cache, self.reading,
+            others["base"], asked.deltas, asked.making, digests, self.models, self.cache, asked.reading,
             self.setup.overwrite,
         )  # fmt: skip
         points: list[Point] = []
         scores: dict[Role, Scores] = {}
-        for point in begun.points:
-            found, scores = self._point(point.scale, maker, others)
-            points.append(found)
-        made_of = {**begun.made_of, "deltas": digests}
-        made_of["models"] = {role: model.fingerprint for role, model in others.items()}
+        for scale in asked.scales:
+            with saying(scale):
+                point, scores = self._point(scale, maker, others)
+            points.append(point)
+        fingerprints = {role: model.fingerprint for role, model in others.items()}
+        made_of = {**begun.made_of, "deltas": digests, "models": fingerprints}
         against: dict[Role, Scores] = {role: each for role, each in scores.items() if role != "model"}
         return replace(begun, points=points, others=against, best=best_of(points), made_of=made_of)
 
@@ -162,7 +238,7 @@ class _Run:
         for role, file in names.items():
             self._write(file, items_text(results[role]).encode(errors="backslashreplace"))
         self._write(f"{name}.json", report.to_json().encode(errors="backslashreplace"))
-        kept = model.location if isinstance(self.models, Lasting) and scale else None
+        kept = model.location if self.asked.keep and scale else None
         made = bool(scale) and maker.was_made(scale)
         figures = scores["model"].figures
         return Point(scale, model.fingerprint, figures, f"{name}.json", made, kept), scores
@@ -178,85 +254,17 @@ class _Run:
     def publish(self, place: Place, report: Sweep) -> Sweep:
         """Write the folder, which appears as a whole; returns the report as it stands there."""
         paths = sorted(path for path in self.files.rglob("*") if path.is_file())
-        names = {path.relative_to(self.files).as_posix(): path for path in paths}
-        report = replace(report, files=[*names, SWEEP])
-        self._write(SWEEP, report.to_json().encode(errors="backslashreplace"))
-        names[SWEEP] = self.files / SWEEP
-        with place.create_folder(sum(path.stat().st_size for path in names.values())) as folder:
-            for name, path in names.items():
-                content = path.read_bytes()
-                with folder.create(name, size_hint=len(content)) as writer:
-                    writer.write(0, content)
-                    writer.commit()
-            folder.publish(list(names))
+        files: dict[str, bytes | Path] = {
+            path.relative_to(self.files).as_posix(): path for path in paths
+        }
+        report = replace(report, files=[*files, SWEEP])
+        write_folder(place, {**files, SWEEP: report.to_json().encode(errors="backslashreplace")})
         return report
 
     def _write(self, name: str, data: bytes) -> None:
         path = self.files / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
-
-
-def _begin(
-    place: Place,
-    deltas: Sequence[ScaledAddend],
-    scales: Sequence[float],
-    prepared: Prepared,
-    reading: Reading,
-    making: Mapping[str, Any],
-    keep: str | None,
-    roles: Mapping[Role, str],
-) -> Sweep:
-    """The report as far as headers tell. Raises what `apply` does before it reads weights."""
-    shown = {}
-    for role, text in roles.items():
-        below, settings = base_of(role, roles), place.setup.settings
-        with open_model(text, base=below, settings=settings, headers_only=True) as checkpoint:
-            shown[role] = Scores(checkpoint.location, "", {})
-    moving = [scale for scale in scales if scale]
-    nbytes, names = 0, [("", weight) for _, weight in deltas]
-    if moving:
-        at = Lasting(keep or place.location).place(moving[-1])
-        more = {**reading, **making, "overwrite": place.setup.overwrite or not keep, "dry_run": True}
-        planned = apply(roles["base"], times(deltas, moving[-1]), at, **more)
-        nbytes = planned.written_bytes
-        names = [(name, weight) for (name, _), (_, weight) in zip(planned.deltas, deltas, strict=True)]
-    report = prepared.report({})
-    return Sweep(
-        output=place.location,
-        base=shown["base"].location,
-        deltas=names,
-        points=[Point(scale) for scale in scales],
-        dry_run=place.setup.dry_run,
-        others=shown,
-        data=report.data,
-        settings=report.settings,
-        made_of={
-            "making": dict(making),
-            "weights": [weight for _, weight in deltas],
-            "deltas": digests_of([each for each in deltas if isinstance(each[0], str)], reading),
-        },
-        model_bytes=nbytes,
-        disk_bytes=_room(nbytes, len(moving), keep, place),
-        started=report.started,
-    )
-
-
-def _room(nbytes: int, count: int, keep: str | None, place: Place) -> int:
-    """What models take on the disk of this machine at most at once. Raises StorageError."""
-    where = parse_output_model(keep) if keep else None
-    if where is not None and where.scheme is not Scheme.LOCAL:
-        return 0
-    wanted = nbytes * (count if keep else min(count, 1))
-    folder = Path(where.path) if where else Path(gettempdir() if place.is_remote else place.location)
-    if wanted > free_bytes(folder.absolute()):
-        raise StorageError(
-            f"the models take {format_bytes(wanted)}, and there is not so much room",
-            where=str(folder),
-            hint="name an output on another disk, or leave out --keep",
-        )
-    _log.info("models take %s of the disk under %s", format_bytes(wanted), folder)
-    return wanted
 
 
 def _in_order(roles: Sequence[Role]) -> list[Role]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.checkpoints.strict_json import parse_json, plain
@@ -60,11 +60,6 @@ class Pair:
 def to_line(item: Mapping[str, Any]) -> str:
     """A line of JSON without its end; a number that is not finite is written as null."""
     return json.dumps(plain(item), ensure_ascii=False, allow_nan=False)
-
-
-def item_lines(items: Iterable[Item]) -> Iterable[str]:
-    """The lines of `items`."""
-    return (to_line(asdict(item)) for item in items)
 
 
 def read_items(data: bytes, *, where: str) -> list[Item]:

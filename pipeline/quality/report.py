@@ -47,6 +47,15 @@ class Measurement:
     count: int = 0
 
 
+# Figures that stand behind others end so; none is to be high or low by itself.
+BEHIND = (".lost", ".gained", ".compared", ".shared")
+
+
+def metric_of(name: str) -> str:
+    """The metric that a figure of this name is of."""
+    return name.replace(":", ".").partition(".")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class DataSet:
     """What was measured on. digest: BLAKE3 of its bytes. items: documents or questions."""

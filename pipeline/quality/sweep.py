@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from pipeline.checkpoints.strict_json import plain
 from pipeline.errors import CorruptFile
-from pipeline.quality.report import DataSet, Measurement, Role, Scores
+from pipeline.quality.report import BEHIND, ROLES, DataSet, Measurement, Role, Scores, metric_of
 from pipeline.version import TOOL
 
 FORMAT = "paramdelta-sweep/1"
@@ -27,8 +27,6 @@ NOTE = (
 )
 _HIGHER = ("finite", "same_top", "task", "eos_rate", "gap_recovered")
 _LOWER = ("bits_per_byte", "perplexity", "kl", "flips")
-# Of figures that stand behind others, none is to be high or low by itself.
-_BEHIND = (".lost", ".gained", ".compared", ".shared")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +90,16 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What the file of a sweep says of how it was made; see `Sweep` for the fields."""
+    """What the file of a sweep says of how it was made; see `Sweep` for the fields.
+
+    models: the fingerprints of those that every point is held against, by role.
+    """
 
     scales: Sequence[float]
     data: Any
     settings: Any
     made_of: Mapping[str, Any]
+    models: Mapping[Role, str]
     files: Sequence[str]
 
     @classmethod
@@ -109,35 +111,54 @@ class Said:
                 raise CorruptFile(f"its format is not {FORMAT}", where=where)
             scales = [float(each["scale"]) for each in raw["points"]]
             files = [str(name) for name in raw["files"]]
-            return cls(scales, raw["data"], raw["settings"], {**raw["made_of"]}, files)
+            made_of = {**raw["made_of"]}
+            said = {**made_of.pop("models")}
+            models = {role: str(said[role]) for role in ROLES if role in said}
+            return cls(scales, raw["data"], raw["settings"], made_of, models, files)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             hint = "sweep again: cli.py sweep --base B --delta D --data FILE --output DIR --overwrite"
             raise CorruptFile("it is not the report of a sweep", where=where, hint=hint) from error
 
 
+def as_written(scale: float) -> str:
+    """A scale as people write it; no two scales are written alike."""
+    short = f"{scale:g}"
+    return short if float(short) == scale else repr(scale)
+
+
 def is_higher_better(name: str) -> bool | None:
     """Whether a figure should be high; None if neither high nor low is better."""
-    kind = name.replace(":", ".").partition(".")[0]
-    if name.endswith(_BEHIND) or kind not in (*_HIGHER, *_LOWER):
+    kind = metric_of(name)
+    if name.endswith(BEHIND) or kind not in (*_HIGHER, *_LOWER):
         return None
     return kind in _HIGHER
 
 
+def names_of(points: Sequence[Point]) -> list[str]:
+    """The names of all figures, each once."""
+    return list(dict.fromkeys(name for point in points for name in point.figures))
+
+
+def known_of(points: Sequence[Point], name: str) -> list[tuple[float, Measurement]]:
+    """Where a figure is known: the scale, and what it is there."""
+    return [
+        (point.scale, point.figures[name])
+        for point in points
+        if name in point.figures and math.isfinite(point.figures[name].value)
+    ]
+
+
 def best_of(points: Sequence[Point]) -> dict[str, Best]:
     """The best scale by each figure that has a direction and differs; of equals that nearest to 0."""
-    names = dict.fromkeys(name for point in points for name in point.figures)
     found = {}
-    for name in names:
+    for name in names_of(points):
         higher = is_higher_better(name)
-        known = [
-            (point.scale, point.figures[name])
-            for point in points
-            if name in point.figures and math.isfinite(point.figures[name].value)
-        ]
+        known = known_of(points, name)
         if higher is None or len({figure.value for _, figure in known}) < 2:
             continue
         sign = 1.0 if higher else -1.0
         scale, figure = max(known, key=lambda each: (sign * each[1].value, -abs(each[0])))
-        bound = sign * figure.value - (figure.standard_error or 0.0)
+        error = figure.standard_error or 0.0
+        bound = sign * figure.value - (error if math.isfinite(error) else 0.0)
         found[name] = Best(scale, [at for at, each in known if sign * each.value >= bound])
     return found

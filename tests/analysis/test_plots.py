@@ -16,7 +16,9 @@ from pipeline.analysis import plots
 from pipeline.analysis.drawing import settings, shown
 from pipeline.analysis.plots import draw_analysis
 from pipeline.analysis.score_plots import draw_scores, hypothetical
+from pipeline.analysis.sweep_plots import draw_sweep
 from pipeline.quality.report import Evaluation, Measurement, Role, Scores
+from pipeline.quality.sweep import Point, Sweep
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "$\\frac{a_b$</text><script>alert(1)</script>\x1b[31m\ud800"
@@ -125,3 +127,15 @@ def test_scores_are_drawn_over_the_scale_and_against_hypothetical_ones():
 def test_one_scale_without_donors_has_nothing_to_draw():
     alone = Evaluation({"model": Scores("m", "m", {"task:a": Measurement(0.5)})})
     assert draw_scores([(1.0, alone)], ["svg"]) == {}
+
+
+def test_a_sweep_of_many_tasks_leaves_out_tasks_and_not_their_mean():
+    names = [*(f"task:t{number}" for number in range(40)), "task.mean", "task.min"]
+    points = [
+        Point(scale, figures={name: Measurement(scale, 0.1, 9) for name in names})
+        for scale in (0.0, 1.0)
+    ]
+    (svg,) = draw_sweep(Sweep("out", "base", [], points), ["svg"]).values()
+    texts = texts_of(svg)
+    assert {"task.mean", "task.min", "t0"} <= set(texts) and "t39" not in texts
+    assert any("lines left out" in text for text in texts)

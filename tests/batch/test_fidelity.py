@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +13,13 @@ from batch.chains import apply, compute, run, statuses
 from models import State, cast, near, random_state, read_model, same_bits, write_model
 from tokenizers_for_tests import put, words
 
+from pipeline import compute as compute_now
+from pipeline import evaluate, sweep
 from pipeline.operations.apply import apply as apply_now
 from pipeline.operations.arguments import Difference
+from pipeline.operations.evidence_freshness import evaluate_freshness
 from pipeline.operations.fingerprint import fingerprint
+from pipeline.operations.showing_freshness import sweep_freshness
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 ROWS = 50
@@ -84,3 +90,29 @@ def test_deltas_are_put_together_as_a_step_says_and_again_if_it_says_otherwise()
     again = run(apply("model", *terms, **{**how, "density": 0.25}), more=more)
     assert statuses(again) == {"model": "done"}
     assert again.steps[0].reason == "what was there puts deltas together otherwise"
+
+
+def test_what_was_measured_of_a_dequantised_model_is_known_again() -> None:
+    Path("text.txt").write_text("A road to the river.\n")
+    state = cast(random_state(0, vocab=ROWS))
+    name = "model.layers.0.mlp.up_proj.weight"
+    state |= {name: state[name].to(torch.float8_e4m3fn), f"{name}_scale_inv": torch.ones(1, 1)}
+    config = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    write_model(Path("fp8"), state, quantization_config=config)
+    compute_now("./fp8", "./fp8", "./d.safetensors", dequantize=True)
+    options: dict[str, Any] = {"data": ["text.txt"], "metrics": ["finite"], "dequantize": True}
+    digest = fingerprint("./fp8", dequantize=True)
+    told = evaluate("./fp8", **options, dry_run=True)
+    scores = {"model": replace(told.model, fingerprint=str(digest))}
+    Path("e.json").write_text(replace(told, scores=scores).to_json())
+    planned = sweep("./fp8", ["./d.safetensors"], "./out", **options, plots="none", dry_run=True)
+    made_of = {**planned.made_of, "models": {"base": str(digest)}}
+    Path("out").mkdir()
+    Path("out", "sweep.json").write_text(replace(planned, made_of=made_of).to_json())
+    steps = [("./d.safetensors", 1.0)]
+    for known, state_of_it in ((lambda model: digest, "fresh"), (lambda model: None, "unknown")):
+        options["fingerprint_of"] = known
+        assert evaluate_freshness("./fp8", "./e.json", **options).state == state_of_it
+        assert sweep_freshness("./fp8", steps, "./out", **options, plots="none").state == state_of_it
+    found = sweep_freshness("./fp8", steps, "./out", **options, plots="svg", making={"lambda_": 0.5})
+    assert found.reason == "makes models otherwise, and has other plots"

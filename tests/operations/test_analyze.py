@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
-from models import cast, near, random_state
+from models import cast, near, random_state, write_model
 from operations.conftest import Family, Snapshot
+from tokenizers_for_tests import put, words
 
 from pipeline import analyze, combine, compute
 from pipeline.analysis.report import Agreement, Analysis, Part, TensorFigures
@@ -153,6 +155,52 @@ def test_rows_that_the_base_lacks_and_carried_tensors_are_named_and_not_counted(
     assert_part(grown, [known.flatten()], [base[EMBEDDING]])
     assert carried.elements == 0 and carried.left_out and "I64" in carried.left_out
     assert found.total.elements == sum(each.elements for each in found.tensors)
+
+
+def test_rows_that_the_base_lacks_are_not_counted_wherever_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = cast(random_state(1))
+    post = cast(near(random_state(1), 2))
+    tokens = [f"w{number}" for number in range(50)]
+    order = Random(3).sample([*tokens, "new-1", "new-2", "new-3"], 53)
+    at = {token: row for row, token in enumerate(tokens)}
+    new = torch.full((16,), 5.0).bfloat16()
+    post[EMBEDDING] = torch.stack([post[EMBEDDING][at[t]] if t in at else new for t in order])
+    put(write_model(Path("base"), base, tie_word_embeddings=True), words(tokens))
+    put(write_model(Path("post"), post, tie_word_embeddings=True, vocab_size=53), words(order))
+    compute("./base", "./post", "./d.safetensors")
+    before, after = base[EMBEDDING], post[EMBEDDING]
+    known = [(row, at[token]) for row, token in enumerate(order) if token in at]
+    delta = torch.cat([after[row].double() - before[own].double() for row, own in known])
+    for options in ({}, {"base": "./base"}):
+        (found,) = run(["./d.safetensors"], Path(f"out-{len(options)}"), **options).deltas
+        (grown,) = (each for each in found.tensors if each.name == EMBEDDING)
+        assert (grown.grown_rows, grown.elements) == (3, 50 * 16)
+        assert_part(grown, [delta], [base[EMBEDDING]])
+        (counts,) = (each for each in found.histograms if each.group == "embedding")
+        assert sum(counts.counts) + counts.zeros == 50 * 16
+    (pair,) = run(["./d.safetensors", "./d.safetensors"], Path("pair")).pairs
+    (embedding,) = (part for part in pair.groups if part.group == "embedding")
+    assert embedding.elements == 50 * 16 and embedding.cosine == pytest.approx(1)
+    write_model(Path("other"), cast(random_state(1, vocab=60)), tie_word_embeddings=True)
+    with pytest.raises(Mismatch, match="has 60 rows, not the 50 of the base of"):
+        run(["./d.safetensors"], Path("out-3"), base="./other")
+    compute("./base", "./base", "./own.safetensors")
+    with pytest.raises(Mismatch, match=r"own\.safetensors stood in another order"):
+        run(["./d.safetensors", "./own.safetensors"], Path("out-4"), base="./base")
+
+
+def test_a_tied_head_of_the_base_is_measured_as_the_delta_knows_it(tmp_path: Path) -> None:
+    base, post = cast(random_state(1)), cast(near(random_state(1), 2))
+    post["lm_head.weight"] = post[EMBEDDING] * 2
+    old = write_model(tmp_path / "base", base, tie_word_embeddings=True)
+    new = write_model(tmp_path / "post", post, tie_word_embeddings=False)
+    compute(str(old), str(new), str(tmp_path / "d.safetensors"))
+    (found,) = run([str(tmp_path / "d.safetensors")], tmp_path / "out", base=str(old)).deltas
+    norms = {each.name: each.base_l2 for each in found.tensors}
+    assert norms["lm_head.weight"] == norms[EMBEDDING] > 0
 
 
 def test_tensors_that_do_not_stand_element_against_element_are_not_compared(

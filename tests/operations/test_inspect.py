@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from clouds import Cloud
-from models import cast, near, random_state
+from models import cast, near, random_state, write_model
 from operations.conftest import Family
+from tokenizers_for_tests import put, words
 
 from pipeline import compute, inspect
 from pipeline.errors import CorruptFile, NotACheckpoint, NotFound, PipelineError, UsageError
@@ -161,3 +162,19 @@ def test_a_grown_vocabulary_shows_in_the_shapes(family: Family, tmp_path: Path) 
     compute(family.base, family.post, str(tmp_path / "d.safetensors"))
     shapes = {line.name: line.shape for line in inspect(str(tmp_path / "d.safetensors")).tensors}
     assert shapes["model.embed_tokens.weight"] == (57, 16)
+
+
+def test_what_only_post_has_and_where_base_s_rows_were_put_is_shown(tmp_path: Path) -> None:
+    base, post = cast(random_state(1)), cast(near(random_state(1), 2))
+    tokens = [f"w{number}" for number in range(50)]
+    embedding = "model.embed_tokens.weight"
+    post[embedding] = torch.cat([torch.ones(2, 16).bfloat16(), post[embedding].flip(0)])
+    post["v_head.weight"] = torch.ones(4, 16).bfloat16()
+    old = write_model(tmp_path / "base", base, tie_word_embeddings=True)
+    new = write_model(tmp_path / "post", post, tie_word_embeddings=True)
+    put(old, words(tokens))
+    put(new, words(["new-1", "new-2", *reversed(tokens)]))
+    compute(str(old), str(new), str(tmp_path / "d.safetensors"))
+    facts = inspect(str(tmp_path / "d.safetensors")).facts
+    assert facts["only_post"] == ["v_head.weight"]
+    assert facts["rows"] == [f"{embedding}: 50 of base in post's order, 2 only in post"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from operations.conftest import DELTA, Family, listed
 from servers.azurite import Azurite
 from servers.fault_proxy import FaultProxy
 
-from pipeline import compute, copy, list_store, verify
+from pipeline import catalog, compute, copy, extract_adapter, list_store, verify
 from pipeline.errors import (
     NotACheckpoint,
     NotFound,
@@ -48,6 +49,22 @@ def test_a_delta_may_be_called_like_a_models_weights(family: Family, tmp_path: P
     store = str(tmp_path / "shelf")
     compute(family.base, family.post, "model.safetensors", store=store)
     assert {name: item.kind for name, item in listed(store).items()} == {"model.safetensors": "delta"}
+
+
+def test_an_adapter_is_listed_and_copied_as_one_thing_whoever_made_it(
+    shelf: str, tmp_path: Path
+) -> None:
+    extract_adapter(DELTA, str(Path(shelf, "lora")), rank=2, store=shelf)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        Path(shelf, "pefts").mkdir(exist_ok=True)
+        shutil.copy(Path(shelf, "lora", name), Path(shelf, "pefts", name))
+    found = listed(shelf)
+    assert [found[name].kind for name in ("lora", "pefts")] == ["adapter", "adapter"]
+    assert [found[name].problem for name in ("lora", "pefts")] == [None, None]
+    shown = catalog(str(tmp_path / "catalog"), store=shelf)
+    assert (shown.problems, shown.releases, shown.others) == (0, 1, 3)
+    copy("pefts", str(tmp_path / "copied"), store=shelf)
+    assert (tmp_path / "copied" / "adapter_model.safetensors").is_file()
 
 
 def test_a_damaged_delta_is_listed_as_such(shelf: str) -> None:

@@ -13,10 +13,12 @@ from typer.testing import CliRunner
 import cli
 from pipeline import apply, compute, evaluate, sweep
 from pipeline.errors import CorruptFile, Mismatch, NotFound, OutputExists, StorageError, UsageError
+from pipeline.operations.sweeping.making import Lasting
 from pipeline.operations.sweeping.scales import DEFAULT_SCALES, name_of, parse_scales
 from pipeline.quality.report import Evaluation, Measurement
 from pipeline.quality.subject import load_subject
-from pipeline.quality.sweep import Point, Said, best_of, is_higher_better
+from pipeline.quality.sweep import Point, Said, Sweep, best_of, is_higher_better
+from pipeline.rendering import show_sweep
 
 FAMILY = ROOT / "examples" / "family"
 BASE, REFERENCE = str(FAMILY / "base-v2"), str(FAMILY / "post-v2")
@@ -131,13 +133,33 @@ def test_models_that_are_kept_are_whole_and_only_they_stay(folder, swept, tmp_pa
     assert done.points[1].model == str(tmp_path / "models" / "scale-1")
     assert (tmp_path / "models" / "scale-1" / "tokenizer.json").is_file()
     assert done.points[0].model is None and done.disk_bytes == done.model_bytes
-    with pytest.raises(OutputExists):
-        run(folder, "kept-again", scales="1", keep=str(tmp_path / "models"))
+
+
+def test_a_kept_model_is_taken_up_if_it_is_the_very_one_and_else_refused_before_anything_is_made(
+    folder, swept, tmp_path
+):
+    """As the sweep of a killed run is: nothing else tells of the models that it had made."""
+    models, delta = tmp_path / "models", str(folder / "d.safetensors")
+    apply(BASE, [(delta, 0.5)], str(models / "scale-0.5"))
+    before = (models / "scale-0.5" / "paramdelta.json").stat().st_mtime_ns
+    done = run(folder, "taken-up", scales="0.5,1", keep=str(models), plots="none")
+    assert [point.made for point in done.points] == [False, True]
+    assert (models / "scale-0.5" / "paramdelta.json").stat().st_mtime_ns == before
+    apply(BASE, [(delta, 2.0)], str(models / "scale-2.5"))
+    with pytest.raises(OutputExists, match=r"scale-2\.5 is of other deltas or scales"):
+        run(folder, "others", scales="2.25,2.5", keep=str(models))
+    assert not (models / "scale-2.25").exists()
+
+
+def test_models_are_kept_behind_a_url_s_signature():
+    kept = Lasting("https://account.blob.core.windows.net/models/x/?sv=1&sig=a/b")
+    assert kept.place(0.5) == "https://account.blob.core.windows.net/models/x/scale-0.5?sv=1&sig=a/b"
+    assert Lasting("./what?").place(1) == "./what?/scale-1"
 
 
 def test_a_scale_that_makes_no_model_ends_it_and_nothing_stays(folder, swept):
     before = files(folder)
-    with pytest.raises(Mismatch, match="beyond bfloat16"):
+    with pytest.raises(Mismatch, match=r"at scale 1e\+300: .*beyond bfloat16"):
         run(folder, "bad", scales=[1, 1e300])
     assert not (folder / "bad").exists()
     assert {name for name in files(folder) - before if not name.startswith("cache/")} == set()
@@ -209,6 +231,8 @@ def test_scales_are_ascending_and_each_is_there_once():
     assert parse_scales("1,0.5, 1,-0") == (0, 0.5, 1)
     assert parse_scales([2, -1.5]) == (-1.5, 2)
     assert parse_scales(None, begin=0, end=0.3, steps=4) == (0, 0.1, 0.2, 0.3)
+    assert parse_scales(None, begin=-0.3, end=0.3, steps=3) == (-0.3, 0, 0.3)
+    assert parse_scales(None, begin=0, end=1e-10, steps=3) == (0, 5e-11, 1e-10)
     assert name_of(0.5) == "scale-0.5" and name_of(1 / 3) == "scale-0.3333333333333333"
 
 
@@ -216,7 +240,9 @@ def test_scales_are_ascending_and_each_is_there_once():
     ("scales", "range_", "said"),
     [
         ("1,x", {}, "not scales"), ("", {}, "not scales"), ([], {}, "finite"), ("nan", {}, "finite"),
-        ("inf", {}, "finite"), ("1", {"begin": 0}, "twice"), (None, {"begin": 0, "end": 1}, "part"),
+        ("inf", {}, "finite"), ([None], {}, "not scales"), ("1", {"begin": 0}, "twice"),
+        (None, {"begin": 0, "end": math.inf, "steps": 3}, "finite"),
+        (None, {"begin": 0, "end": 1}, "part"),
         (None, {"begin": 0, "end": 1, "steps": 1}, "no range"),
         (None, {"begin": 0, "end": 1, "steps": 65}, "no range"),
         ([*range(65)], {}, "more than 64"),
@@ -245,6 +271,23 @@ def test_of_equals_the_best_is_the_one_nearest_to_the_base():
     assert (
         best_of(points("task.mean", (-1, 0.1, 0), (0.5, 0.8, 0), (1, 0.8, 0)))["task.mean"].scale == 0.5
     )
+
+
+def test_an_unknown_error_makes_no_other_scale_as_good():
+    found = best_of(points("task.mean", (0, 0.1, 0), (1, 0.8, math.nan)))
+    assert (found["task.mean"].scale, found["task.mean"].within) == (1, [1])
+
+
+def test_all_of_many_scales_can_be_read(capsys):
+    scales = [round(0.01 * number, 2) for number in range(64)]
+    found = points("task.mean", *((scale, 1 - abs(scale - 0.3), 0.01) for scale in scales))
+    show_sweep(Sweep("out", "base", [("d", 1.0)], found, best=best_of(found)))
+    shown = capsys.readouterr().out
+    assert "1.0000 ± 0.01 *" in shown
+    lines = [line for line in shown.splitlines() if line.startswith(" task.mean")]
+    assert sum(line.count("±") for line in lines) == 64
+    heads = [line.split() for line in shown.splitlines() if line.startswith(" figure")]
+    assert [float(word) for line in heads for word in line[1:-5]] == scales
 
 
 def test_what_is_the_same_everywhere_or_no_number_has_no_best():

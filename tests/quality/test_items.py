@@ -7,14 +7,14 @@ from dataclasses import asdict
 import pytest
 
 from pipeline.errors import CorruptFile
-from pipeline.quality.items import Item, item_lines, pair_items, read_items
+from pipeline.quality.items import Item, pair_items, read_items, to_line
 
 ITEM = Item("set", "count", "1", 1.0, "ab", "two\n", True, None, False, ())
 CHOSEN = Item("set", "water", "2", 0.0, "cd", "dry", None, 1.0, True, (-1.5, math.inf))
 
 
 def test_what_was_kept_is_read():
-    text = "\n".join(item_lines([ITEM, CHOSEN])).encode()
+    text = "\n".join(to_line(asdict(each)) for each in (ITEM, CHOSEN)).encode()
     one, two = read_items(text, where="items")
     assert one == ITEM
     assert asdict(two) | {"log_likelihoods": ()} == asdict(CHOSEN) | {"log_likelihoods": ()}
@@ -22,7 +22,7 @@ def test_what_was_kept_is_read():
 
 
 def test_documents_between_the_answers_are_passed_over():
-    data = b'{"data": "prose", "document": 0, "nats": 1.5}\n' + "".join(item_lines([ITEM])).encode()
+    data = b'{"data": "prose", "document": 0, "nats": 1.5}\n' + to_line(asdict(ITEM)).encode()
     assert read_items(data, where="items") == [ITEM]
 
 
@@ -30,7 +30,7 @@ def test_documents_between_the_answers_are_passed_over():
     "line", ["{", "[]x", '{"task": 1}', json.dumps({**asdict(ITEM), "score": "x"}), "1"]
 )
 def test_a_line_that_is_none_is_named(line):
-    good = "".join(item_lines([ITEM]))
+    good = to_line(asdict(ITEM))
     with pytest.raises(CorruptFile, match="items: line 2 is no item"):
         read_items(f"{good}\n{line}".encode(), where="items")
 

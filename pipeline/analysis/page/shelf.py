@@ -12,7 +12,7 @@ from pipeline.analysis.page.templates import fill
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing in a store. kind: delta, release, model or other. modified: UTC.
+    """One thing in a store. kind: delta, release, model, adapter or other. modified: UTC.
 
     parts: how many deltas were combined into it. deltas: what a release was made of. problem: why it
     can't be used, if so. signed_by: the key whose signature was seen to hold.
@@ -49,7 +49,8 @@ def build_catalog(
     """The page of `entries`, as HTML in UTF-8, with nothing in it that is loaded from elsewhere."""
     kinds: defaultdict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
-        kinds["other" if entry.kind == "model" or entry.problem else entry.kind].append(entry)
+        has_table = entry.kind in ("delta", "release") and not entry.problem
+        kinds[entry.kind if has_table else "other"].append(entry)
     return fill(
         "catalog.html",
         store=store,

@@ -9,7 +9,7 @@ from pipeline.operations.evaluating.measuring import Results
 from pipeline.quality.compare import Tasks, flips, gap_recovered, transfer_slope
 from pipeline.quality.divergence import divergence_figures
 from pipeline.quality.likelihood import text_figures
-from pipeline.quality.report import Role
+from pipeline.quality.report import Role, metric_of
 from pipeline.quality.scores import Figures, overall_figures, task_figures
 
 OF_TEXT = ("bits_per_byte", "perplexity", "finite", "kl", "same_top")
@@ -84,11 +84,10 @@ def _comparisons(results: Mapping[Role, Results], scores: Mapping[Role, Tasks]) 
 
 def _only(figures: Figures, metrics: Sequence[str]) -> Figures:
     """Those of `metrics`, in the order of `METRICS`, so that tables and files are read alike."""
-    kinds = {name: name.replace(":", ".").partition(".")[0] for name in figures}
     return {
         name: figures[name]
         for kind in METRICS
         if kind in metrics
         for name in figures
-        if kinds[name] == kind
+        if metric_of(name) == kind
     }

@@ -55,18 +55,19 @@ class AnalyzeKernel:
         return b""
 
     def _values(self, item: Item, part: Slice, delta: int, first: Bytes, second: Bytes) -> Floats | None:
-        """One delta's counted values of a chunk, or None if none are."""
+        """One delta's values of a chunk, zeros for what is not counted; None if nothing of it is."""
         stored = item.stored[delta]
         if stored is None or part.chunk >= len(stored.digests):
             return None
         # Also what is not counted: a damaged chunk is damaged.
         data, corrections = self.decoders[delta](stored, part.chunk, first, second)
-        counted = min(item.counted(delta) - part.start, CHUNK_ELEMENTS)
-        if counted <= 0:
+        length = min(item.span(delta) - part.start, CHUNK_ELEMENTS)
+        if length <= 0:
             return None
         room = self._room(delta, stored.record.width)
-        values: Floats = widen(Operand(data, stored.record.stored), corrections, room)
-        return values[:counted]
+        values: Floats = widen(Operand(data, stored.record.stored), corrections, room)[:length]
+        item.clear(delta, part.start, values)
+        return values
 
     def _measure_base(self, row: int, base: Operand, values: Sequence[Floats | None]) -> None:
         """Note the squares of the base's elements that each delta's belong to."""

@@ -18,7 +18,7 @@ from pipeline.settings import Settings
 from pipeline.storage.base import Store
 from pipeline.tensors.fingerprint import Digest, digest_bytes
 
-Kind = Literal["delta", "model", "other"]
+Kind = Literal["delta", "model", "adapter", "other"]
 _AT_ONCE = 8
 
 
@@ -74,7 +74,8 @@ def _describe(store: Store, item: Item) -> Listed:
         signed=item.is_signed,
     )
     if item.is_model:
-        return replace(plain, problem=what_is_missing(item))
+        kind: Kind = "adapter" if item.is_adapter else "model"
+        return replace(plain, kind=kind, problem=what_is_missing(item))
     if not item.name.endswith(SAFETENSORS):
         return plain
     try:

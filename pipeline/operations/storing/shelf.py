@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from pipeline.checkpoints.adapters.config import CONFIG_FILE as ADAPTER_CONFIG
+from pipeline.checkpoints.adapters.weights import WEIGHTS_FILES as ADAPTER_WEIGHTS
 from pipeline.checkpoints.files import INDEXES, SINGLE_FILES
 from pipeline.checkpoints.output import CONFIG
 from pipeline.deltas.signing import SUFFIX
@@ -25,7 +27,10 @@ _WEIGHTS = (*INDEXES, *SINGLE_FILES)
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A model folder with all its files, or one file, its signature the second if it has one."""
+    """A model folder with all its files, or one file, its signature the second if it has one.
+
+    An adapter's folder is a model's, too.
+    """
 
     name: str
     is_model: bool
@@ -61,7 +66,13 @@ class Item:
     @property
     def has_weights(self) -> bool:
         """Whether the folder has what readers of models look for first."""
-        return self.has(*_WEIGHTS)
+        return self.has(*_WEIGHTS) or self.is_adapter
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the folder holds an adapter, and no weights of a whole model."""
+        has_adapter = self.has(ADAPTER_CONFIG) and self.has(*ADAPTER_WEIGHTS)
+        return self.is_model and has_adapter and not self.has(*_WEIGHTS)
 
 
 def open_shelf(place: str | None, settings: Settings) -> tuple[Store, str]:
@@ -141,7 +152,9 @@ def _model_folders(names: Iterable[str]) -> set[str]:
     return {
         folder
         for folder, files in inside.items()
-        if {PROVENANCE, CLAIM} & files or (CONFIG in files and files.intersection(_WEIGHTS))
+        if {PROVENANCE, CLAIM} & files
+        or (CONFIG in files and files.intersection(_WEIGHTS))
+        or (ADAPTER_CONFIG in files and files.intersection(ADAPTER_WEIGHTS))
     }
 
 

@@ -15,15 +15,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
+from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.deltas.delta import open_delta
-from pipeline.errors import UsageError
+from pipeline.errors import OutputExists, PipelineError, UsageError
 from pipeline.operations.apply import apply
 from pipeline.operations.arguments import Difference, ScaledAddend
 from pipeline.operations.evaluating.cache import Cache, Record, key_of
 from pipeline.operations.evaluating.models import Model, identify, identify_known
-from pipeline.operations.outputs.report import ApplyReport
+from pipeline.operations.freshness import apply_freshness
 from pipeline.operations.setup import Reading, Setup
 from pipeline.operations.sweeping.scales import name_of
+from pipeline.quality.sweep import as_written
 from pipeline.storage.local.files import make_folder
 from pipeline.storage.local.partials import Partial, remove_abandoned
 from pipeline.storage.locations import Scheme, parse_output_model
@@ -61,10 +63,40 @@ class Lasting:
     location: str
 
     def place(self, scale: float) -> str:
-        return f"{self.location.rstrip('/')}/{name_of(scale)}"
+        url, mark, signature = self.location.partition("?" if "://" in self.location else "\0")
+        return f"{url.rstrip('/')}/{name_of(scale)}{mark}{signature}"
 
     def done(self, scale: float) -> None:
         pass
+
+    def refuse_others(
+        self,
+        base: str,
+        deltas: Sequence[ScaledAddend],
+        scales: Sequence[float],
+        options: Mapping[str, Any],
+    ) -> None:
+        """Raise OutputExists if what stands where a model will be is not that very model.
+
+        options: of `apply`. Headers are all that is read.
+        """
+        taken = []
+        for scale in scales:
+            found = apply_freshness(
+                base, times(deltas, scale), self.place(scale), **options, fingerprint_of=_nobody_knows
+            )
+            if found.state == "stale" and not found.is_underway:
+                taken.append(f"{name_of(scale)} {found.reason}")
+        if taken:
+            raise OutputExists(
+                f"there are other models: {'; '.join(taken)}",
+                where=str(parse_output_model(self.location)),
+                hint="add --overwrite to replace them, or keep models elsewhere",
+            )
+
+
+def _nobody_knows(model: Checkpoint) -> None:
+    """The fingerprint of a checkpoint, before anything is read."""
 
 
 @contextmanager
@@ -105,20 +137,23 @@ class Maker:
     cache: Cache
     options: Reading
     overwrite: bool
-    _there: dict[str, ApplyReport] = field(default_factory=dict)
+    _there: set[str] = field(default_factory=set)
+    _made: set[str] = field(default_factory=set)
 
     def model(self, scale: float) -> Model:
-        """The model at a scale; it is made now if nobody knows it."""
+        """The model at a scale; it is made now if it is neither kept nor known."""
         if scale == 0:
             return self.base
-        place, key = self.folder.place(scale), self._key(scale)
-        known = None if isinstance(self.folder, Lasting) else _known(self.cache.get(key))
+        place, setup = self.folder.place(scale), Setup.of(self.options)
+        if isinstance(self.folder, Lasting):
+            return identify_known(place, self._kept(scale) or self._apply(scale), setup)
+        key = self._key(scale)
+        known = _known(self.cache.get(key))
         if known is None:
-            report = self._apply(scale)
-            model = identify_known(place, str(report.fingerprint), Setup.of(self.options))
-            self.cache.put(key, [{"fingerprint": model.fingerprint, "key": model.key}])
+            model = identify_known(place, self._apply(scale), setup)
             known = model.fingerprint, model.key
-        return Model(place, self._shown(scale), *known)
+            self.cache.put(key, [{"fingerprint": model.fingerprint, "key": model.key}])
+        return Model(place, f"{self.base.location} + {as_written(scale)} · ∆", *known)
 
     def make(self, model: Model, scale: float) -> None:
         """Let the model be there: it is wanted for more than its name. Raises what `apply` does."""
@@ -127,23 +162,48 @@ class Maker:
 
     def was_made(self, scale: float) -> bool:
         """Whether the model at a scale was made by this."""
-        return self.folder.place(scale) in self._there
+        return self.folder.place(scale) in self._made
 
-    def _apply(self, scale: float) -> ApplyReport:
+    def _kept(self, scale: float) -> str | None:
+        """The fingerprint of the model that an earlier sweep has kept, if it is the wanted one."""
+        place = self.folder.place(scale)
+        found = apply_freshness(
+            self.base.text,
+            times(self.deltas, scale),
+            place,
+            **{**self.options, **self.making},
+            fingerprint_of=self._fingerprint_of,
+        )
+        if found.state == "fresh":
+            self._there.add(place)
+        return found.fingerprint
+
+    def _fingerprint_of(self, model: Checkpoint) -> Digest | None:
+        return Digest.parse(self.base.fingerprint) if model.location == self.base.location else None
+
+    def _apply(self, scale: float) -> str:
+        """Make the model at a scale; returns its fingerprint."""
         place = self.folder.place(scale)
         more = {**self.options, **self.making, "overwrite": self.overwrite}
-        self._there[place] = apply(self.base.text, times(self.deltas, scale), place, **more)
-        return self._there[place]
+        report = apply(self.base.text, times(self.deltas, scale), place, **more)
+        self._there.add(place)
+        self._made.add(place)
+        return str(report.fingerprint)
 
     def _key(self, scale: float) -> str:
         weights = [weight for _, weight in self.deltas]
         of = {"base": self.base.key, "deltas": [*self.digests], "weights": weights, "scale": scale}
         return key_of(kind="made", making=dict(self.making), tool=TOOL, **of)
 
-    def _shown(self, scale: float) -> str:
-        if isinstance(self.folder, Lasting):
-            return str(parse_output_model(self.folder.place(scale)))
-        return f"{self.base.location} + {scale:g} · ∆"
+
+@contextmanager
+def saying(scale: float) -> Iterator[None]:
+    """Let errors say at which scale they came: the model's folder may be hidden, and gone by then."""
+    try:
+        yield
+    except PipelineError as error:
+        error.what = f"at scale {as_written(scale)}: {error.what}"
+        raise
 
 
 def times(deltas: Sequence[ScaledAddend], scale: float) -> list[ScaledAddend]:

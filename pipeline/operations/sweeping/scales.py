@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 from pipeline.errors import UsageError
+from pipeline.quality.sweep import as_written
 
 DEFAULT_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 MOST_SCALES = 64
-_DIGITS = 9  # of a step's multiple: 3 · 0.1 is meant as 0.3
 
 
 def parse_scales(
@@ -48,7 +49,7 @@ def _numbers(scales: str | Sequence[float]) -> list[float]:
     words = scales.split(",") if isinstance(scales, str) else scales
     try:
         return [float(word) for word in words]
-    except ValueError:
+    except (ValueError, TypeError):
         text = f"{scales!r} are not scales"
         raise UsageError(text, hint="write numbers with commas between: 0,0.5,1") from None
 
@@ -56,10 +57,12 @@ def _numbers(scales: str | Sequence[float]) -> list[float]:
 def _range(begin: float, end: float, steps: int) -> list[float]:
     if not 2 <= steps <= MOST_SCALES:
         raise UsageError(f"{steps} steps make no range", hint=f"give 2 to {MOST_SCALES}")
-    return [round(begin + (end - begin) * at / (steps - 1), _DIGITS) for at in range(steps)]
+    if not (math.isfinite(begin) and math.isfinite(end)):
+        return [begin, end]  # refused as all others are
+    first, last = Fraction(repr(float(begin))), Fraction(repr(float(end)))  # 0.1 is meant as a tenth
+    return [float(first + (last - first) * at / (steps - 1)) for at in range(steps)]
 
 
 def name_of(scale: float) -> str:
     """What files of this scale are called: no two scales share a name."""
-    short = f"{scale:g}"
-    return f"scale-{short if float(short) == scale else repr(scale)}"
+    return f"scale-{as_written(scale)}"
