@@ -70,7 +70,7 @@ def _placed(stored: Stored) -> tuple[Reader, Entry]:
 
 
 def _refuse_unknown(adapter: Adapter, whole: Mapping[str, Stored], base: Names) -> None:
-    """Raise NotACheckpoint if what is held whole may be an embedding that is tied to more than a head."""
+    """Raise NotACheckpoint if what is held whole may be tied to more than a head."""
     rows = vocab_size(base.config)
     tables = [name for name, stored in whole.items() if stored.entry.shape[:1] == (rows,)]
     if tables and base.says_tied:
