@@ -84,14 +84,17 @@ def align_base(base: Checkpoint, post: Checkpoint, *, reads: bool) -> AlignedBas
     Nothing is made where the order is the same. reads: whether weights may be read, a few rows, for
     what the table says of untrained tokens. Raises Mismatch if the tokenizers have little in common.
     """
-    names = [name for name in vocabulary_tensors(post) if name in vocabulary_tensors(base)]
-    if not names or base.vocab_size is None or post.vocab_size is None:
-        return AlignedBase(base, None, (), None)
+    candidates = vocabulary_tensors(base)
+    names = [name for name in vocabulary_tensors(post) if name in candidates]
     where = f"{base.location} and {post.location}"
+    if not names or base.vocab_size is None or post.vocab_size is None:
+        check_vocabulary(base.read_tokenizer(), post.read_tokenizer(), where=where)
+        return AlignedBase(base, None, (), None)
     ours, theirs = vocabulary_of(base), vocabulary_of(post)
     if ours is None or theirs is None:
         check_vocabulary(base.read_tokenizer(), post.read_tokenizer(), where=where)
-        return AlignedBase(base, None, names, by_position_only(post.vocab_size, ours, theirs))
+        grown = max(post.vocab_size - base.vocab_size, 0)
+        return AlignedBase(base, None, names, by_position_only(post.vocab_size, grown, ours, theirs))
     left, right = Side(ours, base.vocab_size), Side(theirs, post.vocab_size)
     plan = plan_base(left, right)
     _check_common(plan, right, base, post, where)
@@ -121,10 +124,11 @@ def checked_order(
     return order
 
 
-def by_position_only(rows: int, *sides: Vocabulary | None) -> VocabularyTable:
-    """The table where there is nothing to compare."""
+def by_position_only(rows: int, whole: int, *sides: Vocabulary | None) -> VocabularyTable:
+    """The table where there is nothing to compare. whole: how many of the rows are post's own."""
     missing = sum(side is None for side in sides)
-    return VocabularyTable(BY_POSITION, rows, f"{missing} of {len(sides)} tokenizers not known")
+    why = f"{missing} of {len(sides)} tokenizers not known"
+    return VocabularyTable(BY_POSITION, rows, why, added=Tokens(whole))
 
 
 def _is_same(sources: Sequence[int], rows: int) -> bool:

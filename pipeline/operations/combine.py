@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Self, Unpack
 
 from pipeline.checkpoints.alignment import check_vocabulary, is_absent, name_problems, show
-from pipeline.deltas.base_rows import check_same_rows
+from pipeline.checkpoints.vocabulary import unite
+from pipeline.deltas.base_rows import whole_rows
 from pipeline.deltas.delta import Delta, open_delta
 from pipeline.deltas.format import DEFAULT_CODEC, Codec, parse_codec
 from pipeline.deltas.layout import DeltaLayout
@@ -20,6 +21,7 @@ from pipeline.errors import Mismatch
 from pipeline.operations.arguments import Scaled, scaled
 from pipeline.operations.kernels.combine import CombineKernel, describe_sum
 from pipeline.operations.kernels.findings import Findings
+from pipeline.operations.kernels.rows import RowRule, shares
 from pipeline.operations.outputs.delta import DeltaOutput
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.rewrite import lay_out, plan_rewrite
@@ -53,7 +55,8 @@ def combine(
 
     deltas: locations and scales. The sum is that of the exact deltas, in float32 (float64 where they are
     of such models), and is stored exactly: rounded to the first delta's format, with what rounding lost
-    beside it. Tokenizer, templates and config are the first delta's. options: see `Writing`.
+    beside it. Rows that the bases lacked are no differences: of those it has the mean that apply would
+    take. Tokenizer, templates and config are the first delta's. options: see `Writing`.
     Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`.
     """
     form = parse_codec(codec)
@@ -90,10 +93,54 @@ def _check_fit(deltas: Sequence[Delta]) -> None:
             where=", ".join(delta.location for delta in deltas),
             hint="only deltas of one architecture add up: compare them with `cli.py inspect`",
         )
-    check_same_rows({delta.location: delta.manifest.base_rows for delta in deltas})
-    for other in deltas[1:]:
-        where = f"{first.location} and {other.location}"
-        check_vocabulary(first.read_tokenizer(), other.read_tokenizer(), where=where)
+    _check_tokens(deltas)
+    _check_whole_rows(deltas)
+
+
+def _check_tokens(deltas: Sequence[Delta]) -> None:
+    """A row must be the same token's in all, as far as tokens are known. Raises Mismatch."""
+    vocabularies = [delta.read_vocabulary() for delta in deltas]
+    known = {d.location: v for d, v in zip(deltas, vocabularies, strict=True) if v is not None}
+    first, *others = deltas
+    if len(known) > 1:
+        unite(list(known.values()), where=", ".join(known))
+    if len(known) < len(deltas):
+        for other in others:
+            where = f"{first.location} and {other.location}"
+            check_vocabulary(first.read_tokenizer(), other.read_tokenizer(), where=where)
+
+
+def _whole(delta: Delta, name: str) -> list[tuple[int, int]]:
+    """Which rows of a tensor are post's own in a delta; see `whole_rows`."""
+    record, rows = delta.tensors[name].record, delta.manifest.base_rows
+    return whole_rows(record.shape, record.base_shape, rows if rows and name in rows.tensors else None)
+
+
+def _shown(places: Sequence[tuple[int, int]]) -> str:
+    listed = [f"{start} to {stop - 1}" for start, stop in places[:3]]
+    return f"rows {', '.join(listed)}{', …' if len(places) > 3 else ''}" if places else "no rows"
+
+
+def _check_whole_rows(deltas: Sequence[Delta]) -> None:
+    """Rows that one delta has whole are so in all. Raises Mismatch.
+
+    Else a row might be whole in one and a difference in another, which no sum of them could say.
+    """
+    first, *others = deltas
+    problems = [
+        f"{name}: {_shown(_whole(first, name))} are whole in {first.location}, "
+        f"{_shown(_whole(other, name))} in {other.location}"
+        for other in others
+        for name in first.tensors
+        if _whole(first, name) != _whole(other, name)
+    ]
+    if problems:
+        raise Mismatch(
+            problems,
+            where=", ".join(delta.location for delta in deltas),
+            hint="give them to `cli.py apply` together: there a row may be whole in one and a "
+            "difference in another",
+        )
 
 
 def _is_whole(record: TensorRecord) -> bool:
@@ -165,6 +212,7 @@ class _Run:
                 [delta.decoder() for delta in self.deltas],
                 output.encoder(),
                 keeps_base,
+                self._rules(),
             ),
             findings=[found.counts, found.norms],
             options=[self.scales],
@@ -188,6 +236,19 @@ class _Run:
             fingerprint=str(manifest.fingerprint),
             remainders=int(found.counts[:, 1].sum()),
         )
+
+    def _rules(self) -> list[list[RowRule]]:
+        """For each job what counts of rows that are whole: not a sum but a mean, as in apply."""
+        mean = shares([True] * len(self.deltas), self.scales)
+        first = self.deltas[0]
+        return [
+            []
+            if _is_whole(stored[0].record)
+            else [
+                RowRule(start, stop, False, mean) for start, stop in _whole(first, stored[0].record.name)
+            ]
+            for stored in self.parents
+        ]
 
     def _manifest(self, tensors: Sequence[TensorRecord]) -> Manifest:
         first = self.deltas[0].manifest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from pipeline.checkpoints.row_plan import RowPlan, Side, plan_result
 from pipeline.checkpoints.special_rows import untrained_rows
 from pipeline.checkpoints.strict_json import parse_json
 from pipeline.checkpoints.tokenizer_union import Own, own_tokens
-from pipeline.checkpoints.vocabulary import Vocabulary
+from pipeline.checkpoints.vocabulary import Vocabulary, unite
 from pipeline.checkpoints.vocabulary_rows import (
     by_position_only,
     checked_order,
@@ -25,11 +26,11 @@ from pipeline.checkpoints.vocabulary_rows import (
     vocabulary_tensors,
 )
 from pipeline.checkpoints.vocabulary_table import BY_POSITION, BY_STRING, Tokens, VocabularyTable
-from pipeline.deltas.base_rows import in_posts_order
+from pipeline.deltas.base_rows import in_posts_order, whole_rows
 from pipeline.errors import Mismatch
 from pipeline.operations.addends.addend import Addend
 from pipeline.operations.fit import Fitted
-from pipeline.operations.kernels.rows import RowRule
+from pipeline.operations.kernels.rows import RowRule, shares
 
 GENERATION = "generation_config.json"
 
@@ -83,16 +84,11 @@ def settle(
     names = _names(base, addends)
     known = [each for each in theirs if each is not None]
     if ours is None or len(known) < len(theirs) or not names or base.vocab_size is None:
-        tokenizer = base.read_tokenizer()
-        for addend in addends:
-            check_vocabulary(tokenizer, addend.read_tokenizer(), where=where)
-        _check_without_tokenizer(addends, where)
-        rows = max([base.vocab_size or 0, *(addend.vocab_size or 0 for addend in addends)])
-        return Settled(base, by_position_only(rows, ours, *theirs) if names else None)
-    wholes = [_whole_rows(addend, names[0]) for addend in addends]
-    post = Side(_union(known, where), max(len(whole) for whole in wholes))
+        return _settle_by_position(base, addends, scales, names, [ours, *theirs], where)
+    wholes = _wholes(addends, names[0])
+    whole = np.logical_or.reduce(wholes)
+    post = Side(unite(known, where=where), len(whole))
     new = Side(ours, base.vocab_size)
-    whole = _any_whole(wholes, post.rows)
     plan = plan_result(new, post, lambda row: bool(whole[row]))
     _check_lacking(plan, post, where)
     moves = _moves(plan, new.rows, whole) or any(addend.base_rows for addend in addends)
@@ -120,8 +116,33 @@ def settle(
         untrained=untrained_rows(base, names, special) if reads else (),
         invalid=_invalid(addends[0], len(plan.sources)),
     )
-    rules = _rules(plan, wholes, scales)
+    rules = _rules(frozenset(plan.kept), wholes, scales)
     return Settled(view, table, frozenset(names), rules, own)
+
+
+def _settle_by_position(
+    base: Checkpoint,
+    addends: Sequence[Addend],
+    scales: Sequence[float],
+    names: Sequence[str],
+    known: Sequence[Vocabulary | None],
+    where: str,
+) -> Settled:
+    """What is left where tokens are not known on every side: each row is the one of its number.
+
+    Rows that an addend has whole are so here, too. Raises Mismatch for ids that are known to differ.
+    """
+    tokenizer = base.read_tokenizer()
+    for addend in addends:
+        check_vocabulary(tokenizer, addend.read_tokenizer(), where=where)
+    _check_without_tokenizer(addends, where)
+    if not names:
+        return Settled(base)
+    wholes = _wholes(addends, names[0])
+    whole = np.logical_or.reduce(wholes)
+    rows = max(base.vocab_size or 0, len(whole))
+    table = by_position_only(rows, int(whole.sum()), *known)
+    return Settled(base, table, frozenset(names), _rules(frozenset(), wholes, scales))
 
 
 def _names(base: Checkpoint, addends: Sequence[Addend]) -> list[str]:
@@ -150,43 +171,16 @@ def _check_without_tokenizer(addends: Sequence[Addend], where: str) -> None:
         )
 
 
-def _whole_rows(addend: Addend, name: str) -> NDArray[np.bool_]:
-    """For each of post's rows whether the addend has it whole, for its base had none."""
-    record = addend.tensors[name].record
-    whole = np.zeros(record.shape[0], bool)
-    whole[record.base_shape[0] :] = True
-    for start, stop in addend.base_rows.order.absent if addend.base_rows else ():
-        whole[start:stop] = True
-    return whole
-
-
-def _any_whole(wholes: Sequence[NDArray[np.bool_]], rows: int) -> NDArray[np.bool_]:
-    found = np.zeros(rows, bool)
-    for whole in wholes:
-        found[: len(whole)] |= whole
+def _wholes(addends: Sequence[Addend], name: str) -> list[NDArray[np.bool_]]:
+    """For each addend which rows it has whole, for its base had none; all as long as the longest."""
+    count = max(addend.tensors[name].record.shape[0] for addend in addends)
+    found = []
+    for addend in addends:
+        record, whole = addend.tensors[name].record, np.zeros(count, bool)
+        for start, stop in whole_rows(record.shape, record.base_shape, addend.base_rows):
+            whole[start:stop] = True
+        found.append(whole)
     return found
-
-
-def _union(known: Sequence[Vocabulary], where: str) -> Vocabulary:
-    """The tokens of all, which must agree by position. Raises Mismatch."""
-    first = known[0]
-    tokens, ids = dict(first.tokens), dict(first.ids)
-    problems = []
-    for other in known[1:]:
-        for number, token in other.tokens.items():
-            if tokens.setdefault(number, token) != token or ids.setdefault(token, number) != number:
-                problems.append(
-                    f"id {number} is {tokens[number]!r} in one delta and {token!r} in another"
-                )
-    if problems:
-        raise Mismatch(
-            problems,
-            where=where,
-            hint="deltas add up only if their posts have the same tokens, added ones too: apply them "
-            "one after another, each result being the next base",
-            noun="token",
-        )
-    return Vocabulary(tokens, ids, frozenset().union(*(each.added for each in known)))
 
 
 def _check_lacking(plan: RowPlan, post: Side, where: str) -> None:
@@ -226,43 +220,22 @@ def _moves(plan: RowPlan, rows: int, whole: NDArray[np.bool_]) -> bool:
     )
 
 
-def _shares(whole: Sequence[bool], scales: Sequence[float]) -> tuple[float | None, ...]:
-    """What each addend's row is multiplied by, where it is whole in some: there it is no difference.
-
-    Their mean, weighted by the scales, is what the sum has of them: of one alone the row as it is. Where
-    scales can be no weights, the first counts.
-    """
-    owners = [scale for scale, is_whole in zip(scales, whole, strict=True) if is_whole]
-    total = sum(owners)
-    if total > 0 and min(owners) >= 0:
-        return tuple(s / total if is_whole else s for s, is_whole in zip(scales, whole, strict=True))
-    first = whole.index(True)
-    return tuple(
-        (1.0 if number == first else None) if is_whole else scale
-        for number, (is_whole, scale) in enumerate(zip(whole, scales, strict=True))
-    )
-
-
 def _rules(
-    plan: RowPlan, wholes: Sequence[NDArray[np.bool_]], scales: Sequence[float]
+    kept: AbstractSet[int], wholes: Sequence[NDArray[np.bool_]], scales: Sequence[float]
 ) -> tuple[RowRule, ...]:
     """What counts where not everything does, neighbours with the same rule in one.
 
-    A row that is whole in any addend has no part in the new base; of several, their mean counts. That
-    holds for one delta at scale 1, too: a method, a factor or a pattern may be at work on its tensor.
+    kept: rows that are the new base's own. A row that is whole in any addend has no part in the new
+    base; of several, their mean counts. That holds for one delta at scale 1, too: a method, a factor or
+    a pattern may be at work on its tensor.
     """
-    kept = set(plan.kept)
+    owned = np.flatnonzero(np.logical_or.reduce(wholes)).tolist()
     found: list[RowRule] = []
-    for row in range(max(len(whole) for whole in wholes)):
-        whole = [row < len(each) and bool(each[row]) for each in wholes]
-        if row in kept:
-            what: tuple[bool, tuple[float | None, ...]] = True, (None,) * len(scales)
-        elif not any(whole):
-            continue
-        else:
-            what = False, _shares(whole, scales)
-        if found and found[-1].stop == row and (found[-1].keeps_base, found[-1].scales) == what:
+    for row in sorted({*kept, *owned}):
+        keeps_base = row in kept
+        mine = (None,) * len(scales) if keeps_base else shares([bool(w[row]) for w in wholes], scales)
+        if found and (found[-1].stop, found[-1].keeps_base, found[-1].scales) == (row, keeps_base, mine):
             found[-1] = replace(found[-1], stop=row + 1)
         else:
-            found.append(RowRule(row, row + 1, *what))
+            found.append(RowRule(row, row + 1, keeps_base, mine))
     return tuple(found)

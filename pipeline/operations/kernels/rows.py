@@ -1,4 +1,4 @@
-"""Rows of a sum in which not every operand counts: post's own, and the new base's own."""
+"""Rows of a sum in which not all that is added counts as ever: post's own, and the new base's."""
 
 from __future__ import annotations
 
@@ -27,6 +27,23 @@ class RowRule:
     scales: tuple[float | None, ...]
 
 
+def shares(whole: Sequence[bool], scales: Sequence[float]) -> tuple[float | None, ...]:
+    """What each addend's row is multiplied by, where it is whole in some: there it is no difference.
+
+    whole: in which it is. Their mean, weighted by the scales, is what the sum has of them: of one alone
+    the row as it is. Where scales can be no weights, the first counts.
+    """
+    owners = [scale for scale, is_whole in zip(scales, whole, strict=True) if is_whole]
+    total = sum(owners)
+    if 0 < total < math.inf and min(owners) >= 0:
+        return tuple(s / total if is_whole else s for s, is_whole in zip(scales, whole, strict=True))
+    first = whole.index(True)
+    return tuple(
+        (1.0 if number == first else None) if is_whole else scale
+        for number, (is_whole, scale) in enumerate(zip(whole, scales, strict=True))
+    )
+
+
 def ruled(rules: Sequence[RowRule], width: int, part: Slice) -> Iterator[tuple[RowRule, int, int]]:
     """The rules that hold in a slice, each with its first element there, and the one behind its last.
 
@@ -42,6 +59,20 @@ def ruled(rules: Sequence[RowRule], width: int, part: Slice) -> Iterator[tuple[R
             max(rule.start * width - part.start, 0),
             min(rule.stop * width - part.start, part.count),
         )
+
+
+def pieces(
+    rules: Sequence[RowRule], width: int, part: Slice
+) -> Iterator[tuple[int, int, RowRule | None]]:
+    """A slice cut where rules begin and end: first element, the one behind the last, rule if any."""
+    at = 0
+    for rule, low, high in ruled(rules, width, part):
+        if at < low:
+            yield at, low, None
+        yield low, high, rule
+        at = high
+    if at < part.count:
+        yield at, part.count, None
 
 
 def ruled_elements(rules: Sequence[RowRule], shape: Sequence[int]) -> int:
@@ -67,23 +98,24 @@ def settle_rows(
     more = 0
     for rule, low, high in ruled(rules, width, part):
         counted = [
-            _cut(term, low, high, scale)
+            cut(term, low, high, scale)
             for number, term in terms
             if (scale := rule.scales[number]) is not None
         ]
-        out = _piece(result, low, high)
+        out = piece(result, low, high)
         more -= arithmetic.add(out, [], Operand(np.empty_like(out.data), out.dtype))
-        more += arithmetic.add(_piece(base, low, high if rule.keeps_base else low), counted, out)
+        more += arithmetic.add(piece(base, low, high if rule.keeps_base else low), counted, out)
     return more
 
 
-def _piece(operand: Operand, low: int, high: int) -> Operand:
+def piece(operand: Operand, low: int, high: int) -> Operand:
+    """Elements low..high of an operand."""
     size = operand.dtype.itemsize
     return Operand(operand.data[low * size : high * size], operand.dtype)
 
 
-def _cut(term: Term, low: int, high: int, scale: float) -> Term:
+def cut(term: Term, low: int, high: int, scale: float) -> Term:
     """Elements low..high of a term, by another scale."""
     first, last = np.searchsorted(term.rest_at, (low, high))
     at = term.rest_at[first:last] - np.uint32(low)
-    return Term(_piece(term.stored, low, high), scale, at, term.rest[first:last], term.width)
+    return Term(piece(term.stored, low, high), scale, at, term.rest[first:last], term.width)
