@@ -19,14 +19,19 @@ SAFETENSORS_INDEX = "model.safetensors.index.json"
 INDEXES = (SAFETENSORS_INDEX, "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER = "tokenizer.json"
+GENERATION = "generation_config.json"
 MAX_JSON_BYTES = 256 * MIB
 
 # What travels with a post model: everything that turns text into ids and back, and how to generate.
 COMPANIONS = (
     TOKENIZER, "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
-    "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json", "generation_config.json",
+    "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json", GENERATION,
     "preprocessor_config.json", "processor_config.json",
+)  # fmt: skip
+# Of these the ones that each say a tokenizer by itself.
+TOKENIZERS = (
+    TOKENIZER, "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
 )  # fmt: skip
 COMPANION_FOLDERS = ("additional_chat_templates/",)
 MAX_NAME_BYTES = 255  # of a file in a folder, on all systems that we know

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.checkpoints.checkpoint import Checkpoint, Source
 from pipeline.checkpoints.derived import DerivedReader
-from pipeline.checkpoints.files import TOKENIZER
+from pipeline.checkpoints.files import TOKENIZERS
 from pipeline.checkpoints.row_order import ABSENT, RowOrder
 from pipeline.storage.base import Reader
 from pipeline.tensors.dtypes import Bytes, DType
@@ -77,7 +77,7 @@ def reorder(model: Checkpoint, order: RowOrder, names: Sequence[str]) -> Checkpo
     file = DerivedReader(f"{model.location}, rows in another order", made)
     sources = {entry.name: Source(entry, len(model.readers)) for entry in file.entries}
     tensors = {name: sources.get(name, source) for name, source in model.tensors.items()}
-    companions = {name: reader for name, reader in model.companions.items() if name != TOKENIZER}
+    companions = {name: reader for name, reader in model.companions.items() if name not in TOKENIZERS}
     return replace(
         model,
         tensors=tensors,

@@ -12,7 +12,7 @@ from pipeline.checkpoints.files import read_all
 from pipeline.checkpoints.policy import is_token_id
 from pipeline.checkpoints.reordered import reorder
 from pipeline.checkpoints.row_order import ABSENT, MAX_RUNS, RowOrder
-from pipeline.checkpoints.row_plan import RowPlan, Side, plan_base
+from pipeline.checkpoints.row_plan import RowPlan, Side, added_rows, plan_base
 from pipeline.checkpoints.special_rows import untrained_rows
 from pipeline.checkpoints.vocabulary import Vocabulary, read_vocabulary, vocabulary_files
 from pipeline.checkpoints.vocabulary_table import BY_POSITION, BY_STRING, Tokens, VocabularyTable
@@ -98,7 +98,7 @@ def align_base(base: Checkpoint, post: Checkpoint, *, reads: bool) -> AlignedBas
     left, right = Side(ours, base.vocab_size), Side(theirs, post.vocab_size)
     plan = plan_base(left, right)
     _check_common(plan, right, base, post, where)
-    found = untrained_rows(base, names, _special_rows(plan, left, right)) if reads else ()
+    found = untrained_rows(base, names, added_rows(plan, right)) if reads else ()
     table = _table(plan, left, right, found)
     if _is_same(plan.sources, left.rows):
         return AlignedBase(base, None, names, table)
@@ -152,13 +152,6 @@ def _check_common(plan: RowPlan, post: Side, base: Checkpoint, model: Checkpoint
         hint="these are tokenizers of unrelated models: check that both are the right ones",
         noun="token",
     )
-
-
-def _special_rows(plan: RowPlan, base: Side, post: Side) -> dict[str, int]:
-    """Base's rows of those of post's added tokens that it has."""
-    added = sorted(row for row in post.vocabulary.added if row < post.rows)
-    tokens = {post.token(row) or "": plan.sources[row] for row in added}
-    return {token: row for token, row in tokens.items() if 0 <= row < base.rows}
 
 
 def _table(plan: RowPlan, base: Side, post: Side, untrained: Sequence[str]) -> VocabularyTable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from pipeline.checkpoints.alignment import check_vocabulary
 from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.files import GENERATION
 from pipeline.checkpoints.reordered import reorder
 from pipeline.checkpoints.row_order import ABSENT
-from pipeline.checkpoints.row_plan import RowPlan, Side, plan_result
+from pipeline.checkpoints.row_plan import RowPlan, Side, added_rows, plan_result
 from pipeline.checkpoints.special_rows import untrained_rows
 from pipeline.checkpoints.strict_json import parse_json
 from pipeline.checkpoints.tokenizer_union import Own, own_tokens
@@ -32,14 +33,12 @@ from pipeline.operations.addends.addend import Addend
 from pipeline.operations.fit import Fitted
 from pipeline.operations.kernels.rows import RowRule, shares
 
-GENERATION = "generation_config.json"
-
 
 @dataclass(frozen=True)
 class Settled:
     """base: the new base, in the result's order of rows. rules: what counts, by rows, in `tensors`.
 
-    own: the new base's added tokens that the result's tokenizer must take in.
+    own: added tokens of the new base, and of posts but the first, that the result's tokenizer takes in.
     """
 
     base: Checkpoint
@@ -96,8 +95,7 @@ def settle(
     if moves:
         order = checked_order(plan.sources, new.rows, names, where, base)
         view = reorder(base, order, names)
-    special = {t: s for t, s in _special(plan, post).items() if s != ABSENT}
-    own, unreachable = own_tokens(plan.own, base.read_tokenizer(), addends[0].read_tokenizer())
+    own, unreachable = _take_in(plan, post, known[0], base, addends)
     table = VocabularyTable(
         BY_STRING if moves else BY_POSITION,
         len(plan.sources),
@@ -113,11 +111,26 @@ def settle(
         - sum(row < post.rows for row in post.vocabulary.tokens)
         - len(plan.own),
         displaced=plan.displaced,
-        untrained=untrained_rows(base, names, special) if reads else (),
+        untrained=untrained_rows(base, names, added_rows(plan, post)) if reads else (),
         invalid=_invalid(addends[0], len(plan.sources)),
     )
     rules = _rules(frozenset(plan.kept), wholes, scales)
     return Settled(view, table, frozenset(names), rules, own)
+
+
+def _take_in(
+    plan: RowPlan, post: Side, first: Vocabulary, base: Checkpoint, addends: Sequence[Addend]
+) -> tuple[tuple[Own, ...], list[str]]:
+    """What the first addend's tokenizer takes in of tokens that it lacks and that have a row.
+
+    Returns, too, those that it cannot take in.
+    """
+    tokens = post.vocabulary.tokens.items()
+    others = [(token, row) for row, token in tokens if row < post.rows and token not in first.ids]
+    if not others and not plan.own:
+        return (), []
+    sources = [base.read_tokenizer(), *(addend.read_tokenizer() for addend in addends[1:])]
+    return own_tokens([*others, *plan.own], sources, addends[0].read_tokenizer())
 
 
 def _settle_by_position(
@@ -202,12 +215,6 @@ def _invalid(post: Addend, rows: int) -> tuple[str, ...]:
         generation = None
     fields = generation if isinstance(generation, dict) else None
     return tuple(invalid_ids({"config": post.config, GENERATION: fields}, rows))
-
-
-def _special(plan: RowPlan, post: Side) -> Mapping[str, int]:
-    """The new base's rows of post's added tokens."""
-    added = sorted(row for row in post.vocabulary.added if row < post.rows)
-    return {post.token(row) or "": plan.sources[row] for row in added}
 
 
 def _moves(plan: RowPlan, rows: int, whole: NDArray[np.bool_]) -> bool:

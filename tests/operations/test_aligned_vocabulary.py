@@ -284,6 +284,58 @@ def test_deltas_whose_posts_differ_in_any_token_are_refused(in_place: Models, tm
         apply(in_place["new"], [in_place["delta"], str(tmp_path / "d2")], str(tmp_path / "out"))
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_result_has_the_tokens_of_all_posts(in_place: Models, tmp_path: Path, turned: bool) -> None:
+    chat = {**in_place.chat, "<tool>": SMALL + 3}
+    in_place.add("post-4", state(SMALL + 4, POST), words(listed(SMALL), chat))
+    compute(in_place["base"], in_place["post-4"], str(tmp_path / "d4"))
+    deltas = [in_place["delta"], str(tmp_path / "d4")][:: -1 if turned else 1]
+    report = apply(in_place["base"], deltas, str(tmp_path / "out"), scale=0.5)
+    rows = read_model(tmp_path / "out")[EMBEDDING][:, 0]
+    encoded = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json")).encode("<tool> <|end|>")
+    assert [rows[number] for number in encoded.ids] == [POST + SMALL + 3, POST + SMALL + 2]
+    assert report.vocabulary is not None
+    assert report.vocabulary.unreachable.count == 0
+
+
+def test_a_tokenizer_larger_than_its_embedding_keeps_an_id_for_each_token(
+    in_place: Models, tmp_path: Path
+) -> None:
+    """Post has ids without rows; one of them is that of the new base's own token."""
+    larger = words(listed(SMALL), {"<x>": SMALL, "<y>": SMALL + 1})
+    in_place.add("larger", state(SMALL, POST), larger)
+    compute(in_place["base"], in_place["larger"], str(tmp_path / "d"))
+    report = apply(in_place["new"], [str(tmp_path / "d")], str(tmp_path / "out"))
+    made = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json")).get_vocab()
+    assert len(set(made.values())) == len(made)
+    assert made["<y>"] == SMALL + 1
+    assert report.vocabulary is not None
+    assert report.vocabulary.unreachable.first == ("<pad>",)
+
+
+@pytest.mark.parametrize(
+    "post_has", [[], ["generation_config.json"], ["tokenizer_config.json"]], ids=str
+)
+def test_a_post_without_a_tokenizer_gets_the_new_bases(
+    in_place: Models, tmp_path: Path, post_has: list[str]
+) -> None:
+    made = Models(tmp_path, [], [])
+    for name, first in (("base", 0), ("post", POST), ("new", NEW)):
+        made.add(name, state(40, first), words(listed(40)))
+        for file in ("generation_config.json", "tokenizer_config.json"):
+            (tmp_path / name / file).write_text(json.dumps({"from": name}))
+    for file in {"tokenizer.json", "generation_config.json", "tokenizer_config.json"} - {*post_has}:
+        (tmp_path / "post" / file).unlink()
+    compute(made["base"], made["post"], made["d"])
+    apply(made["new"], [made["d"]], made["out"])
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (
+        tmp_path / "new" / "tokenizer.json"
+    ).read_bytes()
+    generation = tmp_path / "out" / "generation_config.json"
+    said = json.loads(generation.read_text())["from"] if generation.exists() else None
+    assert said == ("post" if "generation_config.json" in post_has else None if post_has else "new")
+
+
 @pytest.mark.parametrize(("second", "share"), [(0.25, 1 / 3), (-0.25, 0)])
 def test_rows_that_are_whole_in_several_deltas_are_averaged(
     models: Models, tmp_path: Path, second: float, share: float

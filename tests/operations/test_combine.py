@@ -232,6 +232,18 @@ def test_posts_whose_added_tokens_differ_are_refused(family: Family) -> None:
         combine(deltas, str(family.folder / "sum"))
 
 
+def test_a_first_delta_that_lacks_tokens_of_another_is_refused(family: Family) -> None:
+    """Its tokenizer is the sum's, which would have rows that no text leads to."""
+    for name, added in (("base", {}), ("post", {"<a>": 46}), ("post-2", {"<a>": 46, "<b>": 47})):
+        family.add(name, cast(near(random_state(1), len(name))))
+        put(family.folder / name, words([f"w{row}" for row in range(46)], added))
+    first, second = (delta_of(family, name) for name in ("post", "post-2"))
+    with pytest.raises(Mismatch, match=r"'<b>' \(id 47\) is no token of .*post\.safetensors"):
+        combine([(first, 0.5), (second, 0.5)], str(family.folder / "sum"))
+    with pytest.raises(Mismatch, match=r"rows 46 to 47 are whole in .*, rows 46 to 46 in"):
+        combine([(second, 0.5), (first, 0.5)], str(family.folder / "sum"))
+
+
 def test_bases_in_different_orders_add_up_if_their_posts_have_the_same_tokens(family: Family) -> None:
     tokens = [f"w{row}" for row in range(50)]
     for name, order in (("base", tokens), ("new-base", tokens[::-1])):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.config_policy import ConfigRow, config_table, settle_config
-from pipeline.checkpoints.files import SAFETENSORS_INDEX, TOKENIZER
+from pipeline.checkpoints.files import GENERATION, SAFETENSORS_INDEX, TOKENIZER, TOKENIZERS
 from pipeline.checkpoints.output import CONFIG, as_json, build_index
 from pipeline.checkpoints.policy import config_differences, transfer_config, vocab_size
 from pipeline.checkpoints.tokenizer_union import Own, with_own
@@ -82,8 +82,17 @@ class Release:
         return settle_config(config, base, post, choices=self.choices, is_untied=is_untied)
 
     def companions(self) -> dict[str, bytes]:
-        """Tokenizer, chat template and generation config: the first addend's, else the new base's."""
-        files = self.addends[0].read_companions() or self.base.read_companions()
+        """Tokenizer, chat template and generation config: the first addend's.
+
+        Without a tokenizer it gets the new base's, for then rows go by position; how to generate is the
+        new base's only if the addend brings nothing at all.
+        """
+        files = self.addends[0].read_companions()
+        if not any(name in files for name in TOKENIZERS):
+            others = self.base.read_companions()
+            if files:
+                others.pop(GENERATION, None)
+            files = {**others, **files}
         if self.own:
             files[TOKENIZER] = with_own(files[TOKENIZER], self.own)
         return files
