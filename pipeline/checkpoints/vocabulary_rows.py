@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline.errors import Mismatch
 # Sizes of a config that tensors may have in their first dimension, and that might be the vocabulary's.
 _OTHER_SIZES = ("hidden_size", "intermediate_size", "moe_intermediate_size", "n_embd", "d_model")
 _VOCABULARY_NAMES = ("embed", "wte", "head", "shared", "output")
+_IN_LAYER = re.compile(r"\.\d+\.")
 _ALWAYS = ("lm_head", "embed_tokens", "wte")  # in the names of tensors that nothing else is called like
 
 
@@ -49,20 +51,21 @@ def vocabulary_tensors(model: Checkpoint) -> list[str]:
 def check_vocabulary_tensors(names: Sequence[str], *models: Checkpoint) -> list[str]:
     """Why rows of `names` must not be re-ordered, a line for each reason; none if they may be.
 
-    The sizes tell which tensors have a row for each token, unless another size is the same; then names
-    are asked, but only to refuse.
+    The sizes tell which tensors have a row for each token, unless another size is the same, or a layer
+    has the tensor; then names are asked, but only to refuse.
     """
     problems = []
     for model in models:
         size, config = model.vocab_size, model.config or {}
         text = config.get("text_config")
         sizes = {**config, **(text if isinstance(text, dict) else {})}
-        if any(sizes.get(key) in (size, (size or 0) // 2) for key in _OTHER_SIZES):
-            problems += [
-                f"{name} in {model.location} has {size} rows, as the vocabulary and another size have"
-                for name in names
-                if not any(part in name for part in _VOCABULARY_NAMES)
-            ]
+        is_doubtful = any(sizes.get(key) in (size, (size or 0) // 2) for key in _OTHER_SIZES)
+        problems += [
+            f"{name} in {model.location} has {size} rows, as the vocabulary and another size have"
+            for name in names
+            if (is_doubtful or _IN_LAYER.search(name))
+            and not any(part in name for part in _VOCABULARY_NAMES)
+        ]
         problems += [
             f"{name} in {model.location} may have a row for each token, but its size is not that"
             for name, source in model.tensors.items()

@@ -398,6 +398,7 @@ def test_row_2_special_tokens_that_the_base_never_trained_are_reported(tmp_path:
     for tensor in (tensors[EMBEDDING], tensors[HEAD]):
         tensor[52] = tensor[51]
     tensors[EMBEDDING][53] = 1e-17
+    tensors[EMBEDDING][50, 0] = torch.nan  # no number, but not small
     for name in ("base", "post"):
         made.add(name, tensors, words(listed(50), special))
     report = compute(made["base"], made["post"], made["d"])
@@ -434,11 +435,17 @@ def test_a_head_that_could_not_be_aligned_with_the_embedding_is_refused(tmp_path
         compute(made["base"], made["post"], made["d"])
 
 
-def test_a_tensor_that_only_has_the_vocabularys_size_by_chance_is_not_re_ordered(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tensor", "sizes"),
+    [("visual.proj.weight", {"intermediate_size": 48}), ("model.layers.0.self_attn.k_proj.weight", {})],
+)
+def test_a_tensor_that_only_has_the_vocabularys_size_by_chance_is_not_re_ordered(
+    tmp_path: Path, tensor: str, sizes: dict[str, int]
+) -> None:
     made = Models(tmp_path, [], [])
-    tensors = {**state(48, 0), "model.layers.0.mlp.up_proj.weight": torch.ones(48, 4)}
+    tensors = {**state(48, 0), tensor: torch.ones(48, 4)}
     for name, tokens in (("base", listed(48)), ("post", listed(48)[::-1])):
-        made.add(name, tensors, words(tokens), intermediate_size=48)
+        made.add(name, tensors, words(tokens), **sizes)
     with pytest.raises(Mismatch, match="as the vocabulary and another size have"):
         compute(made["base"], made["post"], made["d"])
 
