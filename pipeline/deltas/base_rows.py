@@ -61,12 +61,12 @@ def in_posts_order(base: Checkpoint, rows: BaseRows | None) -> Checkpoint:
 
 
 def whole_rows(
-    shape: Sequence[int], base_shape: Sequence[int], rows: BaseRows | None
+    name: str, shape: Sequence[int], base_shape: Sequence[int], rows: BaseRows | None
 ) -> list[tuple[int, int]]:
     """Where a tensor's rows are post's own, for base had none: places as (first, behind the last).
 
-    rows: the order of base's rows, if that holds for the tensor.
+    name: the delta's own. rows: the order of base's rows, if the delta says one.
     """
-    absent = rows.order.absent if rows else []
+    absent = rows.order.absent if rows and name in rows.tensors else []
     grown = 0 < len(shape) == len(base_shape) and base_shape[0] < shape[0]
     return [*absent, (base_shape[0], shape[0])] if grown else absent

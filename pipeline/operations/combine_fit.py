@@ -70,10 +70,10 @@ def _check_first_has_all(first: Delta, own: Vocabulary, united: Vocabulary) -> N
 
 def whole_places(delta: Delta, name: str) -> list[tuple[int, int]]:
     """Which rows of a tensor are post's own in a delta, none where all of it is; see `whole_rows`."""
-    record, rows = delta.tensors[name].record, delta.manifest.base_rows
+    record = delta.tensors[name].record
     if _is_whole(record):
         return []
-    return whole_rows(record.shape, record.base_shape, rows if rows and name in rows.tensors else None)
+    return whole_rows(name, record.shape, record.base_shape, delta.manifest.base_rows)
 
 
 def _shown(places: Sequence[tuple[int, int]]) -> str:

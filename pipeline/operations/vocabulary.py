@@ -84,7 +84,7 @@ def settle(
     known = [each for each in theirs if each is not None]
     if ours is None or len(known) < len(theirs) or not names or base.vocab_size is None:
         return _settle_by_position(base, addends, scales, names, [ours, *theirs], where)
-    wholes = _wholes(addends, names[0])
+    wholes = _wholes(addends, names)
     whole = np.logical_or.reduce(wholes)
     post = Side(unite(known, where=where), len(whole))
     new = Side(ours, base.vocab_size)
@@ -151,7 +151,7 @@ def _settle_by_position(
     _check_without_tokenizer(addends, where)
     if not names:
         return Settled(base)
-    wholes = _wholes(addends, names[0])
+    wholes = _wholes(addends, names)
     whole = np.logical_or.reduce(wholes)
     rows = max(base.vocab_size or 0, len(whole))
     table = by_position_only(rows, int(whole.sum()), *known)
@@ -184,13 +184,25 @@ def _check_without_tokenizer(addends: Sequence[Addend], where: str) -> None:
         )
 
 
-def _wholes(addends: Sequence[Addend], name: str) -> list[NDArray[np.bool_]]:
-    """For each addend which rows it has whole, for its base had none; all as long as the longest."""
-    count = max(addend.tensors[name].record.shape[0] for addend in addends)
+def _wholes(addends: Sequence[Addend], names: Sequence[str]) -> list[NDArray[np.bool_]]:
+    """For each addend which rows it has whole, for its base had none; all as long as the longest.
+
+    Raises Mismatch if an addend has not the same in all of the tensors `names`.
+    """
+    count = max(addend.tensors[names[0]].record.shape[0] for addend in addends)
     found = []
     for addend in addends:
-        record, whole = addend.tensors[name].record, np.zeros(count, bool)
-        for start, stop in whole_rows(record.shape, record.base_shape, addend.base_rows):
+        records = [addend.tensors[name].record for name in names]
+        places = [whole_rows(r.name, r.shape, r.base_shape, addend.base_rows) for r in records]
+        odd = [name for name, each in zip(names, places, strict=True) if each != places[0]]
+        if odd:
+            raise Mismatch(
+                [f"{name} grew by other rows than {names[0]}" for name in odd],
+                where=addend.location,
+                hint="embedding and head of its base had different numbers of rows: resize them first",
+            )
+        whole = np.zeros(count, bool)
+        for start, stop in places[0]:
             whole[start:stop] = True
         found.append(whole)
     return found

@@ -435,6 +435,27 @@ def test_a_head_that_could_not_be_aligned_with_the_embedding_is_refused(tmp_path
         compute(made["base"], made["post"], made["d"])
 
 
+@pytest.mark.parametrize("tokenizers", [True, False])
+def test_a_head_that_did_not_grow_with_the_embedding_is_refused(
+    tmp_path: Path, tokenizers: bool
+) -> None:
+    """Its new rows are differences, the embedding's are not."""
+    made = Models(tmp_path, [], [])
+    for name, first, embedding, count in (
+        ("base", 0, 50, 50),
+        ("post", POST, 52, 52),
+        ("new", NEW, 52, 52),
+    ):
+        folder = write_model(
+            tmp_path / name, {**state(52, first), EMBEDDING: state(52, first)[EMBEDDING][:embedding]}
+        )
+        if tokenizers:
+            put(folder, words(listed(count)))
+    compute(made["base"], made["post"], made["d"])
+    with pytest.raises(Mismatch, match=r"grew by other rows than .*resize them first"):
+        apply(made["new"], [made["d"]], made["out"])
+
+
 @pytest.mark.parametrize(
     ("tensor", "sizes"),
     [("visual.proj.weight", {"intermediate_size": 48}), ("model.layers.0.self_attn.k_proj.weight", {})],
