@@ -100,7 +100,7 @@ def align_base(base: Checkpoint, post: Checkpoint, *, reads: bool) -> AlignedBas
         return AlignedBase(base, None, names, by_position_only(post.vocab_size, grown, ours, theirs))
     left, right = Side(ours, base.vocab_size), Side(theirs, post.vocab_size)
     plan = plan_base(left, right)
-    _check_common(plan, right, base, post, where)
+    _check_common(plan, right, where)
     found = untrained_rows(base, names, added_rows(plan, right)) if reads else ()
     table = _table(plan, left, right, found)
     if _is_same(plan.sources, left.rows):
@@ -141,14 +141,13 @@ def _is_same(sources: Sequence[int], rows: int) -> bool:
     return all(s == row if row < rows else s == ABSENT for row, s in enumerate(sources))
 
 
-def _check_common(plan: RowPlan, post: Side, base: Checkpoint, model: Checkpoint, where: str) -> None:
+def _check_common(plan: RowPlan, post: Side, where: str) -> None:
     """Half of post's ordinary tokens must be base's; added ones may be new. Raises Mismatch."""
     ordinary = post.vocabulary.ordinary
     count = sum(ordinary(row) for row in range(post.rows))
     lacking = [row for row in plan.lacking if ordinary(row)]
     if not lacking or 2 * len(lacking) < count:
         return
-    check_vocabulary(base.read_tokenizer(), model.read_tokenizer(), where=where)
     raise Mismatch(
         [f"{post.token(row)!r} (id {row}) is no token of the base" for row in lacking],
         where=where,

@@ -225,6 +225,18 @@ def test_a_remote_base_gives_the_same_bits(models: Models, hub: HubServer, tmp_p
     assert verify(small["remote"], base="org/base", post=small["post"], hub_cache="off").restores_post
 
 
+def test_compute_fetches_the_bases_tokenizer_once(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Models(tmp_path, [], [])
+    made.add("base", state(40, 0), words(listed(40)))
+    made.add("post", state(41, POST), words(listed(40), {"<a>": 40}))
+    hub.patch_client(monkeypatch, tmp_path / "home")
+    hub.add_repo("org/base", tmp_path / "base")
+    compute("org/base", made["post"], made["d"], hub_cache="off")
+    assert len(hub.gets("tokenizer.json")) == 1
+
+
 # -- where nothing has to move ------------------------------------------------------------------
 
 
@@ -259,6 +271,20 @@ def test_a_larger_padded_base_than_post_is_aligned(in_place: Models, tmp_path: P
 
 
 # -- what is refused, and what is said ----------------------------------------------------------
+
+
+def test_tokenizers_of_unrelated_models_are_refused(tmp_path: Path) -> None:
+    """Half of post's own tokens must be base's."""
+    made = Models(tmp_path, [], [])
+    made.add("base", state(40, 0), words(listed(40)))
+    for name, known in (("post", 21), ("other", 20)):
+        tokens = listed(known) + [f"x{number}" for number in range(40 - known)]
+        made.add(name, state(43, POST), words(tokens, {token: 40 + n for n, token in enumerate(CHAT)}))
+    compute(made["base"], made["post"], made["d"])
+    with pytest.raises(
+        Mismatch, match=r"20 tokens do not fit: 'x0' \(id 20\) is no token of .*unrelated"
+    ):
+        compute(made["base"], made["other"], made["d2"])
 
 
 def test_a_token_that_the_new_base_lacks_is_named(models: Models, tmp_path: Path) -> None:
