@@ -14,7 +14,7 @@ from pipeline.tensors.dtypes import DType
 
 
 def check_fit(deltas: Sequence[Delta]) -> None:
-    """Whether `deltas` can be one: raises Mismatch with every tensor, token or row that differs."""
+    """All must have the same tensors, tokens and whole rows. Raises Mismatch with whatever differs."""
     first = deltas[0]
     problems: list[str] = []
     for other in deltas[1:]:
