@@ -64,10 +64,10 @@ def read_vocabulary(files: Mapping[str, bytes]) -> Vocabulary | None:
 
 def unite(vocabularies: Sequence[Vocabulary], *, where: str) -> Vocabulary:
     """The tokens of all, which must have the same ids, added ones too. Raises Mismatch."""
-    first, *others = vocabularies
-    tokens, ids = dict(first.tokens), dict(first.ids)
+    tokens: dict[int, str] = {}
+    ids: dict[str, int] = {}
     problems = []
-    for other in others:
+    for other in vocabularies:
         for number, token in other.tokens.items():
             if tokens.setdefault(number, token) != token:
                 problems.append(

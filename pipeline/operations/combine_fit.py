@@ -45,8 +45,8 @@ def _check_tokens(deltas: Sequence[Delta]) -> None:
     first, *others = deltas
     vocabularies = [delta.read_vocabulary() for delta in deltas]
     known = [each for each in vocabularies if each is not None]
-    united = unite(known, where=", ".join(delta.location for delta in deltas)) if known else None
-    if united is not None and vocabularies[0] is not None:
+    united = unite(known, where=", ".join(delta.location for delta in deltas))
+    if vocabularies[0] is not None:
         _check_first_has_all(first, vocabularies[0], united)
     if len(known) < len(deltas):
         for other in others:

@@ -82,11 +82,12 @@ def settle(
     ours, theirs = vocabulary_of(base), [addend.read_vocabulary() for addend in addends]
     names = _names(base, addends)
     known = [each for each in theirs if each is not None]
+    union = unite(known, where=where)
     if ours is None or len(known) < len(theirs) or not names or base.vocab_size is None:
         return _settle_by_position(base, addends, scales, names, [ours, *theirs], where)
     wholes = _wholes(addends, names)
     whole = np.logical_or.reduce(wholes)
-    post = Side(unite(known, where=where), len(whole))
+    post = Side(union, len(whole))
     new = Side(ours, base.vocab_size)
     plan = plan_result(new, post, lambda row: bool(whole[row]))
     _check_lacking(plan, post, where)
@@ -114,7 +115,7 @@ def settle(
         untrained=untrained_rows(base, names, added_rows(plan, post)) if reads else (),
         invalid=_invalid(addends[0], len(plan.sources)),
     )
-    rules = _rules(frozenset(plan.kept), wholes, scales)
+    rules = _rules(frozenset(plan.kept), wholes, scales, theirs)
     return Settled(view, table, frozenset(names), rules, own)
 
 
@@ -155,7 +156,7 @@ def _settle_by_position(
     whole = np.logical_or.reduce(wholes)
     rows = max(base.vocab_size or 0, len(whole))
     table = by_position_only(rows, int(whole.sum()), *known)
-    return Settled(base, table, frozenset(names), _rules(frozenset(), wholes, scales))
+    return Settled(base, table, frozenset(names), _rules(frozenset(), wholes, scales, known[1:]))
 
 
 def _names(base: Checkpoint, addends: Sequence[Addend]) -> list[str]:
@@ -240,19 +241,27 @@ def _moves(plan: RowPlan, rows: int, whole: NDArray[np.bool_]) -> bool:
 
 
 def _rules(
-    kept: AbstractSet[int], wholes: Sequence[NDArray[np.bool_]], scales: Sequence[float]
+    kept: AbstractSet[int],
+    wholes: Sequence[NDArray[np.bool_]],
+    scales: Sequence[float],
+    known: Sequence[Vocabulary | None],
 ) -> tuple[RowRule, ...]:
     """What counts where not everything does, neighbours with the same rule in one.
 
-    kept: rows that are the new base's own. A row that is whole in any addend has no part in the new
-    base; of several, their mean counts. That holds for one delta at scale 1, too: a method, a factor or
-    a pattern may be at work on its tensor.
+    kept: rows that are the new base's own. known: each addend's tokens. A row that is whole in any
+    addend has no part in the new base; of several, their mean counts. To an addend that has no token
+    there the row was padding, and what became of that does not count. That holds for one delta at
+    scale 1, too: a method, a factor or a pattern may be at work on its tensor.
     """
     owned = np.flatnonzero(np.logical_or.reduce(wholes)).tolist()
     found: list[RowRule] = []
     for row in sorted({*kept, *owned}):
         keeps_base = row in kept
-        mine = (None,) * len(scales) if keeps_base else shares([bool(w[row]) for w in wholes], scales)
+        mine: tuple[float | None, ...] = (None,) * len(scales)
+        if not keeps_base:
+            owns = [bool(whole[row]) for whole in wholes]
+            counts = [o or v is None or row in v.tokens for o, v in zip(owns, known, strict=True)]
+            mine = tuple(s if c else None for s, c in zip(shares(owns, scales), counts, strict=True))
         if found and (found[-1].stop, found[-1].keeps_base, found[-1].scales) == (row, keeps_base, mine):
             found[-1] = replace(found[-1], stop=row + 1)
         else:

@@ -310,6 +310,32 @@ def test_deltas_whose_posts_differ_in_any_token_are_refused(in_place: Models, tm
         apply(in_place["new"], [in_place["delta"], str(tmp_path / "d2")], str(tmp_path / "out"))
 
 
+def test_what_became_of_padding_does_not_count_where_another_post_has_a_token(
+    in_place: Models, tmp_path: Path
+) -> None:
+    for name, first in (("padded-base", 0), ("padded-post", 5), ("padded-new", NEW)):
+        in_place.add(name, state(SMALL + 8, first), words(listed(SMALL)))
+    compute(in_place["padded-base"], in_place["padded-post"], str(tmp_path / "d2"))
+    for number, turn in enumerate((1, -1)):
+        deltas = [in_place["delta"], str(tmp_path / "d2")][::turn]
+        apply(in_place["padded-new"], deltas, str(tmp_path / str(number)))
+        rows = read_model(tmp_path / str(number))[EMBEDDING][:, 0]
+        assert rows[SMALL : SMALL + 3].tolist() == [POST + row for row in range(SMALL, SMALL + 3)]
+        assert rows[SMALL + 3] == NEW + SMALL + 3 + 5
+        assert rows[7] == NEW + 7 + POST + 5
+
+
+def test_deltas_whose_posts_differ_are_refused_on_a_base_without_a_tokenizer(
+    in_place: Models, tmp_path: Path
+) -> None:
+    write_model(tmp_path / "bare", state(SMALL, NEW))
+    in_place.add("turned", state(SMALL + 3, POST), words(listed(SMALL)[::-1], in_place.chat))
+    in_place.add("turned-base", state(SMALL, 0), words(listed(SMALL)[::-1]))
+    compute(in_place["turned-base"], in_place["turned"], str(tmp_path / "d2"))
+    with pytest.raises(Mismatch, match=r"id 0 is 'w0' in one delta and 'w319' in another"):
+        apply(str(tmp_path / "bare"), [in_place["delta"], str(tmp_path / "d2")], str(tmp_path / "out"))
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_the_result_has_the_tokens_of_all_posts(in_place: Models, tmp_path: Path, turned: bool) -> None:
     chat = {**in_place.chat, "<tool>": SMALL + 3}
