@@ -18,10 +18,11 @@ from pipeline.operations.arguments import Scaled, scaled
 from pipeline.operations.combine_fit import check_fit, whole_places
 from pipeline.operations.kernels.combine import CombineKernel, describe_sum
 from pipeline.operations.kernels.findings import Findings
-from pipeline.operations.kernels.rows import RowRule, shares
+from pipeline.operations.kernels.rows import RowRule
 from pipeline.operations.outputs.delta import DeltaOutput
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.rewrite import lay_out, plan_rewrite
+from pipeline.operations.row_rules import shares
 from pipeline.operations.setup import Setup, Writing
 from pipeline.tensors.arithmetic import sum_bytes
 from pipeline.tensors.norms import SCRATCH_BYTES

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,11 +26,12 @@ from pipeline.checkpoints.vocabulary_rows import (
     vocabulary_tensors,
 )
 from pipeline.checkpoints.vocabulary_table import BY_POSITION, BY_STRING, Tokens, VocabularyTable
-from pipeline.deltas.base_rows import in_posts_order, whole_rows
+from pipeline.deltas.base_rows import in_posts_order
 from pipeline.errors import Mismatch
 from pipeline.operations.addends.addend import Addend
 from pipeline.operations.fit import Fitted
-from pipeline.operations.kernels.rows import RowRule, shares
+from pipeline.operations.kernels.rows import RowRule
+from pipeline.operations.row_rules import row_rules, whole_in_each
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def settle(
     union = unite(known, where=where)
     if ours is None or len(known) < len(theirs) or not names or base.vocab_size is None:
         return _settle_by_position(base, addends, scales, names, [ours, *theirs], where)
-    wholes = _wholes(addends, names)
+    wholes = whole_in_each(addends, names)
     whole = np.logical_or.reduce(wholes)
     post = Side(union, len(whole))
     new = Side(ours, base.vocab_size)
@@ -115,7 +115,7 @@ def settle(
         untrained=untrained_rows(base, names, added_rows(plan, post)) if reads else (),
         invalid=_invalid(addends[0], len(plan.sources)),
     )
-    rules = _rules(frozenset(plan.kept), wholes, scales, theirs)
+    rules = row_rules(frozenset(plan.kept), wholes, scales, theirs)
     return Settled(view, table, frozenset(names), rules, own)
 
 
@@ -152,23 +152,27 @@ def _settle_by_position(
     _check_without_tokenizer(addends, where)
     if not names:
         return Settled(base)
-    wholes = _wholes(addends, names)
+    wholes = whole_in_each(addends, names)
     whole = np.logical_or.reduce(wholes)
     rows = max(base.vocab_size or 0, len(whole))
     table = by_position_only(rows, int(whole.sum()), *known)
-    return Settled(base, table, frozenset(names), _rules(frozenset(), wholes, scales, known[1:]))
+    return Settled(base, table, frozenset(names), row_rules(frozenset(), wholes, scales, known[1:]))
 
 
 def _names(base: Checkpoint, addends: Sequence[Addend]) -> list[str]:
-    """The tensors with a row for each token, in the new base and in every addend."""
+    """The tensors with a row for each token, in the new base and in every addend.
+
+    An addend without a config has as many tokens as the new base.
+    """
+    sizes = [base.vocab_size if a.vocab_size is None else a.vocab_size for a in addends]
     return [
         name
         for name in vocabulary_tensors(base)
         if all(
             name in addend.tensors
-            and addend.tensors[name].record.shape[:1] == (addend.vocab_size,)
+            and addend.tensors[name].record.shape[:1] == (size,)
             and not addend.tensors[name].record.carried
-            for addend in addends
+            for addend, size in zip(addends, sizes, strict=True)
         )
     ]
 
@@ -183,30 +187,6 @@ def _check_without_tokenizer(addends: Sequence[Addend], where: str) -> None:
             hint="the new base's tokenizer is missing, or of no known form: add its tokenizer.json",
             noun="delta",
         )
-
-
-def _wholes(addends: Sequence[Addend], names: Sequence[str]) -> list[NDArray[np.bool_]]:
-    """For each addend which rows it has whole, for its base had none; all as long as the longest.
-
-    Raises Mismatch if an addend has not the same in all of the tensors `names`.
-    """
-    count = max(addend.tensors[names[0]].record.shape[0] for addend in addends)
-    found = []
-    for addend in addends:
-        records = [addend.tensors[name].record for name in names]
-        places = [whole_rows(r.name, r.shape, r.base_shape, addend.base_rows) for r in records]
-        odd = [name for name, each in zip(names, places, strict=True) if each != places[0]]
-        if odd:
-            raise Mismatch(
-                [f"{name} grew by other rows than {names[0]}" for name in odd],
-                where=addend.location,
-                hint="embedding and head of its base had different numbers of rows: resize them first",
-            )
-        whole = np.zeros(count, bool)
-        for start, stop in places[0]:
-            whole[start:stop] = True
-        found.append(whole)
-    return found
 
 
 def _check_lacking(plan: RowPlan, post: Side, where: str) -> None:
@@ -238,32 +218,3 @@ def _moves(plan: RowPlan, rows: int, whole: NDArray[np.bool_]) -> bool:
         source != row and not (row < len(whole) and whole[row])
         for row, source in enumerate(plan.sources)
     )
-
-
-def _rules(
-    kept: AbstractSet[int],
-    wholes: Sequence[NDArray[np.bool_]],
-    scales: Sequence[float],
-    known: Sequence[Vocabulary | None],
-) -> tuple[RowRule, ...]:
-    """What counts where not everything does, neighbours with the same rule in one.
-
-    kept: rows that are the new base's own. known: each addend's tokens. A row that is whole in any
-    addend has no part in the new base; of several, their mean counts. To an addend that has no token
-    there the row was padding, and what became of that does not count. That holds for one delta at
-    scale 1, too: a method, a factor or a pattern may be at work on its tensor.
-    """
-    owned = np.flatnonzero(np.logical_or.reduce(wholes)).tolist()
-    found: list[RowRule] = []
-    for row in sorted({*kept, *owned}):
-        keeps_base = row in kept
-        mine: tuple[float | None, ...] = (None,) * len(scales)
-        if not keeps_base:
-            owns = [bool(whole[row]) for whole in wholes]
-            counts = [o or v is None or row in v.tokens for o, v in zip(owns, known, strict=True)]
-            mine = tuple(s if c else None for s, c in zip(shares(owns, scales), counts, strict=True))
-        if found and (found[-1].stop, found[-1].keeps_base, found[-1].scales) == (row, keeps_base, mine):
-            found[-1] = replace(found[-1], stop=row + 1)
-        else:
-            found.append(RowRule(row, row + 1, keeps_base, mine))
-    return tuple(found)

@@ -310,6 +310,19 @@ def test_deltas_whose_posts_differ_in_any_token_are_refused(in_place: Models, tm
         apply(in_place["new"], [in_place["delta"], str(tmp_path / "d2")], str(tmp_path / "out"))
 
 
+def test_a_delta_without_a_config_leaves_anothers_rows_whole(tmp_path: Path) -> None:
+    made = Models(tmp_path, [], [])
+    for name, first, rows in (("base", 0, 50), ("post", POST, 53), ("bare", 0, 50), ("tuned", 5, 50)):
+        write_model(tmp_path / name, state(rows, first))
+    for name in ("bare", "tuned"):
+        (tmp_path / name / "config.json").unlink()
+    compute(made["base"], made["post"], made["d"])
+    compute(made["bare"], made["tuned"], made["d2"])
+    apply(made["base"], [(made["d"], 0.5), (made["d2"], 0.5)], made["out"])
+    rows = read_model(tmp_path / "out")[EMBEDDING][:, 0]
+    assert rows[50:].tolist() == [POST + row for row in range(50, 53)]
+
+
 def test_what_became_of_padding_does_not_count_where_another_post_has_a_token(
     in_place: Models, tmp_path: Path
 ) -> None:

@@ -27,23 +27,6 @@ class RowRule:
     scales: tuple[float | None, ...]
 
 
-def shares(whole: Sequence[bool], scales: Sequence[float]) -> tuple[float | None, ...]:
-    """What each addend's row is multiplied by, where it is whole in some: there it is no difference.
-
-    whole: in which it is. Their mean, weighted by the scales, is what the sum has of them: of one alone
-    the row as it is. Where scales can be no weights, the first counts.
-    """
-    owners = [scale for scale, is_whole in zip(scales, whole, strict=True) if is_whole]
-    total = sum(owners)
-    if 0 < total < math.inf and min(owners) >= 0:
-        return tuple(s / total if is_whole else s for s, is_whole in zip(scales, whole, strict=True))
-    first = whole.index(True)
-    return tuple(
-        (1.0 if number == first else None) if is_whole else scale
-        for number, (is_whole, scale) in enumerate(zip(whole, scales, strict=True))
-    )
-
-
 def ruled(rules: Sequence[RowRule], width: int, part: Slice) -> Iterator[tuple[RowRule, int, int]]:
     """The rules that hold in a slice, each with its first element there, and the one behind its last.
 
