@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 
@@ -200,11 +200,21 @@ class Plan:
     def largest_block(self, block_bytes: int, part: Part | None = None) -> tuple[int, int]:
         """`largest_block_bytes`, and the most elements that any of the blocks writes."""
         nbytes = elements = 0
-        for block in self.blocks(block_bytes, part):
+        plan = self if part else self._shortened(block_bytes)
+        for block in plan.blocks(block_bytes, part):
             room = block.read_bytes + block.nbytes
             nbytes = max(nbytes, room + ALIGNMENT * (len(block.spans) + 1))
             elements = max(elements, sum(part.count for part in block.slices))
         return nbytes, elements
+
+    def _shortened(self, block_bytes: int) -> Plan:
+        """The plan without blocks that are as large as their neighbours, inside large tensors."""
+        jobs, gone = [], 0
+        for job in self.jobs:
+            kept = _shortened(job, block_bytes)
+            jobs.append(replace(kept, offset=job.offset - gone))
+            gone += (job.count - kept.count) * job.itemsize
+        return Plan(jobs)
 
     def slices(self, rows: range | None = None) -> Iterator[Slice]:
         """Every slice, in order, or those of `rows`."""
@@ -250,3 +260,17 @@ class Plan:
         first, last = group[0], group[-1]
         nbytes = last.offset + last.nbytes - first.offset
         return Block(number, self.jobs[first.job].writer, first.offset, nbytes, tuple(group))
+
+
+def _shortened(job: Job, block_bytes: int) -> Job:
+    """`job` without the blocks in its middle that are all alike, but for one; see `Plan._shortened`."""
+    sources = [
+        source for source in job.inputs if isinstance(source, Input) and source.count == job.count
+    ]
+    if len(sources) < sum(source is not None for source in job.inputs):
+        return job
+    size = CHUNK_ELEMENTS * (job.itemsize or sum(source.itemsize for source in sources))
+    together = max(1, block_bytes // max(size, 1))
+    alike = job.count // CHUNK_ELEMENTS // together - 3  # one, and those at either end, stay
+    count = job.count - max(0, alike) * together * CHUNK_ELEMENTS
+    return replace(job, count=count, inputs=tuple(replace(source, count=count) for source in sources))

@@ -108,6 +108,34 @@ def test_the_memory_for_a_block_is_enough_for_any_block(plan, block_bytes):
 
 
 @few
+@given(plans(), st.integers(1, 5 << 20), st.integers(0, 12), st.sampled_from([0, 2, 4]))
+def test_the_largest_block_is_found_without_looking_at_all_of_a_large_tensor(
+    plan, block_bytes, chunks, itemsize
+):
+    count = chunks * CHUNK_ELEMENTS + 77
+    large = Job(None if itemsize == 0 else 0, 0, itemsize, count, (Input(0, 0, 2, count), None))
+    plan = Plan([*plan.jobs[:3], large, *plan.jobs[3:]])
+    blocks = list(plan.blocks(block_bytes))
+    assert plan.largest_block(block_bytes) == (
+        max(each.read_bytes + each.nbytes + ALIGNMENT * (len(each.spans) + 1) for each in blocks),
+        max(sum(part.count for part in each.slices) for each in blocks),
+    )
+
+
+def test_looking_for_the_largest_block_takes_no_longer_where_a_tensor_is_larger(monkeypatch):
+    block, looked_at = Plan._block, []
+    monkeypatch.setattr(Plan, "_block", lambda *args: looked_at.append(1) or block(*args))
+
+    def effort(chunks: int) -> int:
+        looked_at.clear()
+        count = chunks * CHUNK_ELEMENTS
+        Plan([Job(0, 0, 2, count, (Input(0, 0, 2, count),))]).largest_block(1 << 20)
+        return len(looked_at)
+
+    assert effort(9000) == effort(9) < 9
+
+
+@few
 @given(plans())
 def test_totals_are_those_of_the_slices(plan):
     parts = list(plan.slices())
