@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from pipeline.checkpoints.files import TOKENIZER
@@ -50,8 +51,8 @@ def own_tokens(
     ]
     fields = parse_json(target)
     if not _by_id(fields):
-        while found and not _follow(fields, found):
-            found.pop()
+        places = enumerate(found, _next_id(fields))
+        found = [each for _, each in takewhile(lambda place: place[0] == place[1].id, places)]
     taken = {each.token for each in found}
     return tuple(found), [token for token, _ in own if token not in taken]
 
@@ -77,6 +78,10 @@ def _by_id(fields: Any) -> bool:
 
 def _follow(fields: Any, own: Sequence[Own]) -> bool:
     """Whether the library would give `own`, in order, just the ids that they have."""
+    return all(each.id == number for number, each in enumerate(own, _next_id(fields)))
+
+
+def _next_id(fields: Any) -> int:
+    """The id that the library would give the next added token."""
     known = [each["id"] for each in _added(fields)]
-    first = max(len(fields["model"]["vocab"]), max(known, default=-1) + 1)
-    return [each.id for each in own] == list(range(first, first + len(own)))
+    return max(len(fields["model"]["vocab"]), max(known, default=-1) + 1)

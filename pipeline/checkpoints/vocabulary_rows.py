@@ -100,7 +100,7 @@ def align_base(base: Checkpoint, post: Checkpoint, *, reads: bool) -> AlignedBas
         return AlignedBase(base, None, names, by_position_only(post.vocab_size, grown, ours, theirs))
     left, right = Side(ours, base.vocab_size), Side(theirs, post.vocab_size)
     plan = plan_base(left, right)
-    _check_common(plan, right, where)
+    _check_common(plan, left, right, where)
     found = untrained_rows(base, names, added_rows(plan, right)) if reads else ()
     table = _table(plan, left, right, found)
     if _is_same(plan.sources, left.rows):
@@ -141,7 +141,7 @@ def _is_same(sources: Sequence[int], rows: int) -> bool:
     return all(s == row if row < rows else s == ABSENT for row, s in enumerate(sources))
 
 
-def _check_common(plan: RowPlan, post: Side, where: str) -> None:
+def _check_common(plan: RowPlan, base: Side, post: Side, where: str) -> None:
     """Half of post's ordinary tokens must be base's; added ones may be new. Raises Mismatch."""
     ordinary = post.vocabulary.ordinary
     count = sum(ordinary(row) for row in range(post.rows))
@@ -149,7 +149,11 @@ def _check_common(plan: RowPlan, post: Side, where: str) -> None:
     if not lacking or 2 * len(lacking) < count:
         return
     raise Mismatch(
-        [f"{post.token(row)!r} (id {row}) is no token of the base" for row in lacking],
+        [
+            f"{post.token(row)!r} (id {row}) is no token of the base"
+            + (f", which has {token!r} there" if (token := base.token(row)) is not None else "")
+            for row in lacking
+        ],
         where=where,
         hint="these are tokenizers of unrelated models: check that both are the right ones",
         noun="token",

@@ -66,3 +66,10 @@ def test_tokens_behind_a_gap_do_not_keep_others_out_of_a_list_of_pieces():
     target = Tokenizer(Unigram([("a", -1.0)], unk_id=0)).to_str().encode()
     found, left = own_tokens([("<own>", 1), ("<more>", 5)], [dump(SOURCE)], target)
     assert ([each.token for each in found], left) == (["<own>"], ["<more>"])
+
+
+def test_an_id_that_a_list_of_pieces_skips_is_given_to_nobody():
+    """The library would give the next one, and then the wrong one to whatever follows."""
+    target = {**words(["a"], {"<x>": 2}), "model": {"type": "Unigram", "unk_id": 0, "vocab": [["a", 0]]}}
+    own = [("<own>", 1), ("<more>", 4)]
+    assert own_tokens(own, [dump(SOURCE)], dump(target)) == ((), ["<own>", "<more>"])
