@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.batch.terms import Model
+from pipeline.operations.fusion.choice import Fusion
+from pipeline.operations.fusion.methods import MethodName
 
-Method = Literal[
-    "linear", "ties", "dare_linear", "dare_ties", "della", "breadcrumbs", "slerp", "model_stock"
-]
 Patterns = Annotated[tuple[str, ...], Field(strict=False)]
 
 
@@ -27,7 +26,7 @@ class Fuses(Model):
     counts whatever the policy. allow_unrelated: whether to add even to a base that seems unrelated.
     """
 
-    method: Method | None = None
+    method: MethodName | None = None
     density: float | None = None
     lambda_: float | None = Field(default=None, alias="lambda")
     seed: Annotated[int, Field(ge=0)] | None = None
@@ -38,6 +37,18 @@ class Fuses(Model):
     skip: Patterns = ()
     take_config: Mapping[str, Literal["base", "post"]] = {}
     allow_unrelated: bool = False
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        problems: list[str] = []
+        Fusion.parse(fusing(self), problems, self._scales())
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _scales(self) -> Sequence[float] | None:
+        """Those of the deltas, if they are known here."""
+        return None
 
 
 def fusing(step: Fuses) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -102,6 +103,9 @@ class Apply(_Pushes, Fuses):
     key: FilePath | None = None
     require_signature: bool = False
     makes: ClassVar[Kind] = MAKES["apply"]
+
+    def _scales(self) -> Sequence[float]:
+        return [self.scale if term.scale is None else term.scale for term in self.deltas]
 
 
 class Combine(_Writes):

@@ -25,7 +25,7 @@ from pipeline.checkpoints.files import (
 from pipeline.checkpoints.float8 import DERIVED, config_without_codes, dequantise, is_fp8
 from pipeline.checkpoints.header import Entry, read_header
 from pipeline.checkpoints.policy import vocab_size
-from pipeline.checkpoints.quantisation import refuse_quantised
+from pipeline.checkpoints.quantisation import refuse_quantised, stated_quantisation
 from pipeline.engine.plan import Input
 from pipeline.errors import CorruptFile, NotACheckpoint, NotFound
 from pipeline.settings import Settings
@@ -242,7 +242,9 @@ def _assemble(
 
 def _dequantised(found: Checkpoint) -> Checkpoint:
     """`found` with its 8-bit floats as what they mean. Raises QuantisedCheckpoint."""
-    if not is_fp8(found.config) and not any(s.entry.dtype in CODES for s in found.tensors.values()):
+    is_silent = not stated_quantisation(found.config)
+    has_codes = any(source.entry.dtype in CODES for source in found.tensors.values())
+    if not is_fp8(found.config) and not (is_silent and has_codes):
         return found
     stored = {name: (s.entry, found.readers[s.file]) for name, s in found.tensors.items()}
     made, gone = dequantise(stored, found.config, where=found.location)

@@ -88,12 +88,10 @@ class Scaled:
         """Whole rows from `row` on, or a part of one, from `column` on."""
         columns = self.shape[-1] if self.shape else 1
         rows = max(1, len(codes) // columns)
-        scales = self._scales_of(row, rows)
+        scales, width = self._scales_of(row, rows), self.block[1]
         if column or len(codes) < columns:
-            scales = np.repeat(scales, self.block[1], axis=1)[:, column : column + len(codes)]
-            out[:] = self._table[codes] * scales[0]
-            return
-        made = float8.multiply(codes.reshape(rows, columns), self._table, scales, self.block[1])
+            scales, width = np.repeat(scales, width, axis=1)[:, column : column + len(codes)], 1
+        made = float8.multiply(codes.reshape(rows, -1), self._table, scales, width)
         out[:] = made.reshape(-1)
 
     def _scales_of(self, first: int, count: int) -> float8.Floats:
@@ -137,6 +135,8 @@ def dequantise(
     problems: list[str] = []
     for name, (entry, reader) in stored.items():
         scales = stored.get(name + SCALE)
+        if name.endswith(SCALE) and name.removesuffix(SCALE) not in stored:
+            problems.append(f"{name.removesuffix(SCALE)!r} is missing, which {name!r} are the scales of")
         if name.endswith(SCALE) or (scales is None and entry.dtype.kind is not Kind.CODED):
             continue
         problem = _problem(entry, scales[0] if scales else None, configured)
@@ -150,7 +150,7 @@ def dequantise(
         gone |= {name, name + SCALE, *activations}
     if problems:
         raise QuantisedCheckpoint(
-            f"{len(problems)} tensors cannot be dequantised: {'; '.join(problems[:10])}",
+            f"cannot be dequantised, {len(problems)} in all: {'; '.join(problems[:10])}",
             where=where,
             hint="use the original bf16 or fp32 weights",
         )

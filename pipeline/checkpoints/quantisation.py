@@ -25,12 +25,17 @@ _SPELLINGS = {
 }
 
 
+def stated_quantisation(config: Mapping[str, Any] | None) -> Any:
+    """What a config says of how its weights are quantised; nothing that counts where they are not."""
+    return next((found for key in _CONFIGS if (found := (config or {}).get(key))), None)
+
+
 def refuse_quantised(location: str, config: Mapping[str, Any] | None, entries: Iterable[Entry]) -> None:
     """Raise QuantisedCheckpoint, naming the method or a tensor, if the weights are quantised.
 
     `quantization_config` is where transformers records GPTQ, AWQ, bitsandbytes, FP8 and the like.
     """
-    quantisation = next((found for key in _CONFIGS if (found := (config or {}).get(key))), None)
+    quantisation = stated_quantisation(config)
     if quantisation:
         method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
         raise QuantisedCheckpoint(

@@ -16,13 +16,22 @@ from typing import Any
 import numpy as np
 
 from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.header import Entry
 from pipeline.checkpoints.policy import Config
+from pipeline.storage.base import Reader
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 
 TIE = "tie_word_embeddings"
 HEAD = "lm_head.weight"
 # What architectures call the embedding that `lm_head.weight` is tied to, by the name's end.
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+_EMBEDDINGS = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "word_embeddings.weight",
+    "embed_in.weight",
+    "tokens_embed.weight",
+    "embeddings.weight",
+)
 
 Shape = tuple[int, ...]
 
@@ -121,14 +130,24 @@ def are_equal(model: Checkpoint, one: str, other: str, *, may_read: bool = True)
         return False
     if (left.file, left.entry.offset) == (right.file, right.entry.offset):
         return True
-    if not may_read:
+    sides = [(model.readers[each.file], each.entry) for each in (left, right)]
+    return may_read and have_same_values(*sides)
+
+
+def have_same_values(*sides: tuple[Reader, Entry]) -> bool:
+    """Whether two tensors are the same bit by bit, read as far as they are.
+
+    Raises what reading raises.
+    """
+    entry = sides[0][1]
+    if any((other.dtype, other.shape) != (entry.dtype, entry.shape) for _, other in sides):
         return False
-    step = CHUNK_ELEMENTS * left.entry.dtype.itemsize
-    for start in range(0, left.entry.nbytes, step):
+    step = CHUNK_ELEMENTS * entry.dtype.itemsize
+    for start in range(0, entry.nbytes, step):
         parts = []
-        for side in (left, right):
-            parts.append(np.empty(min(step, left.entry.nbytes - start), np.uint8))
-            model.readers[side.file].read_into(side.entry.offset + start, parts[-1].data)
+        for reader, each in sides:
+            parts.append(np.empty(min(step, entry.nbytes - start), np.uint8))
+            reader.read_into(each.offset + start, parts[-1].data)
         if not np.array_equal(parts[0], parts[1]):
             return False
     return True

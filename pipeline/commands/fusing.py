@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, TypedDict
 
 from typer import Option
 
-MethodName = Literal[
-    "linear", "ties", "dare_linear", "dare_ties", "della", "breadcrumbs", "slerp", "model_stock"
-]
+from pipeline.operations.fusion.methods import MethodName
 
 
 class Mixed(TypedDict):
@@ -42,7 +40,7 @@ class Mixed(TypedDict):
     ]
 
 
-class Fused(Mixed):
+class Seeded(Mixed):
     """The same, and what chance decides."""
 
     seed: Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict, Unpack
 from typer import Option
 
 from pipeline.commands.command import command
-from pipeline.commands.fusing import Fused, Related
+from pipeline.commands.fusing import Related, Seeded
 from pipeline.commands.options import (
     BASE_HELP,
     Dequantizing,
@@ -64,7 +64,7 @@ class Computing(_NewDelta, Packed, _Read, Published):
     """Options of compute."""
 
 
-class Applying(_NewModel, Fused, _Decided, Related, Proven, _Read, Published):
+class Applying(_NewModel, Seeded, _Decided, Related, Proven, _Read, Published):
     """Options of apply."""
 
 

@@ -9,7 +9,7 @@ float64), rounded once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Unpack
@@ -107,6 +107,7 @@ class _Run:
         """What is known before the run. Raises UnrelatedBase."""
         what, place = self.sum, self.place
         size = sum(shard.nbytes for shard in layout.shards)
+        reading = what.fused.all_reading(layout)
         return ApplyReport(
             output=place.location,
             base=what.base.location,
@@ -115,14 +116,14 @@ class _Run:
             case=SAME_BASE if what.same_base else ANOTHER_BASE,
             tensors=len(layout.tensors),
             elements=sum(item.result.count for item in layout.tensors),
-            read_bytes=layout.plan.read_bytes,
+            read_bytes=reading.read_bytes,
             written_bytes=size,
             files=[shard.name for shard in layout.shards],
             lineage=() if what.same_base else self._lineage(),
             vocabulary=what.settled.table,
             **asdict(what.names),
             **what.fused.report(),
-            **asdict(place.estimate(layout.plan, what.readers, size)),
+            **asdict(place.estimate(reading, what.readers, size)),
         )
 
     def _lineage(self) -> list[Lineage]:
@@ -161,9 +162,15 @@ class _Run:
         return replace(report, files=names)
 
     def _work(self, layout: SumPlan, found: Found) -> Work:
-        what = self.sum
-        make_kernel, fusing_bytes = self._kernels(layout, found)
-        return Work(
+        what, setup = self.sum, self.place.setup
+        arithmetic = setup.resources.arithmetic
+
+        def make_kernel() -> AddKernel:
+            decoders = [addend.decoder(arithmetic) for addend in what.addends]
+            inputs = (layout.tensors, what.addends, what.scales, found, arithmetic(), decoders)
+            return AddKernel(*inputs, what.same_base)
+
+        work = Work(
             title=f"apply {self.place.location}",
             plan=layout.plan,
             readers=what.readers,
@@ -176,25 +183,13 @@ class _Run:
             options=[what.scales, what.same_base, *what.settled.rules, *what.fused.key],
             scratch_bytes=sum_bytes(_dtypes(layout))
             + max(norms.SCRATCH_BYTES, movements.SCRATCH_BYTES)
-            + sum(addend.scratch_bytes for addend in what.addends)
-            + fusing_bytes,
+            + sum(addend.scratch_bytes for addend in what.addends),
         )
+        if what.fused.is_plain:  # what a fusion takes is slow to load, and a mere sum has no use for it
+            return work
+        from pipeline.operations.fusion.work import fusing_work
 
-    def _kernels(self, layout: SumPlan, found: Found) -> tuple[Callable[[], AddKernel], int]:
-        """What makes a kernel for one worker, and the memory that it takes beside a sum's."""
-        what, setup = self.sum, self.place.setup
-        if not what.fused.is_plain:  # what it takes is slow to load, and a mere sum has no use for it
-            from pipeline.operations.fusion.kernels import fusing_kernels
-
-            return fusing_kernels(what, layout, found, setup)
-        arithmetic = setup.resources.arithmetic
-
-        def make() -> AddKernel:
-            decoders = [addend.decoder(arithmetic) for addend in what.addends]
-            inputs = (layout.tensors, what.addends, what.scales, found, arithmetic(), decoders)
-            return AddKernel(*inputs, what.same_base)
-
-        return make, 0
+        return fusing_work(work, what, layout, found, setup)
 
 
 def _dtypes(layout: SumPlan) -> Iterator[DType]:

@@ -5,58 +5,40 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from typing import Any, Unpack
-
-import numpy as np
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Unpack
 
 from pipeline.checkpoints.adapters.config import MAX_RANK
-from pipeline.checkpoints.adapters.naming import HEAD, is_conv1d
-from pipeline.checkpoints.adapters.tying import EMBEDDINGS
 from pipeline.checkpoints.adapters.weights import PREFIX, WEIGHTS_FILES
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.header import Tensor
+from pipeline.checkpoints.ties import HEAD, Head
 from pipeline.deltas.base_rows import in_posts_order
 from pipeline.deltas.delta import Delta, open_delta
 from pipeline.deltas.format import BASE
-from pipeline.deltas.manifest import TensorRecord
-from pipeline.deltas.names import as_side_of
+from pipeline.deltas.names import as_side_of, names_of_delta
 from pipeline.deltas.signing import Signer
 from pipeline.errors import UsageError
 from pipeline.operations.adapters.beside import other_files, peft_config
-from pipeline.operations.adapters.choosing import Choice, choose, module_of
+from pipeline.operations.adapters.choosing import Choice, choose
+from pipeline.operations.adapters.factoring import Extracted, Factoring
 from pipeline.operations.adapters.reading import DeltaValues
 from pipeline.operations.adapters.writing import (
     WeightsFile,
     header_room,
     publish_order,
-    weight_name,
 )
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.setup import Reading, Setup, Writing
 from pipeline.operations.verify_delta import check_form
-from pipeline.progress import Advance
-from pipeline.tensors.doubles import narrow, widen
-from pipeline.tensors.dtypes import F32, Bytes, DType, parse_dtype
-from pipeline.tensors.low_rank import Matrix, factorise, residual, squared_norm, workspace_bytes
+from pipeline.tensors.dtypes import F32, parse_dtype
+from pipeline.tensors.low_rank import workspace_bytes
 from pipeline.units import format_bytes
 
 
 class Extracting(Reading, Writing, total=False):
     """Options of extract-adapter beside its own; see each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Extracted:
-    """One matrix of the adapter. error: |∆ − B·A| / |∆| of the factors as written."""
-
-    name: str
-    rank: int
-    error: float | None
-
-    def __str__(self) -> str:
-        error = "" if self.error is None else f", error {self.error:.4g}"
-        return f"{self.name}: rank {self.rank}{error}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +98,8 @@ def extract_adapter(
             named = as_side_of(opened, found, is_base=True)
             model = in_posts_order(named, opened.manifest.base_rows)
             check_form(opened, model, BASE)
-        run = _Run(opened, model, choice, rank, energy, form, seed)
+        factoring = Factoring(DeltaValues(opened), choice, rank, energy, form, seed)
+        run = _Run(opened, model, choice, factoring)
         report = run.outlook(place)
         return report if setup.dry_run else run.write(place, report)
 
@@ -130,52 +113,20 @@ def _check(rank: int | None, energy: float | None) -> None:
         raise UsageError(f"{energy} is not a share", hint="for example --energy 0.99")
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Run:
-    """One extraction, its inputs opened.
-
-    shared: the rank of all experts, where it is to be found: PEFT on transformers 5 stacks them, and
-    multiplies the config's r for it, whatever patterns say (`_convert_peft_config_moe`). error, norm:
-    squared, over all matrices so far.
-    """
+    """One extraction, its inputs opened."""
 
     delta: Delta
     base: Checkpoint | None
     choice: Choice
-    rank: int | None
-    energy: float | None
-    dtype: DType
-    seed: int
-    shared: int | None = None
-    error: float = 0.0
-    norm: float = 0.0
-    done: list[Extracted] = field(default_factory=list)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Post's config, as far as there is one."""
-        return dict(self.delta.manifest.post_config or {})
-
-    def rank_of(self, record: TensorRecord) -> int:
-        """The rank that is asked for, or the highest that the matrix can have."""
-        side = min(record.shape)
-        if self.choice.experts and self.rank is not None:
-            return self.rank
-        if record.name in self.choice.experts:
-            return self.shared or self._most_of_experts
-        return min(self.rank or side, side)
-
-    @property
-    def _most_of_experts(self) -> int:
-        """The highest rank that an expert can have."""
-        shapes = [r.shape for r in self.choice.factors if r.name in self.choice.experts]
-        return max(min(shape) for shape in shapes)
+    factoring: Factoring
 
     def outlook(self, place: Place) -> ExtractReport:
         """What is known before the run. Raises UsageError if memory does not suffice."""
         shapes = {(r.shape[0], r.shape[1]): r.name for r in self.choice.factors}
-        needs = {workspace_bytes(shape, self.rank): name for shape, name in shapes.items()}
-        memory = max(needs) + DeltaValues(self.delta).scratch_bytes
+        needs = {workspace_bytes(shape, self.factoring.rank): name for shape, name in shapes.items()}
+        memory = max(needs) + self.factoring.values.scratch_bytes
         limit = place.setup.resources.limits.memory_bytes
         if memory > limit:
             raise UsageError(
@@ -187,9 +138,7 @@ class _Run:
             delta=self.delta.location,
             output=place.location,
             dry_run=place.setup.dry_run,
-            tensors=[
-                Extracted(r.name, self.rank_of(r) if self.rank else 0, None) for r in self.choice.factors
-            ],
+            tensors=self.factoring.outlook(),
             whole=[tensor.name.removeprefix(PREFIX) for tensor, _ in self._whole()],
             left_out=self.choice.left_out,
             memory_bytes=memory,
@@ -208,123 +157,68 @@ class _Run:
             for n in rows
         ]
 
-    def _factors(self, record: TensorRecord, rank: int) -> list[Tensor]:
-        """B and A of a matrix. A `Conv1D` has its weight the other way round."""
-        out, inner = record.shape
-        module = module_of(record)
-        if is_conv1d(self.config, module):
-            out, inner = inner, out
-        shapes = {"A": (rank, inner), "B": (out, rank)}
-        return [Tensor(weight_name(module, part), self.dtype, shape) for part, shape in shapes.items()]
-
     def _whole(self) -> list[tuple[Tensor, str]]:
         """What is held whole, each with the delta's name of it; a tied head beside its embedding."""
         found = []
         targets = set(self.choice.targets)
         for record in self.choice.whole:
-            module, _, end = record.name.rpartition(".")
-            name = f"{module}.base_layer.{end}" if module in targets else record.name
+            name = self.choice.loaded.name(record.name)
+            module, _, end = name.rpartition(".")
+            name = f"{module}.base_layer.{end}" if module in targets else name
             found.append((Tensor(PREFIX + name, record.post, record.shape), record.name))
-            if self._is_tied and record.name.endswith(EMBEDDINGS):
-                found.append((Tensor(f"{PREFIX}{HEAD}.weight", record.post, record.shape), record.name))
+            if record.name == self._tied_embedding:
+                found.append((Tensor(PREFIX + HEAD, record.post, record.shape), record.name))
         return found
 
-    @property
-    def _is_tied(self) -> bool:
-        tied = self.config.get("tie_word_embeddings", True)
-        return bool(tied) and f"{HEAD}.weight" not in self.delta.tensors
+    @cached_property
+    def _tied_embedding(self) -> str | None:
+        """The delta's name of the embedding that is the head, too."""
+        names = names_of_delta(self.delta)
+        return names.embedding_of(HEAD) if names.head() is Head.TIED else None
 
     def _largest(self) -> list[Tensor]:
         """The tensors of the file, with the highest ranks that they may come to."""
-        records = self.choice.factors
-        factors = [tensor for r in records for tensor in self._factors(r, self.rank_of(r))]
-        return factors + [tensor for tensor, _ in self._whole()]
+        return self.factoring.largest() + [tensor for tensor, _ in self._whole()]
 
     def write(self, place: Place, report: ExtractReport) -> ExtractReport:
         """Write the folder and publish it."""
-        largest = self._largest()
-        values = DeltaValues(self.delta)
+        largest, factoring = self._largest(), self.factoring
         room = header_room(largest)
         size = room + sum(tensor.nbytes for tensor in largest)
-        experts = [r for r in self.choice.factors if r.name in self.choice.experts and self.energy]
-        total = sum(4 * math.prod(record.shape) for record in (*experts, *self.choice.factors))
+        records = (*factoring.searched, *self.choice.factors)
+        total = sum(4 * math.prod(record.shape) for record in records)
         with (
             place.create_folder(size) as folder,
             place.setup.progress(f"extract {place.location}", total) as advance,
         ):
             with folder.create(WEIGHTS_FILES[0], size_hint=size) as writer:
                 file = WeightsFile(writer, room)
-                if experts:
-                    self.shared = max(self._needed(record, values, advance) for record in experts)
+                factoring.search(advance)
                 for record in self.choice.factors:
-                    self._extract(record, values, file, advance)
+                    factoring.write(record, file)
+                    advance(4 * math.prod(record.shape))
                 for tensor, name in self._whole():
                     assert self.base is not None
-                    file.add(tensor, values.post(name, self.base))
+                    file.add(tensor, factoring.values.post(name, self.base))
                 written = file.finish()
-            error = math.sqrt(self.error / self.norm) if self.norm else 0.0
-            files = self._files(file, error, place.setup.signer)
+            files = self._files(file, place.setup.signer)
             for name, content in files.items():
                 with folder.create(name, size_hint=len(content)) as writer:
                     writer.write(0, content)
                     writer.commit()
             order = publish_order(files)
             folder.publish(order)
-        return replace(report, tensors=self.done, written_bytes=written, error=error, files=order)
+        done, error = factoring.done, factoring.error
+        return replace(report, tensors=done, written_bytes=written, error=error, files=order)
 
-    def _matrix(self, record: TensorRecord, values: DeltaValues) -> Matrix:
-        """The differences, as rows of what comes out."""
-        matrix: Matrix = values.matrix(record.name)
-        turned = is_conv1d(self.config, module_of(record))
-        return np.ascontiguousarray(matrix.T) if turned else matrix
-
-    def _needed(self, record: TensorRecord, values: DeltaValues, advance: Advance) -> int:
-        """The least rank that keeps the energy of a matrix."""
-        matrix = self._matrix(record, values)
-        left, _ = factorise(matrix, rank=None, energy=self.energy, seed=self.seed)
-        advance(4 * matrix.size)
-        return len(left.T)
-
-    def _extract(
-        self, record: TensorRecord, values: DeltaValues, file: WeightsFile, advance: Advance
-    ) -> None:
-        """Decompose one matrix, write its factors, and measure what they lose."""
-        matrix = self._matrix(record, values)
-        wanted = self.shared if record.name in self.choice.experts and self.shared else self.rank
-        energy = self.energy if wanted is None else None
-        left, right = factorise(matrix, rank=wanted, energy=energy, seed=self.seed)
-        rank = left.shape[1]
-        if self.choice.experts and wanted is not None and rank < wanted:
-            left = np.pad(left, ((0, 0), (0, wanted - rank)))
-            right = np.pad(right, ((0, wanted - rank), (0, 0)))
-            rank = wanted
-        tensors = self._factors(record, rank)
-        rounded = []
-        for tensor, values_of in zip(tensors, (right, left), strict=True):
-            data, kept = _rounded(values_of, self.dtype)
-            file.add(tensor, [data])
-            rounded.append(kept)
-        norm, lost = squared_norm(matrix), residual(matrix, rounded[1], rounded[0])
-        self.norm, self.error = self.norm + norm, self.error + lost
-        self.done.append(Extracted(record.name, rank, math.sqrt(lost / norm) if norm else 0.0))
-        advance(4 * matrix.size)
-
-    def _files(self, file: WeightsFile, error: float, signer: Signer | None) -> dict[str, bytes]:
+    def _files(self, file: WeightsFile, signer: Signer | None) -> dict[str, bytes]:
         """What lies beside the weights."""
-        ranks = {module_of(r): d.rank for r, d in zip(self.choice.factors, self.done, strict=True)}
-        usual = self.rank or self.shared or max(ranks.values())
-        saved = list(dict.fromkeys([*self.choice.saved, *([HEAD] if self._saves_head else [])]))
+        found = self.factoring
+        ranks = dict(zip(self.choice.targets, (each.rank for each in found.done), strict=True))
+        usual = found.rank or found.shared or max(ranks.values())
+        saved = self.choice.saved
+        if any(name == self._tied_embedding for _, name in self._whole()):
+            saved = [*saved, HEAD.removesuffix(".weight")]
         config = peft_config(self.delta, ranks, usual, saved=saved, biases=self.choice.biases)
-        facts = {"rank": self.rank, "energy": self.energy, "error": error}
+        facts = {"rank": found.rank, "energy": found.energy, "error": found.error}
         return other_files(self.delta, config, file, facts, signer)
-
-    @property
-    def _saves_head(self) -> bool:
-        return any(tensor.name == f"{PREFIX}{HEAD}.weight" for tensor, _ in self._whole())
-
-
-def _rounded(values: Matrix, dtype: DType) -> tuple[Bytes, Matrix]:
-    """The bytes of a factor in its format, and the values that these are."""
-    data = np.empty(values.size * dtype.itemsize, np.uint8)
-    narrow(values.astype(np.float64).reshape(-1), data, dtype)
-    return data, widen(data, dtype).reshape(values.shape).astype(np.float32)

@@ -132,8 +132,8 @@ class Inputs:
     ) -> Self:
         """Open everything that is read, for as long as `stack` lasts.
 
-        Raises Mismatch for architectures that differ, UsageError for choices and patterns that mean
-        nothing, and what opening raises.
+        Raises Mismatch for architectures that differ, UsageError for choices that mean nothing, and what
+        opening raises.
         """
         settings = setup.settings
         model = stack.enter_context(open_checkpoint(base, settings=settings, headers_only=setup.dry_run))
@@ -143,7 +143,6 @@ class Inputs:
             old = stack.enter_context(open_checkpoint(old_base, settings=settings))
             old = in_posts_order(as_base_of(opened[0], old), opened[0].base_rows)
             opened[0].check_base(old)
-        Fused.of(form.fusion, model)  # else a pattern that is mistyped would be found out late
         for addend in opened:
             where = f"{model.location} and {addend.location}"
             check_choices(form.choices, model.config, opened[0].config, where=where)
@@ -161,20 +160,29 @@ class Inputs:
 
     def on_own_base(self) -> Sum:
         """The sum as if the one addend had been made on this base."""
-        settled = settle_own(as_base_of(self.addends[0], self.base), self.addends)
-        return self._settled(self.old, self.addends, settled, same_base=True)
+        own = as_base_of(self.addends[0], self.base)
+        fused = Fused.of(self.form.fusion, own)
+        return self._settled(
+            self.old, self.addends, settle_own(own, self.addends), fused, same_base=True
+        )
 
     def on_another_base(self, *, reads: bool) -> Sum:
         """The sum under the new base's names, its vocabulary brought to post's.
 
-        reads: whether weights may be read, a few rows. Raises Mismatch.
+        reads: whether weights may be read, a few rows. Raises Mismatch, and UsageError for a pattern
+        that matches none of the result's names.
         """
         names = under_own_names(self.base, self.old, self.addends)
+        fused = Fused.of(self.form.fusion, names.base)  # before anything is read
         settled = settle(names.base, names.addends, self.scales, reads=reads)
-        return self._settled(names.old, names.addends, settled, names=names.notes)
+        return self._settled(names.old, names.addends, settled, fused, names=names.notes)
 
     def _settled(
-        self, old: Checkpoint | None, addends: Sequence[Addend], settled: Settled, **more: Any
+        self,
+        old: Checkpoint | None,
+        addends: Sequence[Addend],
+        settled: Settled,
+        fused: Fused,
+        **more: Any,
     ) -> Sum:
-        fused = Fused.of(self.form.fusion, settled.base)
         return Sum(self.base, settled.base, old, addends, self.scales, self.form, fused, settled, **more)

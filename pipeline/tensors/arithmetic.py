@@ -180,7 +180,7 @@ class CpuArithmetic:
                 self._add_bf16(base, terms[0], result)
             else:
                 self._add_any(base, terms, result)
-        return self._count_nonfinite(result)
+        return count_nonfinite(result)
 
     @staticmethod
     def _is_plain_bf16(base: Operand, term: Term, result: Operand) -> bool:
@@ -271,10 +271,10 @@ class CpuArithmetic:
             values = odd
         kernels.narrow_bf16(values, out.bits)
 
-    @staticmethod
-    def _count_nonfinite(result: Operand) -> int:
-        """How many elements are NaN or infinite, by their exponents."""
-        mask = result.dtype.bits.type(_EXPONENTS[result.dtype])
-        if mask.itemsize == 2 and not kernels.has_all_bits(result.bits, mask):
-            return 0
-        return int(np.count_nonzero((result.bits & mask) == mask))
+
+def count_nonfinite(result: Operand) -> int:
+    """How many elements are NaN or infinite, by their exponents."""
+    mask = result.dtype.bits.type(_EXPONENTS[result.dtype])
+    if mask.itemsize == 2 and not kernels.has_all_bits(result.bits, mask):
+        return 0
+    return int(np.count_nonzero((result.bits & mask) == mask))

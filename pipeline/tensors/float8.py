@@ -58,7 +58,7 @@ def block_of(
 
     configured: the block that the config tells; its last one in a row or a column may be cut off, as
     DeepSeek-V3 has them. Otherwise the scales divide the weight evenly: one for all, one for each row,
-    or blocks of some other size.
+    or, where the config tells no block, blocks of some other size.
     """
     if math.prod(scales) == 1 and len(scales) < 2:
         scales = (1,) * max(len(weight), 2)
@@ -72,10 +72,11 @@ def block_of(
     if configured is not None:
         height, width = configured
         if (down, across) == (-(-rows // height), -(-columns // width)):
-            return configured
+            return max(1, min(height, rows)), max(1, min(width, columns))
     if min(rows, columns, down, across) < 1 or rows % down or columns % across:
         return None
-    return rows // down, columns // across
+    block = (rows // down, columns // across)
+    return block if configured is None or block in {(rows, columns), (1, columns)} else None
 
 
 def multiply(codes: Bytes, table: Floats, scales: NDArray[Any], width: int) -> Floats:
@@ -84,5 +85,6 @@ def multiply(codes: Bytes, table: Floats, scales: NDArray[Any], width: int) -> F
     codes: (rows, columns). table: see `values_of`. scales: (rows, blocks), one for `width` columns.
     """
     made: Floats = table[codes]
-    made *= np.repeat(scales, width, axis=1)[:, : codes.shape[1]]
+    with np.errstate(all="ignore"):  # infinities and NaN are data here
+        made *= np.repeat(scales, width, axis=1)[:, : codes.shape[1]]
     return made

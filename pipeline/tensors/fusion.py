@@ -134,12 +134,14 @@ def rank_limits(rows: Floats, width: int, density: float, epsilon: float) -> Cou
     """
     if width == 1:
         return np.full(len(rows), round(density * CERTAIN), np.int64)
-    sizes = (rows.view(np.uint32) & 0x7FFFFFFF).astype(np.uint64).reshape(-1, width)
-    keys = np.sort(sizes << np.uint64(32) | np.arange(width, dtype=np.uint64), axis=1)
+    keys = (rows.view(np.uint32) & 0x7FFFFFFF).astype(np.int64).reshape(-1, width)
+    keys <<= 32  # sizes, and below them the places, both without a sign
+    keys |= np.arange(width)
+    keys.sort(axis=1)
+    keys &= 0xFFFFFFFF
     chances = (density - epsilon) + np.linspace(0, 1, width) * (2 * epsilon)
-    limits = np.empty(sizes.shape, np.int64)
-    places = (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    np.put_along_axis(limits, places, np.rint(chances * CERTAIN).astype(np.int64)[None], axis=1)
+    limits = np.empty(keys.shape, np.int64)
+    np.put_along_axis(limits, keys, np.rint(chances * CERTAIN).astype(np.int64)[None], axis=1)
     return limits.reshape(-1)
 
 

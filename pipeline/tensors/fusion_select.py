@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from pipeline.tensors.fusion import BEYOND, HIGH_BINS, LOW_BINS, LOW_BITS, NOTHING, Band
 
-Histogram = NDArray[np.uint32]
+Histogram = NDArray[np.uint32]  # of a chunk
+Totals = NDArray[np.int64]  # of a tensor
 
 MOST_OTHERS, MOST_BINS = 1 << 15, 1 << 14  # of a `Tally`, which so takes 0.44 bytes an element at most
 
@@ -102,6 +103,11 @@ class Tally:
             return None
         return cls(highs.astype(np.uint16), bins[highs], others.copy())
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes."""
+        return self.highs.nbytes + self.counts.nbytes + self.others.nbytes
+
     def lows(self, high: int) -> Lows:
         """What the second round would find in the bin `high`."""
         place = int(np.searchsorted(self.highs, high))
@@ -115,14 +121,14 @@ class Tally:
         return Lows(bits.astype(np.uint16), counts.astype(np.uint32))
 
 
-def find_bin(bins: Histogram, position: int) -> Rank:
+def find_bin(bins: Totals, position: int) -> Rank:
     """The bin of the element at `position`, from all counts of a tensor."""
-    ends = np.cumsum(bins, dtype=np.int64)
+    ends = np.cumsum(bins)
     high = int(np.searchsorted(ends, position, side="right"))
     return Rank(high, int(ends[high]) - int(bins[high]))
 
 
-def ends_of(kept: Kept, bins: Histogram) -> tuple[Rank, Rank] | None:
+def ends_of(kept: Kept, bins: Totals) -> tuple[Rank, Rank] | None:
     """The bins of the first and the last that stay; None if none does.
 
     Where all from the first on stay there is no other end, and both are that of the first.

@@ -52,7 +52,7 @@ def factorise(
     """B and A, so that B · A is near the matrix: of this rank, or of the least that keeps this energy.
 
     energy: the share of the squared norm that B · A is to keep. Where the matrix has no such rank, the
-    result has the highest that it can have.
+    result has the highest that it can have. Raises OverflowError for values that are too large.
     """
     side = min(matrix.shape)
     wanted = energy * squared_norm(matrix) if energy is not None else 0.0
@@ -88,10 +88,14 @@ def _decompose(matrix: Matrix, rank: int, seed: int) -> tuple[Matrix, Matrix, Ma
     import torch
 
     whole = torch.from_numpy(matrix)
-    if is_exact((len(matrix), matrix.shape[1]), rank):
-        left, values, right = torch.linalg.svd(whole, full_matrices=False)
-        return left.numpy(), values.numpy(), right.numpy()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        left, values, right = torch.svd_lowrank(whole, q=rank + _OVERSAMPLING, niter=_POWER_ITERATIONS)
+    try:
+        if is_exact((len(matrix), matrix.shape[1]), rank):
+            left, values, right = torch.linalg.svd(whole, full_matrices=False)
+            return left.numpy(), values.numpy(), right.numpy()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            found = torch.svd_lowrank(whole, q=rank + _OVERSAMPLING, niter=_POWER_ITERATIONS)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise OverflowError(str(error)) from error
+    left, values, right = found
     return left[:, :rank].numpy(), values[:rank].numpy(), right[:, :rank].T.numpy()

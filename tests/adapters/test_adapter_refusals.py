@@ -147,6 +147,22 @@ def test_an_embedding_that_peft_would_tie_to_the_head_is_refused(refuse: Callabl
     assert "whose head is its embedding" in said
 
 
+def test_a_table_held_whole_of_a_base_tied_in_a_way_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    table = {"shared.weight": torch.ones(50, 16)}
+    base = write_model(tmp_path / "base", table, tie_word_embeddings=True, vocab_size=50)
+    (tmp_path / "adapter").mkdir()
+    save_file(
+        {"base_model.model.shared.weight": table["shared.weight"] * 2},
+        tmp_path / "adapter" / "adapter_model.safetensors",
+    )
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(CONFIG))
+    with (
+        open_checkpoint(str(base)) as below,
+        pytest.raises(NotACheckpoint, match=r"holds shared\.weight whole"),
+    ):
+        open_post(str(tmp_path / "adapter"), below)
+
+
 def test_an_adapter_without_weights_is_refused(tmp_path: Path) -> None:
     base = str(write_model(tmp_path / "base", cast(random_state(1))))
     (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,20 @@ def test_without_the_base_what_is_no_matrix_is_left_out_and_told(delta: str, tmp
     assert len(config["target_modules"]) == 16
 
 
+def test_what_no_base_would_bring_in_is_not_promised(tmp_path: Path) -> None:
+    state = {"a.q_proj.weight": torch.zeros(8, 8), "experts.gate_up_proj": torch.zeros(2, 8, 8)}
+    base, post = (
+        str(write_model(tmp_path / name, {key: each + add for key, each in state.items()}))
+        for name, add in (("base", 0), ("post", 1))
+    )
+    compute(base, post, str(tmp_path / "d.safetensors"))
+    for given in (None, base):
+        report = extract_adapter(
+            str(tmp_path / "d.safetensors"), str(tmp_path / "a"), rank=2, base=given, dry_run=True
+        )
+        assert report.left_out == ["experts.gate_up_proj: no module's weight or bias"]
+
+
 def test_post_s_tokenizer_and_the_base_s_name_go_with_it(delta: str, tmp_path: Path) -> None:
     report = extract_adapter(delta, str(tmp_path / "adapter"), rank=4, only=ONE)
     tokenizer = (tmp_path / "adapter" / "tokenizer.json").read_bytes()
@@ -140,25 +155,26 @@ def test_experts_have_one_rank_and_peft_loads_them(tmp_path: Path) -> None:
     base, post = small_mixtral(tmp_path / "base"), small_mixtral(tmp_path / "post", seed=4)
     delta = str(tmp_path / "d.safetensors")
     compute(base, post, delta)
-    skip = "gate|embed|norm|lm_head"
+    skip = "embed|norm|lm_head"  # routers are not left out: PEFT takes them as experts
     extract_adapter(delta, str(tmp_path / "adapter"), rank=16, skip=skip)
     merged, wanted = merged_by_peft(base, str(tmp_path / "adapter")), load(post).state_dict()
-    experts = [name for name in wanted if ".experts." in name]
+    experts = [name for name in wanted if ".experts." in name or ".gate." in name]
+    assert any(".gate." in name for name in experts)
     assert experts
     for name in experts:
         assert torch.allclose(merged[name], wanted[name], atol=1e-5), name
     few = extract_adapter(delta, str(tmp_path / "few"), energy=0.5, skip=skip)
-    ranks = {".experts." in each.name: set[int]() for each in few.tensors}
+    ranks = {bool(re.search("experts|gate", each.name)): set[int]() for each in few.tensors}
     for each in few.tensors:
         assert each.error is not None and each.error**2 <= 0.5 + 1e-6
-        ranks[".experts." in each.name].add(each.rank)
+        ranks[bool(re.search("experts|gate", each.name))].add(each.rank)
     assert len(ranks[True]) == 1 and ranks[True] != {16} and ranks[False] - ranks[True]
     merged, before = merged_by_peft(base, str(tmp_path / "few")), load(base).state_dict()
     for name in experts:
         lost, change = merged[name] - wanted[name], wanted[name] - before[name]
         assert 0 < float(lost.norm() / change.norm()) ** 2 <= 0.5 + 1e-5, name
     ours, files = merged_by_us(base, tmp_path / "adapter"), read_model(tmp_path / "post")
-    for name in (name for name in files if ".experts." in name):
+    for name in (name for name in files if re.search("experts|gate", name)):
         assert torch.allclose(ours[name], files[name], atol=1e-5), name
 
 
@@ -186,6 +202,32 @@ def test_options_that_mean_nothing_are_refused(
 ) -> None:
     with pytest.raises(UsageError):
         extract_adapter(delta, str(tmp_path / "adapter"), **options)
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "said"),
+    [
+        ((8, 8, 1e12), {"dtype": "float16"}, "beyond F16 .*bfloat16"),
+        ((900, 800, 1e36), {}, "too large .*--skip"),
+        ((8, 8, 1e200), {}, "not finite in float32 .*--skip"),
+    ],
+    ids=["factors", "products", "differences"],
+)
+def test_what_is_too_large_is_refused_by_name_and_nothing_appears(
+    size: tuple[int, int, float], options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    rows, columns, scale = size
+    dtype = torch.float64 if scale > 1e100 else torch.float32
+    below = torch.zeros(rows, columns, dtype=dtype)
+    above = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1), dtype=dtype) * scale
+    base, post = (
+        str(write_model(tmp_path / name, {"a.q_proj.weight": tensor}))
+        for name, tensor in (("base", below), ("post", above))
+    )
+    compute(base, post, str(tmp_path / "d.safetensors"))
+    with pytest.raises(UsageError, match=rf"a\.q_proj\.weight.* {said}"):
+        extract_adapter(str(tmp_path / "d.safetensors"), str(tmp_path / "out"), rank=4, **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_base_is_found_out_and_nothing_appears(delta: str, tmp_path: Path) -> None:

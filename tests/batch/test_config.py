@@ -38,6 +38,20 @@ def test_a_delta_is_written_in_any_of_four_ways():
     )
 
 
+def test_how_deltas_are_put_together_is_checked_before_any_step_runs():
+    again = {**MODEL, "id": "again", "output": "./again", "method": "slerp", "scale": 1.5}
+    sweep = {"id": "s", "run": "sweep", "base": "org/v2", "deltas": ["@delta"], "output": "./s"}
+    making = {"density": 0.5, "skip": ["("], "seed": 3}
+    one = {**MODEL, "method": "model_stock", "gamma": 0.1, "scale_for": ["mlp"]}
+    assert problems({"steps": [DELTA, one, again, {**sweep, "making": making}]}) == [
+        "steps[1]: 'mlp' is no pattern with a factor, such as 'mlp=0.5'; model_stock has no gamma; "
+        "model_stock takes 2 or more deltas, not 1",
+        "steps[2]: slerp needs a scale from 0 to 1, or two that are not negative nor both 0",
+        "steps[3].making: '(' is not a pattern that RE2 takes; linear has no density; "
+        "linear has no seed",
+    ]
+
+
 def test_the_query_of_a_url_is_not_a_scale():
     url = "https://account.blob.core.windows.net/models/d.safetensors?sv=1&sig=x="
     config = read({"steps": [{**MODEL, "deltas": [url, {"delta": url, "scale": 0.5}]}]})

@@ -159,10 +159,20 @@ def test_what_is_not_quantised_is_read_as_ever(tmp_path: Path) -> None:
         ({NAME: codes(128, 128)}, "has no scales"),
         ({NAME: codes(128, 128), SCALES: scales(7, 3)}, r"has scales of shape \[7, 3\]"),
         ({NAME: codes(128, 128), SCALES: torch.ones(1, 1, dtype=torch.int32)}, "has scales of I32"),
+        ({NAME: codes(256, 256), SCALES: scales(1, 2)}, r"has scales of shape \[1, 2\]"),
+        ({NAME + "x": codes(1), SCALES: scales(1, 1)}, "is missing"),
         ({NAME: torch.ones(128, 64, dtype=torch.int8), SCALES: scales(1, 1)}, "is I8"),
         ({NAME: codes(128, 128).to(torch.float8_e4m3fnuz), SCALES: scales(1, 1)}, "is F8_E4M3FNUZ"),
     ],
-    ids=["no scales", "other shape", "integers", "4 bits", "other codes"],
+    ids=[
+        "no scales",
+        "other shape",
+        "not the block of the config",
+        "no weight",
+        "integers",
+        "4 bits",
+        "other codes",
+    ],
 )
 def test_what_cannot_be_dequantised_is_refused_by_name(
     tmp_path: Path, state: State, problem: str
@@ -171,3 +181,34 @@ def test_what_cannot_be_dequantised_is_refused_by_name(
     with pytest.raises(QuantisedCheckpoint, match=problem) as refused:
         dequantised(folder)
     assert NAME in str(refused.value)
+
+
+@pytest.mark.parametrize("method", ["compressed-tensors", "fbgemm_fp8", "modelopt"])
+@pytest.mark.parametrize("key", ["quantization_config", "compression_config"])
+def test_another_method_is_refused_by_name_whatever_its_tensors_are_called(
+    tmp_path: Path, method: str, key: str
+) -> None:
+    state = {NAME: codes(128, 128), SCALES: scales(1, 1)}
+    folder = write_model(tmp_path, state, **{key: {"quant_method": method}})
+    with pytest.raises(QuantisedCheckpoint, match=f"quantised with {method}"):
+        dequantised(folder)
+
+
+@pytest.mark.filterwarnings("error")
+def test_products_that_are_not_finite_are_data(tmp_path: Path) -> None:
+    state = {
+        NAME: codes(2, 300, dtype=torch.float8_e5m2),
+        SCALES: torch.tensor([[3e38, float("inf"), float("nan")]]),
+    }
+    with dequantised(write_model(tmp_path, state, quantization_config=FP8)) as model:
+        found = value_of(model, NAME)
+    expected = state[NAME].float() * spread(state[SCALES], (128, 128), (2, 300))
+    assert torch.equal(found.nan_to_num(7.0), expected.nan_to_num(7.0))
+    assert found.isinf().any()
+
+
+def test_a_block_beyond_the_weight_takes_no_more_than_the_weight(tmp_path: Path) -> None:
+    said = {**FP8, "weight_block_size": [(1 << 31) - 1, (1 << 31) - 1]}
+    state = {NAME: codes(4, 4), SCALES: scales(1, 1)}
+    with dequantised(write_model(tmp_path, state, quantization_config=said)) as model:
+        assert torch.equal(value_of(model, NAME), state[NAME].float() * state[SCALES])

@@ -64,6 +64,11 @@ def test_a_header_that_is_in_order_is_read() -> None:
     assert header.tensors[1].offset - header.tensors[0].offset == 32
 
 
+def test_a_matrix_without_elements_has_no_rows() -> None:
+    (empty,) = read(file(tensor(b"a", (8, 0)), tensors=1)).tensors
+    assert (empty.shape, empty.rows, empty.row_bytes) == ((0, 8), 0, 0)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -91,6 +96,8 @@ def test_a_header_that_is_in_order_is_read() -> None:
         file(tensor(dimensions=5), tensors=1, data=32),
         file(tensor(dimensions=1 << 31), tensors=1, data=32),
         file(tensor(shape=(33,), kind=8), tensors=1, data=64),
+        file(*(number(b"%06d" % each, 1) for each in range(65_537)), facts=65_537),
+        file(*(tensor(b"%06d" % each, (0,)) for each in range(65_537)), tensors=65_537),
     ],
     ids=lambda data: str(len(data)),
 )
@@ -134,6 +141,13 @@ def test_facts_that_do_not_fit_the_tensors_are_refused(tmp_path: Path, key: str,
     path = write_gguf(tmp_path / "m.gguf", gguf.GGMLQuantizationType.Q8_0)
     path.write_bytes(with_number(key, value)(path.read_bytes()))
     with pytest.raises(PipelineError):
+        open_checkpoint(str(path))
+
+
+def test_an_error_says_of_which_file_it_is(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", gguf.GGMLQuantizationType.Q8_0)
+    path.write_bytes(with_number("llama.block_count", 1 << 31)(path.read_bytes()))
+    with pytest.raises(CorruptFile, match=r"m\.gguf: says that it has 2147483648 layers"):
         open_checkpoint(str(path))
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from fusion_formulas import fused, ulps
@@ -15,7 +16,11 @@ from models import State, cast, near, random_state, read_model, same_bits, write
 
 from pipeline import Difference, apply, compute
 from pipeline.errors import Mismatch, UsageError
+from pipeline.operations.fusion.methods import METHODS as METHODS_KNOWN
+from pipeline.operations.fusion.methods import MethodName
+from pipeline.operations.kernels.survey import HighCounts
 from pipeline.operations.outputs.report import ANOTHER_BASE, SAME_BASE, ApplyReport
+from pipeline.progress import silent
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 from pipeline.tensors.fusion_select import MOST_OTHERS
 
@@ -144,6 +149,46 @@ def test_thresholds_are_exact_where_magnitudes_are_too_many_to_be_kept(
     assert same_bits(models.state("x")["w"], wanted)
 
 
+@pytest.mark.parametrize("method", ["ties", "breadcrumbs"])
+def test_magnitudes_that_have_no_room_are_counted_again(
+    method: str, mixtral: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory does not grow with the largest tensor: time does."""
+    begun: list[str] = []
+
+    def progress(title: str, total: int) -> Any:
+        begun.append(title)
+        return silent(title, total)
+
+    def run() -> ApplyReport:
+        begun.clear()
+        return mixtral.apply("x", (1.0, 0.5), method=method, progress=progress, **METHODS[method])
+
+    kept, walks = run(), len(begun)
+    monkeypatch.setattr("pipeline.operations.kernels.survey.LIST_BYTES", 0)
+    assert run().fingerprint == kept.fingerprint
+    assert (walks, len(begun)) == (2, 3)
+
+
+def test_a_tensor_may_have_more_elements_than_32_bits_count() -> None:
+    """Experts that lie together have: 128 of 5120 x 16384."""
+    most = np.iinfo(HighCounts(1, 1, 1).bins[0][0].dtype).max
+    assert most >= 128 * 5120 * 16384
+
+
+def test_a_row_that_goes_on_over_both_ends_of_a_chunk_is_ranked_whole(tmp_path: Path) -> None:
+    """With chances of almost zero and one only the middle of a row of three is left to chance."""
+    rows = torch.tensor([0.1, 0.2, 0.3]).repeat(3 * CHUNK_ELEMENTS // 3 + 1, 1)
+    rows.view(-1)[3 * CHUNK_ELEMENTS - 2 : 3 * CHUNK_ELEMENTS] = torch.tensor([8.0, 9.0])
+    base = write_model(tmp_path / "base", {"w": torch.zeros_like(rows)})
+    post = write_model(tmp_path / "post", {"w": rows})
+    given: dict[str, Any] = {"method": "della", "density": 0.5, "epsilon": 0.4999999}
+    apply(str(base), [Difference(str(base), str(post))], str(tmp_path / "x"), **given)
+    kept, order = read_model(tmp_path / "x")["w"] != 0, rows.argsort(dim=1)
+    assert kept.gather(1, order[:, 2:]).all()
+    assert not kept.gather(1, order[:, :1]).any()
+
+
 def test_slerp_with_one_delta_goes_from_the_base_to_the_model_with_it(mixtral: Models) -> None:
     mixtral.apply("one", (0.3,), method="slerp")
     for name, tensor in mixtral.state("one").items():
@@ -250,6 +295,21 @@ def test_same_base_is_restored_only_by_the_whole_sum(mixtral: Models) -> None:
     assert case(method="ties") == ANOTHER_BASE
 
 
+def test_patterns_are_of_the_result_s_names(tmp_path: Path) -> None:
+    """A head that is tied to the new base's embedding is a tensor of its own once a post has one."""
+    tied = random_state(1)
+    own = tied | {"lm_head.weight": torch.ones(50, 16)}
+    states = {"new": tied, "base": own, "post": near(own, 2)}
+    for name, state in states.items():
+        write_model(tmp_path / name, state, tie_word_embeddings=name == "new")
+    delta = Difference(str(tmp_path / "base"), str(tmp_path / "post"))
+    report = apply(str(tmp_path / "new"), [delta], str(tmp_path / "x"), skip="lm_head")
+    result = read_model(tmp_path / "x")
+    assert report.skipped == ("lm_head.weight",)
+    assert same_bits(result["lm_head.weight"], tied[EMBEDDING])
+    assert not same_bits(result[EMBEDDING], tied[EMBEDDING])
+
+
 # -- a vocabulary that grew -----------------------------------------------------------------------------
 
 
@@ -290,13 +350,34 @@ def test_methods_of_angles_refuse_a_vocabulary_that_grew(method: str, tmp_path: 
 # -- what is said, and what is refused ------------------------------------------------------------------
 
 
-def test_provenance_and_card_say_how_it_was_made(mixtral: Models) -> None:
-    mixtral.apply("told", (1.0, 1.0), method="ties", density=0.5, skip="gate")
-    wanted = {"method": "ties", "density": 0.5, "lambda": 1.0, "skip": ["gate"]}
+def test_provenance_and_card_say_how_it_was_made_to_the_last_digit(mixtral: Models) -> None:
+    given: dict[str, Any] = {"method": "ties", "density": 1 / 3, "skip": "gate"}
+    mixtral.apply("told", (1.0, 0.1234567891), scale_for=["mlp|w1=0.7654321987"], **given)
+    wanted = {
+        "method": "ties",
+        "density": 1 / 3,
+        "lambda": 1.0,
+        "skip": ["gate"],
+        "scale_for": [["mlp|w1", 0.7654321987]],
+    }
     assert json.loads((mixtral.folder / "told/paramdelta.json").read_text())["fusion"] == wanted
     card = (mixtral.folder / "told/README.md").read_text()
-    assert "ties" in card
-    assert "`gate`" in card
+    assert "    result = ties(base, 1 · ∆1, 0.1234567891 · ∆2)\n" in card
+    assert "- density: 0.3333333333333333\n- lambda: 1\n" in card
+    assert "- skip: `gate`\n- scale for: `mlp|w1` × 0.7654321987\n" in card
+
+
+def test_a_dry_run_counts_what_is_read_before_the_sum(mixtral: Models) -> None:
+    """All of ties is surveyed but the base; dare that leaves nothing out has nothing to survey."""
+
+    def read(**options: Any) -> int:
+        return mixtral.apply("dry", (1.0, 1.0), dry_run=True, **options).read_bytes
+
+    plain, size = read(), sum(tensor.nbytes for tensor in mixtral.state("new").values())
+    assert read(method="dare_ties", density=1.0) == plain
+    assert read(method="ties", density=0.5) == plain + (plain - size)
+    assert read(method="slerp") == plain + plain
+    assert plain < read(method="ties", density=0.5, only="embed") < plain + (plain - size)
 
 
 def test_a_dry_run_reads_no_tensor_and_says_the_method(mixtral: Models) -> None:
@@ -311,6 +392,57 @@ def test_float64_is_refused_by_name(tmp_path: Path) -> None:
     post = str(write_model(tmp_path / "post", {"w": state["w"] + 1}))
     with pytest.raises(Mismatch, match="w is F64"):
         apply(base, [Difference(base, post)], str(tmp_path / "x"), method="ties", density=0.5)
+
+
+@pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "della", *BY_ANGLES])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_one_value_that_is_no_number_is_not_spread_over_its_tensor(
+    method: str, value: float, tmp_path: Path
+) -> None:
+    state = {name: torch.ones(3, 4) for name in ("a", "b", "c")}
+    damaged = near(state, 1)
+    damaged["a"][1, 2] = damaged["c"][0, 0] = value
+    paths = [str(write_model(tmp_path / n, s)) for n, s in (("base", state), ("post", damaged))]
+    deltas = [(Difference(*paths), 0.5)] * 2
+    given = METHODS[method]
+    with pytest.raises(Mismatch, match=r"a has values that are NaN or infinite.* c has") as refused:
+        apply(paths[0], deltas, str(tmp_path / "x"), method=method, **given)
+    assert "--skip" in str(refused.value)
+    apply(paths[0], deltas, str(tmp_path / "x"), method=method, skip="^[ac]$", **given)
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "breadcrumbs"])
+def test_where_a_method_leaves_elements_alone_a_nan_stays_where_it_is(
+    method: str, tmp_path: Path
+) -> None:
+    state = {"w": torch.ones(3, 4)}
+    damaged = near(state, 1)
+    damaged["w"][1, 2] = torch.nan
+    paths = [str(write_model(tmp_path / n, s)) for n, s in (("base", state), ("post", damaged))]
+    apply(paths[0], [(Difference(*paths), 0.5)], str(tmp_path / "x"), method=method)
+    assert read_model(tmp_path / "x")["w"].isnan().nonzero().tolist() == [[1, 2]]
+
+
+def test_too_little_memory_is_found_out_before_anything_is_read(mixtral: Models) -> None:
+    """The walk that adds takes more than those that survey, which come first."""
+    begun: list[str] = []
+
+    def progress(title: str, total: int) -> Any:
+        begun.append(title)
+        return silent(title, total)
+
+    def refusal(memory: int) -> str:
+        given: dict[str, Any] = {"method": "ties", "density": 0.5, "workers": 3}
+        with pytest.raises(UsageError, match="give --memory") as refused:
+            mixtral.apply("x", (1.0, 0.5), memory=f"{memory}MiB", progress=progress, **given)
+        return str(refused.value)
+
+    found = re.search(r"--memory (\d+)MiB", refusal(8))
+    assert found
+    least = int(found[1])
+    refusal(least - 1)
+    assert not begun
+    mixtral.apply("x", (1.0, 0.5), method="ties", density=0.5, workers=3, memory=f"{least}MiB")
 
 
 @pytest.mark.parametrize(
@@ -328,6 +460,8 @@ def test_float64_is_refused_by_name(tmp_path: Path) -> None:
         ({"scale_for": ["layers:5-2=1"]}, "no layer"),
         ({"only": "layers:x"}, "no range of layers"),
         ({"skip": "lm_haed"}, "'lm_haed' match no tensor"),
+        ({"skip": ""}, "an empty pattern"),
+        ({"only": "norm", "skip": ["embed", "norm"]}, "nothing is added to any tensor"),
         ({"lambda_": float("nan")}, "lambda must be a finite number"),
     ],
 )
@@ -337,6 +471,10 @@ def test_what_makes_no_sense_is_refused(options: dict[str, Any], said: str, mixt
     assert not (mixtral.folder / "refused").exists()
 
 
+def test_every_method_can_be_asked_for() -> None:
+    assert set(get_args(MethodName)) == set(METHODS_KNOWN) == {*METHODS, "linear"}
+
+
 def test_model_stock_needs_two(mixtral: Models) -> None:
     with pytest.raises(UsageError, match="2 or more deltas, not 1"):
         mixtral.apply("refused", (1.0,), method="model_stock")
@@ -344,5 +482,4 @@ def test_model_stock_needs_two(mixtral: Models) -> None:
 
 def test_a_pattern_can_t_take_long(mixtral: Models) -> None:
     """Patterns are RE2's: their time grows with the names, never with their powers."""
-    run: Callable[[], ApplyReport] = lambda: mixtral.apply("x", (1.0,), skip=r"((\w+)+)+$")  # noqa: E731
-    assert run().skipped
+    assert not mixtral.apply("x", (1.0,), only=r"((\w+)+)+$").skipped

@@ -56,7 +56,7 @@ def tally(values, bins):
 
 def thinned(values, kept: Kept, cuts: list[int]):
     """`values` after both rounds, done chunk by chunk; lists of the first say the same as the second."""
-    bins = np.zeros(HIGH_BINS, np.uint32)
+    bins = np.zeros(HIGH_BINS, np.int64)
     edges = sorted({0, len(values), *(cut % len(values) for cut in cuts)})
     chunks = [values[start:stop].copy() for start, stop in pairwise(edges)]
     tallies = [tally(chunk, bins) for chunk in chunks]

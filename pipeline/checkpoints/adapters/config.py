@@ -19,6 +19,7 @@ _MAX_PATTERNS = 100_000
 _MAX_PATTERN_CHARACTERS = 1000
 _MAX_PROGRAM_BYTES = 1 << 20
 
+_MERGE = "merge it with PEFT's `merge_and_unload`, and give the merged model"
 # What may stand there without any change to the merged weights, however it is set.
 _NEUTRAL = {
     "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
@@ -83,7 +84,7 @@ class AdapterConfig:
             raise NotACheckpoint(
                 f"is an adapter that is not merged here: {'; '.join(reasons)}",
                 where=where,
-                hint="merge it with PEFT's `merge_and_unload`, and give the merged model",
+                hint=_MERGE,
             )
         try:
             return cls(
@@ -100,7 +101,7 @@ class AdapterConfig:
                 revision=_text(content.get("revision") or "") or None,
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise CorruptFile(f"is no LoRA config: {error}", where=where) from error
+            raise CorruptFile(f"is no LoRA config: {error}", where=where, hint=_MERGE) from error
 
     def is_target(self, module: str) -> bool:
         """Whether PEFT gives this module factors. It ignores those of any other."""
@@ -125,7 +126,7 @@ def _reasons(content: Mapping[str, Any]) -> Iterator[str]:
         yield f"peft_type is {kind!r}, not LORA"
     beginning = content.get("init_lora_weights")
     if not any(beginning is plain or beginning == plain for plain in _PLAIN_BEGINNINGS):
-        yield f"init_lora_weights is {beginning!r}, which changes the base"
+        yield f"init_lora_weights is {beginning!r}, which may change the base"
     if content.get("bias", "none") not in ("none", "all", "lora_only"):
         yield f"bias is {content['bias']!r}"
     for key in sorted(content.keys() - _NEUTRAL):

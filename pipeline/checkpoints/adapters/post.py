@@ -19,6 +19,7 @@ from pipeline.checkpoints.alignment import show
 from pipeline.checkpoints.checkpoint import Checkpoint, Source, open_checkpoint, open_files
 from pipeline.checkpoints.derived import DerivedReader
 from pipeline.checkpoints.reordered import with_vocab_size
+from pipeline.checkpoints.ties import names_of
 from pipeline.errors import IsAnAdapter, Mismatch, UsageError
 from pipeline.settings import Settings
 from pipeline.storage.base import Reader
@@ -117,7 +118,7 @@ def merge(base: Checkpoint, adapter: Adapter) -> AdaptedCheckpoint:
     own: list[Reader] = [*adapter.readers, *adapter.companions.values()]
     tensors = {name: (base.readers[s.file], s.entry) for name, s in base.tensors.items()}
     config = dict(base.config) if base.config is not None else None
-    tie(adapter, whole, tensors, config)
+    tie(adapter, whole, names_of(base), tensors, config)
     for name, stored in whole.items():
         problems += _replace(name, stored, tensors, base.vocab_size, config)
     kept = Kept()

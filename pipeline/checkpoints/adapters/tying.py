@@ -7,64 +7,74 @@ An adapted head would change the embedding only when merged: that is no model an
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from pipeline.checkpoints.adapters.naming import HEAD
 from pipeline.checkpoints.adapters.weights import Adapter, Stored
 from pipeline.checkpoints.header import Entry
+from pipeline.checkpoints.policy import vocab_size
+from pipeline.checkpoints.ties import HEAD, Head, Names, have_same_values, untied
 from pipeline.errors import NotACheckpoint
 from pipeline.storage.base import Reader
-from pipeline.units import MIB
 
-HEAD_WEIGHT = f"{HEAD}.weight"
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "tokens_embed.weight", "embed_in.weight")
+_HEAD_MODULE = HEAD.removesuffix(".weight")
 Tensors = MutableMapping[str, tuple[Reader, Entry]]
 
 
 def tie(
-    adapter: Adapter, whole: MutableMapping[str, Stored], tensors: Tensors, config: dict[str, Any] | None
+    adapter: Adapter,
+    whole: MutableMapping[str, Stored],
+    base: Names,
+    tensors: Tensors,
+    config: dict[str, Any] | None,
 ) -> None:
     """Give a tied base what the adapter needs of a head of its own, in `tensors` and `config`.
 
     Where embedding and head come whole and are the same, the model stays tied. Raises NotACheckpoint
     for what would come out as no trained model.
     """
-    embedding = next((name for name in tensors if name.endswith(EMBEDDINGS)), None)
-    tied = (config or {}).get("tie_word_embeddings", True) and HEAD_WEIGHT not in tensors
-    if embedding is None or config is None or not tied:
+    head = base.head_name() or HEAD
+    embedding = base.embedding_of(head)
+    if config is None:
         return
-    heads = [module for module in adapter.factors if module.rpartition(".")[2] == HEAD]
+    if embedding is None:
+        _refuse_unknown(adapter, whole, base)
+        return
+    heads = [module for module in adapter.factors if module.rpartition(".")[2] == _HEAD_MODULE]
     module = embedding.removesuffix(".weight")
     adapted = any(name == module or name.endswith(f".{module}") for name in adapter.factors)
+    held = {embedding, head} & whole.keys()
+    if not (heads or adapted or held) or base.head() not in (Head.TIED, Head.COPY):
+        return
     if heads or (adapter.config.ensure_tying and (adapted or embedding in whole)):
         raise NotACheckpoint(
             "adapts the head of a model whose head is its embedding: merged, it would change both",
             where=adapter.location,
             hint="untie the base first, or train with the head in modules_to_save",
         )
-    if adapted or not {embedding, HEAD_WEIGHT} & whole.keys():
+    tensors.pop(head, None)
+    if adapted or not held:
         return
-    if {embedding, HEAD_WEIGHT} <= whole.keys() and _same(whole[embedding], whole[HEAD_WEIGHT]):
-        del whole[HEAD_WEIGHT]
+    if held == {embedding, head} and have_same_values(*(_placed(whole[name]) for name in held)):
+        del whole[head]
         return
     reader, entry = tensors[embedding]
-    tensors[HEAD_WEIGHT] = (reader, replace(entry, name=HEAD_WEIGHT))
-    config["tie_word_embeddings"] = False
+    tensors[head] = (reader, replace(entry, name=head))
+    config.update(untied(config))
 
 
-def _same(one: Stored, other: Stored) -> bool:
-    """Whether two tensors have the same bytes."""
-    if (one.entry.dtype, one.entry.shape) != (other.entry.dtype, other.entry.shape):
-        return False
-    for at in range(0, one.entry.nbytes, MIB):
-        size = min(MIB, one.entry.nbytes - at)
-        left, right = np.empty(size, np.uint8), np.empty(size, np.uint8)
-        one.reader.read_into(one.entry.offset + at, left.data)
-        other.reader.read_into(other.entry.offset + at, right.data)
-        if not np.array_equal(left, right):
-            return False
-    return True
+def _placed(stored: Stored) -> tuple[Reader, Entry]:
+    return stored.reader, stored.entry
+
+
+def _refuse_unknown(adapter: Adapter, whole: Mapping[str, Stored], base: Names) -> None:
+    """Raise NotACheckpoint if what is held whole may be an embedding that the base ties to its head."""
+    rows = vocab_size(base.config)
+    tables = [name for name, stored in whole.items() if stored.entry.shape[:1] == (rows,)]
+    if tables and base.says_tied:
+        raise NotACheckpoint(
+            f"holds {', '.join(tables)} whole, and which embedding of its base is its head is not known",
+            where=adapter.location,
+            hint="merge it with PEFT's `merge_and_unload`, and give the merged model",
+        )

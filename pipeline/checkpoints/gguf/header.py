@@ -24,6 +24,7 @@ VERSIONS = (2, 3)
 STRING, ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _MAX_DIMENSIONS = 4  # ggml's own limit
+_MAX_LISTED = 1 << 16  # facts, and tensors: far more than any model has, and few enough to be held
 _ALIGNMENT = 32  # bytes, unless the fact below says otherwise
 _ALIGNMENT_FACT = "general.alignment"
 
@@ -54,9 +55,14 @@ class Packed:
     nbytes: int
 
     @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return math.prod(self.shape[:-1])
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one row."""
-        return self.nbytes // max(1, math.prod(self.shape[:-1]))
+        return self.nbytes // max(1, self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,8 @@ class _Parser:
                 hint="versions 2 and 3 are read: convert it by llama.cpp",
             )
         tensors, facts = self._number("Q"), self._number("Q")
+        if max(tensors, facts) > _MAX_LISTED:
+            raise self._corrupt(f"says that it has {tensors} tensors and {facts} facts")
         found: dict[str, Fact] = {}
         for _ in range(facts):
             begin = self._at

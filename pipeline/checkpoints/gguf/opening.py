@@ -150,7 +150,7 @@ def _derivation(
     process = translation.process(packed.name)
     if len(packed.shape) < 2:
         return Vector(reader, packed, kind, shape, process)
-    return Rows(reader, packed, kind, shape, row_order(process, packed.nbytes // packed.row_bytes))
+    return Rows(reader, packed, kind, shape, row_order(process, packed.rows))
 
 
 def _label(header: Header, kinds: Mapping[int, str]) -> tuple[str, bool]:

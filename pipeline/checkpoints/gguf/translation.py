@@ -73,8 +73,8 @@ def translate(header: Header, *, where: str) -> Translation:
     kind: Any = TENSOR_PROCESSORS.get(architecture, TensorProcessor)
     processor = kind(config=dict(parsed))
     try:
-        config = _config(parsed, len(header.tensors))
-        model = _empty_model(config)
+        config = _config(parsed, len(header.tensors), where)
+        model = _empty_model(config, where)
         names = _names(header, model, processor, _skipped(architecture))
     except (CorruptFile, NotACheckpoint):
         raise
@@ -151,16 +151,20 @@ def _parse(header: Header, architecture: str, where: str) -> dict[str, Any]:
     return found
 
 
-def _config(parsed: Mapping[str, Any], tensors: int) -> PreTrainedConfig:
+def _config(parsed: Mapping[str, Any], tensors: int, where: str) -> PreTrainedConfig:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     kind = parsed.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        raise NotACheckpoint(f"its model type {kind!r} is none that transformers knows", hint=_HINT)
+        raise NotACheckpoint(
+            f"its model type {kind!r} is none that transformers knows", where=where, hint=_HINT
+        )
     config: PreTrainedConfig = CONFIG_MAPPING[kind].from_dict(dict(parsed))
     layers = getattr(config, "num_hidden_layers", None)
     if type(layers) is not int or not 0 <= layers <= tensors:  # before anybody builds them
-        raise CorruptFile(f"says that it has {layers!r} layers, and has {tensors} tensors", hint=_HINT)
+        raise CorruptFile(
+            f"says that it has {layers!r} layers, and has {tensors} tensors", where=where, hint=_HINT
+        )
     return config
 
 
@@ -169,13 +173,15 @@ def _public(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
-def _empty_model(config: PreTrainedConfig) -> Any:
+def _empty_model(config: PreTrainedConfig, where: str) -> Any:
     """A causal language model of that config, without values."""
     import torch
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise NotACheckpoint(f"{config.model_type!r} is no causal language model", hint=_HINT)
+        raise NotACheckpoint(
+            f"{config.model_type!r} is no causal language model", where=where, hint=_HINT
+        )
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     with torch.device("meta"):
         return kind(config)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.checkpoints.adapters.naming import Loaded
 from pipeline.checkpoints.alignment import is_absent
 from pipeline.deltas.delta import Delta
 from pipeline.deltas.manifest import TensorRecord
@@ -15,6 +16,10 @@ from pipeline.errors import UsageError
 _WEIGHT, _BIAS = ".weight", ".bias"
 _EMBEDDING = re.compile(r"embed|^(wte|wpe|shared|word_embeddings)$")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
+_ROUTER = ".gate.weight"
+# What PEFT 0.21.2 refuses to adapt, whatever is asked for (`_check_lora_target_modules_mamba`).
+_MAMBAS = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
+_UNADAPTED = "out_proj"
 _MAX_PROGRAM_BYTES = 1 << 20
 
 
@@ -23,32 +28,31 @@ class Choice:
     """What becomes of a delta's tensors.
 
     factors: matrices of linear layers, in the delta's order. whole: parameters that the adapter holds
-    as post has them. left_out: a line for each other that changed. biases: whether some of `whole` are
-    biases of layers among `factors`. experts: names of those of `factors` that are experts', and must
-    have one rank.
+    as post has them. left_out: a line for each other that changed. experts: names of those of `factors`
+    that are experts' or routers', and must have one rank. loaded: what PEFT finds all of them under.
     """
 
     factors: Sequence[TensorRecord]
     whole: Sequence[TensorRecord]
     left_out: Sequence[str]
-    biases: bool
     experts: frozenset[str]
+    loaded: Loaded
 
     @property
     def targets(self) -> list[str]:
         """The modules that have factors."""
-        return [module_of(record) for record in self.factors]
+        return [self.loaded.module(record.name) for record in self.factors]
 
     @property
     def saved(self) -> list[str]:
         """The modules that are held whole."""
-        targets = set(self.targets)
-        return list(dict.fromkeys(m for r in self.whole if (m := module_of(r)) not in targets))
+        modules = [self.loaded.module(record.name) for record in self.whole]
+        return [module for module in dict.fromkeys(modules) if module not in set(self.targets)]
 
-
-def module_of(record: TensorRecord) -> str:
-    """The module that a parameter is of."""
-    return record.name.rpartition(".")[0]
+    @property
+    def biases(self) -> bool:
+        """Whether some of `whole` are biases of layers among `factors`."""
+        return any(self.loaded.module(record.name) in set(self.targets) for record in self.whole)
 
 
 def choose(delta: Delta, *, only: str | None, skip: str | None, whole: bool) -> Choice:
@@ -62,6 +66,9 @@ def choose(delta: Delta, *, only: str | None, skip: str | None, whole: bool) -> 
     records = [stored.record for stored in delta.tensors.values()]
     rows = delta.manifest.base_rows
     reordered = frozenset(rows.tensors if rows else ())  # no product can put base's rows elsewhere
+    config = delta.manifest.post_config
+    loaded = Loaded.of(config, delta.tensors)
+    stacked = _stacked(delta.tensors)
     factors: list[TensorRecord] = []
     others: list[TensorRecord] = []
     left_out: list[str] = []
@@ -70,7 +77,7 @@ def choose(delta: Delta, *, only: str | None, skip: str | None, whole: bool) -> 
             left_out += [f"{record.name}: not asked for"] * bool(record.changed)
         elif (
             record.name not in reordered
-            and is_linear(record)
+            and is_linear(record, loaded, config, stacked)
             and (record.changed or _EXPERT.search(record.name))
         ):
             factors.append(record)
@@ -82,24 +89,40 @@ def choose(delta: Delta, *, only: str | None, skip: str | None, whole: bool) -> 
             where=delta.location,
             hint="see `cli.py inspect`, and --only and --skip",
         )
-    kept, refused = _whole(others, {module_of(record) for record in factors}, records, wanted=whole)
-    biases = any(
-        record.name.endswith(_BIAS) and module_of(record) in _modules(factors) for record in kept
-    )
-    experts = frozenset(record.name for record in factors if _EXPERT.search(record.name))
-    return Choice(factors, kept, [*left_out, *refused], biases, experts)
+    kept, refused = _whole(others, {_module_of(record) for record in factors}, records, wanted=whole)
+    experts = stacked.intersection(record.name for record in factors)
+    return Choice(factors, kept, [*left_out, *refused], experts, loaded)
 
 
-def is_linear(record: TensorRecord) -> bool:
-    """Whether a tensor is, by its name and shape, the weight of a linear layer."""
-    last = module_of(record).rpartition(".")[2]
+def is_linear(
+    record: TensorRecord, loaded: Loaded, config: Mapping[str, Any] | None, stacked: frozenset[str]
+) -> bool:
+    """Whether a tensor is the weight of a linear layer that PEFT adapts.
+
+    Its module's class tells, where transformers has one of it; else its name and shape.
+    """
     is_matrix = len(record.shape) == 2 and record.shape == record.base_shape and min(record.shape) > 0
-    float_matrix = is_matrix and record.post.is_float and record.name.endswith(_WEIGHT)
-    return float_matrix and not _EMBEDDING.search(last)
+    if not is_matrix or not record.post.is_float or not record.name.endswith(_WEIGHT):
+        return False
+    if record.name in stacked:
+        return True
+    last = loaded.module(record.name).rpartition(".")[2]
+    if last == _UNADAPTED and (config or {}).get("model_type") in _MAMBAS:
+        return False
+    known = loaded.is_linear(record.name)
+    return known if known is not None else not _EMBEDDING.search(last)
 
 
-def _modules(records: Sequence[TensorRecord]) -> set[str]:
-    return {module_of(record) for record in records}
+def _stacked(names: Iterable[str]) -> frozenset[str]:
+    """Experts' matrices, and their routers': PEFT on transformers 5 takes these as one module's."""
+    experts = {name for name in names if _EXPERT.search(name)}
+    routers = {name[: name.index(".experts.")] + _ROUTER for name in experts}
+    return frozenset(experts | routers)
+
+
+def _module_of(record: TensorRecord) -> str:
+    """The module that a parameter is of, in the delta's own names."""
+    return record.name.rpartition(".")[0]
 
 
 def _whole(
@@ -111,17 +134,17 @@ def _whole(
     kept = []
     for record in others:
         is_parameter = record.name.endswith((_WEIGHT, _BIAS)) and record.post.is_float
-        if not wanted:
-            refused.append(f"{record.name}: not a linear layer's matrix (with --base it is held whole)")
-        elif is_absent(record.base_shape, record.shape):
+        if is_absent(record.base_shape, record.shape):
             refused.append(f"{record.name}: the base has no such module to be adapted")
         elif not is_parameter:
             refused.append(f"{record.name}: no module's weight or bias")
-        elif module_of(record) in targets:
+        elif not wanted:
+            refused.append(f"{record.name}: not a linear layer's matrix (with --base it is held whole)")
+        elif _module_of(record) in targets:
             kept.append(record)
         else:
-            modules[module_of(record)] = None
-    kept += [record for record in records if module_of(record) in modules]
+            modules[_module_of(record)] = None
+    kept += [record for record in records if _module_of(record) in modules]
     return kept, refused
 
 

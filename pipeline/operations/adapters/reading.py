@@ -12,7 +12,7 @@ from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.deltas.delta import Delta
 from pipeline.deltas.format import BASE, POST
 from pipeline.deltas.stored import StoredTensor
-from pipeline.errors import CorruptFile, OtherCheckpoint
+from pipeline.errors import CorruptFile, OtherCheckpoint, UsageError
 from pipeline.operations.addends.addend import read_chunk
 from pipeline.tensors.arithmetic import (
     CHUNK_ELEMENTS,
@@ -40,7 +40,7 @@ class DeltaValues:
         return self.delta.decoding_bytes + sum_bytes(dtypes) + 4 * CHUNK_ELEMENTS * widest
 
     def matrix(self, name: str) -> NDArray[np.float32]:
-        """A matrix of differences, whole. Raises CorruptFile if one of them is not finite."""
+        """A matrix of differences, whole. Raises UsageError if one of them is not finite in float32."""
         stored = self.delta.tensors[name]
         record = stored.record
         found = np.empty(stored.count, np.float32)
@@ -50,9 +50,14 @@ class DeltaValues:
             term = Term(Operand(values, record.stored), 1.0, lost.rest_at, lost.rest, record.width)
             total, _ = arithmetic.combine([term], Operand(room[: len(values)], record.stored))
             kind = np.float32 if total.dtype.itemsize == 4 else np.float64
-            part = total.data.view(kind)
+            with np.errstate(over="ignore"):
+                part = total.data.view(kind).astype(np.float32, copy=False)
             if not np.isfinite(part).all():
-                raise CorruptFile(f"{name!r} has values that are not finite", where=self.delta.location)
+                raise UsageError(
+                    f"{name!r} has differences that are not finite in float32",
+                    where=self.delta.location,
+                    hint="leave it out by --skip",
+                )
             found[start : start + len(part)] = part
         return found.reshape(record.shape)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, Self, TypedDict
 
 from pipeline.errors import UsageError
+from pipeline.operations.fusion.methods import METHODS, Drop, Method
 from pipeline.operations.fusion.selection import Selection
 
 DENSITY, LAMBDA, EPSILON, GAMMA = 1.0, 1.0, 0.15, 0.01  # mergekit's own defaults
@@ -38,46 +38,6 @@ class Fusing(TypedDict, total=False):
     skip: str | Sequence[str] | None
 
 
-class Drop(Enum):
-    """Which elements of a delta a method leaves out."""
-
-    NONE = "none"
-    SMALLEST = "smallest"
-    OUTLIERS = "outliers"  # and the smallest
-    RANDOM = "random"
-    RANKED = "ranked"  # by chance, the smaller the likelier
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """What a method does.
-
-    elects: whether only what has the elected sign is added. normalizes: whether that is divided by its
-    weights. rescales: whether what is kept gets the sum of sizes of the whole. least, most: how many
-    deltas it takes.
-    """
-
-    drops: Drop = Drop.NONE
-    elects: bool = False
-    normalizes: bool = False
-    rescales: bool = False
-    has_lambda: bool = True
-    least: int = 1
-    most: int | None = None
-
-
-METHODS: Mapping[str, Method] = {
-    "linear": Method(),
-    "ties": Method(Drop.SMALLEST, elects=True, normalizes=True),
-    "dare_linear": Method(Drop.RANDOM, rescales=True),
-    "dare_ties": Method(Drop.RANDOM, elects=True, rescales=True),
-    "della": Method(Drop.RANKED, elects=True, normalizes=True, rescales=True),
-    "breadcrumbs": Method(Drop.OUTLIERS),
-    "slerp": Method(has_lambda=False, most=2),
-    "model_stock": Method(has_lambda=False, least=2),
-}
-
-
 @dataclass(frozen=True)
 class Fusion:
     """A method and its figures, which mean something together, and where deltas are added."""
@@ -96,19 +56,33 @@ class Fusion:
 
         Raises UsageError with everything that is wrong.
         """
-        ours = {name: options[name] for name in Fusing.__annotations__ if name in options}
-        others = {name: value for name, value in options.items() if name not in ours}
-        given = {name: value for name, value in ours.items() if value is not None}
-        patterns = {name: given.pop(name) for name in ("only", "skip", "scale_for") if name in given}
         problems: list[str] = []
-        selection = Selection.parse(problems, **patterns)
-        found = cls(**given, selection=selection)
-        problems += found._problems(given.keys(), scales)
+        found = cls.parse(options, problems, scales)
         if problems:
             raise UsageError(
                 "; ".join(problems), where="--method", hint="docs/fusion.md says what is what"
             )
-        return found, others
+        return found, {n: value for n, value in options.items() if n not in Fusing.__annotations__}
+
+    @classmethod
+    def parse(
+        cls, options: Mapping[str, Any], problems: list[str], scales: Sequence[float] | None = None
+    ) -> Self:
+        """The fusion that `options` ask for. What is wrong with it is appended to `problems`.
+
+        scales: of its deltas, None if they are not known yet.
+        """
+        ours = {name: options.get(name) for name in Fusing.__annotations__}
+        given = {name: value for name, value in ours.items() if value is not None}
+        patterns = {name: given.pop(name) for name in ("only", "skip", "scale_for") if name in given}
+        found = cls(**given, selection=Selection.parse(problems, **patterns))
+        if found.method not in METHODS:
+            problems.append(f"{found.method!r} is not a method: use one of {', '.join(METHODS)}")
+            return found
+        problems += found._problems(given.keys())
+        if scales is not None:
+            problems += found._problems_of(scales)
+        return found
 
     @property
     def kind(self) -> Method:
@@ -125,33 +99,41 @@ class Fusion:
         """Whether elements are left out at all."""
         return self.kind.drops is not Drop.NONE and self.density < 1
 
+    @property
+    def surveys(self) -> bool:
+        """Whether something of whole tensors must be known before any of their chunks can be done."""
+        return self.thins or self.kind.by_angles
+
     def described(self) -> dict[str, Any]:
         """Everything that the result depends on, for the report and for JSON."""
         figures = {name.rstrip("_"): getattr(self, name) for name in sorted(_figures(self.kind))}
         return {"method": self.method, **figures, **self.selection.described()}
 
-    def _problems(self, given: Any, scales: Sequence[float]) -> list[str]:
-        if self.method not in METHODS:
-            return [f"{self.method!r} is not a method: use one of {', '.join(METHODS)}"]
+    def _problems(self, given: Set[str]) -> list[str]:
+        """Those of the figures, of which some are given."""
         kind, used = self.kind, _figures(self.kind)
         unused = sorted(name.rstrip("_") for name in given - {"method"} - used)
         problems = [f"{self.method} has no {name}" for name in unused]
         if not 0 < self.density <= 1:
             problems.append(f"density {self.density} is not above 0 and up to 1")
+        elif kind.drops is Drop.RANKED and self.thins and not self._has_chances:
+            problems.append("density - epsilon and density + epsilon must be between 0 and 1")
         if not math.isfinite(self.lambda_):
             problems.append("lambda must be a finite number")
         if not 0 <= self.seed <= _LARGEST_SEED:
             problems.append("a seed is from 0 to 2^64 - 1")
         if not 0 <= self.gamma < 1:
             problems.append(f"gamma {self.gamma} is not from 0 to below 1")
-        if kind.drops is Drop.RANKED and self.thins and not self._has_chances:
-            problems.append("density - epsilon and density + epsilon must be between 0 and 1")
+        return problems
+
+    def _problems_of(self, scales: Sequence[float]) -> list[str]:
+        kind = self.kind
         if not kind.least <= len(scales) <= (kind.most or len(scales)):
             most = f" to {kind.most}" if kind.most else " or more"
-            problems.append(f"{self.method} takes {kind.least}{most} deltas, not {len(scales)}")
-        elif self.method == "slerp" and not _is_between(scales):
-            problems.append("slerp needs a scale from 0 to 1, or two that are not negative nor both 0")
-        return problems
+            return [f"{self.method} takes {kind.least}{most} deltas, not {len(scales)}"]
+        if self.method == "slerp" and not _is_between(scales):
+            return ["slerp needs a scale from 0 to 1, or two that are not negative nor both 0"]
+        return []
 
     @property
     def _has_chances(self) -> bool:
@@ -164,7 +146,7 @@ def _figures(kind: Method) -> set[str]:
     random = drops in (Drop.RANDOM, Drop.RANKED)
     used = {
         "density": drops is not Drop.NONE,
-        "lambda_": kind.has_lambda,
+        "lambda_": not kind.by_angles,
         "seed": random,
         "epsilon": drops is Drop.RANKED,
         "gamma": drops is Drop.OUTLIERS,

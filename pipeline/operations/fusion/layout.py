@@ -14,7 +14,8 @@ from pipeline.engine.plan import Input, Job, Plan, Ragged
 from pipeline.errors import Mismatch
 from pipeline.operations.addends.addend import Addend
 from pipeline.operations.fit import Fitted, SumPlan
-from pipeline.operations.fusion.choice import Drop, Fusion
+from pipeline.operations.fusion.choice import Fusion
+from pipeline.operations.fusion.methods import Drop
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 from pipeline.tensors.dtypes import F64, DType
 
@@ -30,7 +31,7 @@ class Fused:
 
     @classmethod
     def of(cls, fusion: Fusion, base: Checkpoint) -> Fused:
-        """The fusion onto `base`. Raises UsageError for a pattern that matches none of its tensors."""
+        """The fusion onto `base`. Raises UsageError for patterns that match or leave none."""
         return cls(fusion, fusion.selection.factors(base.tensors))
 
     @property
@@ -67,11 +68,7 @@ class Fused:
 
         Raises Mismatch with every tensor for which it can't be right.
         """
-        problems = [text for item in fitted if (text := self._problem(item))]
-        if problems:
-            raise Mismatch(
-                problems, where=where, hint="use --method linear, or leave these tensors out with --skip"
-            )
+        refuse_tensors([text for item in fitted if (text := self._problem(item))], where=where)
         return [
             item if self.adds_to(item) or item.is_grown else _left_out(item, dtype) for item in fitted
         ]
@@ -92,7 +89,7 @@ class Fused:
             return f"{name} is {F64}: {method} is done in float32"
         shapes |= {tensor.record.base_shape for tensor in item.added}
         is_partial = shapes != {base.shape} or len(item.rules) > 0
-        if method in ("slerp", "model_stock") and is_partial:
+        if self.fusion.kind.by_angles and is_partial:
             return f"{name} has rows that are not in all models: {method} goes between whole tensors"
         if self.ranks and any(row_width(shape) > CHUNK_ELEMENTS for shape in shapes):
             return f"{name} has rows of more than {CHUNK_ELEMENTS} elements, which {method} would rank"
@@ -102,6 +99,24 @@ class Fused:
     def ranks(self) -> bool:
         """Whether elements are ranked within their rows."""
         return self.fusion.thins and self.fusion.kind.drops is Drop.RANKED
+
+    def survey_plan(self, layout: SumPlan, numbers: Sequence[int]) -> Plan:
+        """The deltas of these jobs, and the base where it counts; nothing comes out."""
+        takes_base = self.fusion.method == "slerp"
+        jobs = []
+        for number in numbers:
+            job = layout.plan.jobs[number]
+            base = job.inputs[0] if takes_base else None
+            inputs = (base, None, *job.inputs[OWN_INPUTS:])
+            jobs.append(replace(job, writer=None, offset=0, itemsize=0, inputs=inputs))
+        return Plan(jobs)
+
+    def all_reading(self, layout: SumPlan) -> Plan:
+        """All that is read: for the sum, and once before it of what must be surveyed."""
+        if not self.fusion.surveys:
+            return layout.plan
+        numbers = [n for n, item in enumerate(layout.tensors) if self.combines(item)]
+        return Plan([*layout.plan.jobs, *self.survey_plan(layout, numbers).jobs])
 
     def with_edges(self, layout: SumPlan, addends: Sequence[Addend]) -> SumPlan:
         """`layout`, which also reads the neighbours of chunks with torn rows, if rows are ranked."""
@@ -113,6 +128,13 @@ class Fused:
                 job = replace(job, inputs=(*job.inputs, *_neighbours(job)))
             jobs.append(job)
         return replace(layout, plan=Plan(jobs))
+
+
+def refuse_tensors(problems: Sequence[str], *, where: str) -> None:
+    """Raise Mismatch if there are tensors for which a method can't be right, a line for each."""
+    if problems:
+        hint = "use --method linear, or leave these tensors out with --skip"
+        raise Mismatch(problems, where=where, hint=hint)
 
 
 def row_width(shape: tuple[int, ...]) -> int:

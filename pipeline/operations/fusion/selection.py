@@ -43,6 +43,8 @@ class Selection:
             problems.append(f"{len(patterns)} patterns are more than {_MOST_PATTERNS}")
             return cls()
         for pattern in patterns:
+            if not pattern:
+                problems.append("an empty pattern matches every name")
             try:
                 _matcher(pattern)
             except ValueError as error:
@@ -52,9 +54,12 @@ class Selection:
     def factors(self, names: Iterable[str]) -> dict[str, float | None]:
         """What is added to each tensor is multiplied by this; None for one that is left out.
 
-        Raises UsageError for a pattern that matches none: it says something else than was meant.
+        Raises UsageError for a pattern that matches none, and if nothing is left to add to: both say
+        something else than was meant.
         """
         known = list(names)
+        if self == Selection():
+            return dict.fromkeys(known, 1.0)
         idle: list[str] = []
 
         def matched(pattern: str) -> set[str]:
@@ -69,7 +74,7 @@ class Selection:
         scaled = [(matched(pattern), factor) for pattern, factor in self.scale_for]
         if idle:
             raise UsageError(
-                f"{', '.join(map(repr, idle))} match no tensor",
+                f"{', '.join(map(repr, idle))} match no tensor of the result",
                 where="--only, --skip, --scale-for",
                 hint="see `cli.py inspect` for the names",
             )
@@ -78,6 +83,12 @@ class Selection:
             wanted = not only or any(name in each for each in only)
             factor = next((factor for each, factor in reversed(scaled) if name in each), 1.0)
             result[name] = factor if wanted and not any(name in each for each in skip) else None
+        if all(factor is None for factor in result.values()):
+            raise UsageError(
+                "nothing is added to any tensor: all are left out",
+                where="--only, --skip",
+                hint="give patterns that leave some",
+            )
         return result
 
     def described(self) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from pipeline.engine.walk import walk
 from pipeline.engine.work import Work
 from pipeline.operations.addends.addend import Addend
 from pipeline.operations.fit import Fitted, SumPlan
-from pipeline.operations.fusion.choice import Drop
-from pipeline.operations.fusion.layout import OWN_INPUTS, Fused
+from pipeline.operations.fusion.layout import Fused, refuse_tensors
+from pipeline.operations.fusion.methods import Drop
 from pipeline.operations.kernels.deltas import Deltas, Recipe, scratch_bytes
 from pipeline.operations.kernels.rows import ruled_elements
 from pipeline.operations.kernels.survey import (
@@ -68,15 +68,16 @@ class Survey:
     def recipes(self) -> list[Recipe | None]:
         """For each job how its deltas are put together; None for one that needs no method.
 
-        Raises what reading them raises.
+        Raises Mismatch for tensors of which something is to be known that a NaN makes unknowable, and
+        what reading them raises.
         """
         found: list[Recipe | None] = [None] * len(self.layout.tensors)
         wanted = [n for n, item in enumerate(self.layout.tensors) if self.fused.combines(item)]
         fusion = self.fused.fusion
-        if fusion.method in ("slerp", "model_stock"):
-            make: Callable[[Sequence[int]], list[Recipe]] = self._by_products
-        elif not fusion.thins:
-            return [self._recipe() if n in set(wanted) else None for n in range(len(found))]
+        if not fusion.surveys:
+            make: Callable[[Sequence[int]], list[Recipe]] = self._by_nothing
+        elif fusion.kind.by_angles:
+            make = self._by_products
         elif fusion.kind.drops in (Drop.SMALLEST, Drop.OUTLIERS):
             make = self._by_bands
         else:
@@ -84,6 +85,15 @@ class Survey:
         for group in self._groups(wanted):
             for number, recipe in zip(group, make(group), strict=True):
                 found[number] = recipe
+        unknown = [n for n, recipe in enumerate(found) if recipe and not recipe.is_known]
+        refuse_tensors(
+            [
+                f"{self.layout.tensors[n].result.name} has values that are NaN or infinite, which "
+                f"{fusion.method} would spread over all of it"
+                for n in unknown
+            ],
+            where=", ".join(addend.location for addend in self.addends),
+        )
         return found
 
     def _recipe(
@@ -98,7 +108,7 @@ class Survey:
 
     def _groups(self, numbers: Sequence[int]) -> Iterator[list[int]]:
         """Jobs that are walked together."""
-        most = max(1, _TABLE_BYTES // (4 * HIGH_BINS * len(self.addends)))
+        most = max(1, _TABLE_BYTES // (8 * HIGH_BINS * len(self.addends)))
         group: list[int] = []
         elements = 0
         for number in numbers:
@@ -110,17 +120,6 @@ class Survey:
             elements += count
         if group:
             yield group
-
-    def _plan(self, group: Sequence[int]) -> Plan:
-        """The deltas of these jobs, and the base where it counts; nothing comes out."""
-        takes_base = self.fused.fusion.method == "slerp"
-        jobs = []
-        for number in group:
-            job = self.layout.plan.jobs[number]
-            base = job.inputs[0] if takes_base else None
-            inputs = (base, None, *job.inputs[OWN_INPUTS:])
-            jobs.append(replace(job, writer=None, offset=0, itemsize=0, inputs=inputs))
-        return Plan(jobs)
 
     def _walk(self, plan: Plan, group: Sequence[int], measure: Measure) -> None:
         """Measure every chunk of the plan."""
@@ -142,9 +141,13 @@ class Survey:
         )
         walk(work, self.setup.resources.limits, self.setup.progress)
 
+    def _by_nothing(self, group: Sequence[int]) -> list[Recipe]:
+        """Nothing is left out."""
+        return [self._recipe()] * len(group)
+
     def _by_bands(self, group: Sequence[int]) -> list[Recipe]:
         """Thresholds of magnitude, in one walk or two."""
-        plan, deltas = self._plan(group), len(self.addends)
+        plan, deltas = self.fused.survey_plan(self.layout, group), len(self.addends)
         kept = [self._kept(self.layout.tensors[number]) for number in group]
         highs = HighCounts(plan.rows, len(group), deltas)
         self._walk(plan, group, highs)
@@ -171,7 +174,7 @@ class Survey:
         again = [job for job, rows in enumerate(known) if rows is None]
         if again:
             numbers = [group[job] for job in again]
-            second = self._plan(numbers)
+            second = self.fused.survey_plan(self.layout, numbers)
             counts = LowCounts(second.rows, [ranks[job] for job in again])
             self._walk(second, numbers, counts)
             for place, job in enumerate(again):
@@ -194,7 +197,7 @@ class Survey:
 
     def _by_masses(self, group: Sequence[int]) -> list[Recipe]:
         """What was left out by chance, made up for."""
-        plan = self._plan(group)
+        plan = self.fused.survey_plan(self.layout, group)
         masses = Masses(plan.rows, len(self.addends))
         self._walk(plan, group, masses)
         recipes = []
@@ -206,7 +209,7 @@ class Survey:
 
     def _by_products(self, group: Sequence[int]) -> list[Recipe]:
         """The angles between deltas, or models."""
-        plan = self._plan(group)
+        plan = self.fused.survey_plan(self.layout, group)
         products = Products(plan.rows, len(self.addends))
         self._walk(plan, group, products)
         recipes = []
@@ -233,12 +236,12 @@ def slerp_ends(products: Sequence[Sequence[float]], share: float) -> tuple[float
     """The factors of two vectors with these inner products, `share` of the way along the arc.
 
     Along the line where they are almost parallel (Shoemake, "Animating rotation with quaternion curves",
-    SIGGRAPH 1985).
+    SIGGRAPH 1985). NaN if a product is.
     """
     lengths = [math.sqrt(products[k][k]) for k in range(2)]
     first, second = (length if length > _SMALLEST_NORM else 1.0 for length in lengths)
     cosine = products[0][1] / (first * second)
-    if not abs(cosine) <= _STRAIGHT:
+    if abs(cosine) > _STRAIGHT:
         return 1 - share, share
     angle = math.acos(cosine)
     return (math.sin((1 - share) * angle) / math.sin(angle), math.sin(share * angle) / math.sin(angle))
@@ -248,14 +251,14 @@ def stock_weights(products: Sequence[Sequence[float]], scales: Sequence[float]) 
     """The factors of deltas with these inner products: t / N each, t = N c / (1 + (N - 1) c).
 
     c is the mean of their cosines (arXiv 2403.19522, equation 5 for more than two models); scales are
-    those of the models, whose deltas turn round with a negative one.
+    those of the models, whose deltas turn round with a negative one. NaN if a product is.
     """
     count = len(scales)
     cosines = []
     for i, j in combinations(range(count), 2):
         lengths = math.sqrt(products[i][i]) * math.sqrt(products[j][j]) * abs(scales[i] * scales[j])
         cosine = scales[i] * scales[j] * products[i][j] / max(lengths, _SMALLEST_LENGTHS)
-        cosines.append(min(1.0, max(-1.0, cosine)))
+        cosines.append(float(np.clip(cosine, -1, 1)))
     mean = sum(cosines) / len(cosines)
     divisor = 1 + (count - 1) * mean
     share = 0.0 if abs(divisor) < _SINGULAR else mean / divisor

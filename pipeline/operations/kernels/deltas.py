@@ -13,8 +13,9 @@ from pipeline.analysis.statistics import widen
 from pipeline.engine.plan import Slice
 from pipeline.operations.addends.addend import AddedTensor, Decoder
 from pipeline.operations.fit import Fitted
-from pipeline.operations.fusion.choice import Drop, Fusion
+from pipeline.operations.fusion.choice import Fusion
 from pipeline.operations.fusion.layout import OWN_INPUTS, row_width
+from pipeline.operations.fusion.methods import Drop
 from pipeline.operations.kernels.rows import ruled
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Corrections, Operand
 from pipeline.tensors.dtypes import Bytes
@@ -48,12 +49,18 @@ class Recipe:
     weights: Sequence[float]
     ends: tuple[float, float] | None = None
 
+    @property
+    def is_known(self) -> bool:
+        """Whether its figures are numbers: they are NaN where a tensor has values that are none."""
+        return all(map(math.isfinite, (*self.rescale, *self.weights, *(self.ends or ()))))
+
 
 def scratch_bytes(fusion: Fusion, deltas: int) -> int:
     """Memory that `Deltas` and what is done with them take for one worker: matrix, results, ranks."""
-    ranks = 3 * 3 * 8 if fusion.kind.drops is Drop.RANKED else 0  # rows may be three chunks long
-    models = 2 * 8 if fusion.method == "slerp" else 0
-    return CHUNK_ELEMENTS * (4 * deltas + 5 * 4 + ranks + models)
+    # Rows may go on over both neighbours: of each element a value, a key and a limit, twice over.
+    ranks = 4 + 3 * 3 * 8 if fusion.kind.drops is Drop.RANKED else 0
+    models = 3 * 4 + 2 * 8 if fusion.method == "slerp" else 0
+    return CHUNK_ELEMENTS * (4 * deltas + 2 * 4 + ranks + models)
 
 
 class Deltas:
@@ -81,8 +88,9 @@ class Deltas:
             before, behind = part.start % width, -stop % width
             place = slice(2 * number, 2 * number + 2)
             first = self._neighbour(number, item, part.chunk - 1, beside[:count][place], before)
+            first = first[len(first) - before :].copy()  # both neighbours are decoded into one place
             last = self._neighbour(number, item, part.chunk + 1, beside[count:][place], behind)
-            found.append((first[len(first) - before :].copy(), last[:behind].copy()))
+            found.append((first, last[:behind].copy()))
         return found
 
     def decode(self, item: Fitted, part: Slice, inputs: Sequence[Bytes]) -> None:
@@ -147,9 +155,9 @@ class Deltas:
 
 def thinned_of(tensor: AddedTensor, part: Slice) -> int:
     """How many of these differ from a base: rows that only post has are whole, and are not thinned."""
-    return max(0, min(int(np.prod(tensor.record.base_shape)) - part.start, len_of(tensor, part)))
+    return max(0, min(math.prod(tensor.record.base_shape) - part.start, len_of(tensor, part)))
 
 
 def len_of(tensor: AddedTensor, part: Slice) -> int:
     """How many elements a delta has in a chunk; none behind its end."""
-    return max(0, min(int(np.prod(tensor.record.shape)) - part.start, CHUNK_ELEMENTS))
+    return max(0, min(math.prod(tensor.record.shape) - part.start, CHUNK_ELEMENTS))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.analysis.statistics import widen
 from pipeline.deltas.corrections import NO_CORRECTIONS
@@ -16,12 +15,9 @@ from pipeline.operations.fit import Fitted
 from pipeline.operations.fusion.layout import Fused
 from pipeline.operations.kernels.add import AddKernel, Decoded
 from pipeline.operations.kernels.deltas import Deltas, Edges, Recipe
-from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Operand, Term
+from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Operand, Term, count_nonfinite
 from pipeline.tensors.dtypes import BF16, F32, Bytes
 from pipeline.tensors.fusion import Floats, add_wide_bf16, elect
-from pipeline.tensors.kernels import has_all_bits
-
-_BF16_INF = 0x7F80
 
 
 @dataclass
@@ -46,6 +42,12 @@ class FuseKernel(AddKernel):
     def _put_together(
         self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[Decoded], out: Bytes
     ) -> None:
+        with np.errstate(all="ignore"):  # overflow, NaN and infinity are data here
+            self._fuse(item, part, base, decoded, out)
+
+    def _fuse(
+        self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[Decoded], out: Bytes
+    ) -> None:
         factor, recipe = self.fused.factors[item.result.name], self.recipes[part.job]
         if item.is_whole:
             super()._put_together(item, part, base, decoded, out)
@@ -67,9 +69,9 @@ class FuseKernel(AddKernel):
     def _add_mixed(self, item: Fitted, part: Slice, base: Bytes, mixed: Floats, out: Bytes) -> None:
         """The base plus what is mixed, by the shorter way where that is the commonest case."""
         if item.base.dtype == item.result.dtype == BF16 and len(base) == len(out):
-            bits = Operand(out, BF16).bits
-            add_wide_bf16(Operand(base, BF16).bits, mixed, bits)
-            self.found.nonfinite[part.row] = _count_nonfinite(bits)
+            result = Operand(out, BF16)
+            add_wide_bf16(Operand(base, BF16).bits, mixed, result.bits)
+            self.found.nonfinite[part.row] = count_nonfinite(result)
         else:
             self._sum(item, part, base, [_term(mixed)], out)
 
@@ -123,10 +125,9 @@ class FuseKernel(AddKernel):
         return base
 
     def _sum(self, item: Fitted, part: Slice, base: Bytes, terms: Sequence[Term], out: Bytes) -> None:
-        with np.errstate(all="ignore"):
-            self.found.nonfinite[part.row] = self.arithmetic.add(
-                Operand(base, item.base.dtype), terms, Operand(out, item.result.dtype)
-            )
+        self.found.nonfinite[part.row] = self.arithmetic.add(
+            Operand(base, item.base.dtype), terms, Operand(out, item.result.dtype)
+        )
 
     def _keep(
         self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[Decoded], out: Bytes
@@ -151,12 +152,6 @@ def models(base: Floats, deltas: Any) -> tuple[Floats, Floats]:
     if len(deltas) == 1:
         return base, base + deltas[0]
     return base + deltas[0], base + deltas[1]
-
-
-def _count_nonfinite(bits: NDArray[np.uint16]) -> int:
-    """How many bfloat16 are NaN or infinite."""
-    mask = np.uint16(_BF16_INF)
-    return int(np.count_nonzero((bits & mask) == mask)) if has_all_bits(bits, _BF16_INF) else 0
 
 
 def _scale(values: Floats, factor: float) -> None:

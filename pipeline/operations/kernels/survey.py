@@ -28,7 +28,9 @@ from pipeline.tensors.fusion import (
     sum_products,
     sum_sizes,
 )
-from pipeline.tensors.fusion_select import MOST_OTHERS, Histogram, Lows, Rank, Tally
+from pipeline.tensors.fusion_select import MOST_OTHERS, Lows, Rank, Tally, Totals
+
+LIST_BYTES = 128 << 20  # of all tallies of a walk: beyond it chunks are counted again
 
 Ranks = Sequence[tuple[Rank, Rank] | None]  # of one job: for each delta the bins of what ends it
 LowPairs = list[tuple[Lows, Lows] | None]  # of one row: for each delta the counts in these bins
@@ -82,14 +84,15 @@ class SurveyKernel:
 class HighCounts:
     """For each job and delta how many elements have which upper bits of magnitude.
 
-    tallies: for each row and delta all of its magnitudes, where they can be kept.
+    tallies: for each row and delta all of its magnitudes, where they can be kept, in `LIST_BYTES`.
     """
 
     def __init__(self, rows: int, jobs: int, deltas: int) -> None:
-        self.bins: list[list[Histogram]] = [
-            [np.zeros(HIGH_BINS, np.uint32) for _ in range(deltas)] for _ in range(jobs)
+        self.bins: list[list[Totals]] = [
+            [np.zeros(HIGH_BINS, np.int64) for _ in range(deltas)] for _ in range(jobs)
         ]
         self.tallies: list[list[Tally | None]] = [[None] * deltas for _ in range(rows)]
+        self._room_bytes = LIST_BYTES
         self._lock = threading.Lock()
 
     def __call__(self, chunk: Chunk) -> None:
@@ -99,9 +102,12 @@ class HighCounts:
             found = np.zeros(HIGH_BINS, np.uint32)
             values = chunk.deltas.matrix[number, : thinned_of(tensor, chunk.part)]
             count = count_high(values, found, others)
-            self.tallies[chunk.part.row][number] = Tally.of(found, others[:count])
+            tally = Tally.of(found, others[:count])
             with self._lock:
                 self.bins[chunk.part.job][number] += found
+                if tally and tally.nbytes <= self._room_bytes:
+                    self._room_bytes -= tally.nbytes
+                    self.tallies[chunk.part.row][number] = tally
 
     def lows(self, rows: slice, ranks: Ranks) -> list[LowPairs] | None:
         """What `LowCounts` would find in these rows of one job; None if they must be walked for it."""

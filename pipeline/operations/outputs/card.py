@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.deltas.manifest import Identity, Manifest
 from pipeline.operations.addends.addend import Origin
 from pipeline.operations.lineage.lines import lineage_lines
-from pipeline.operations.outputs.fusion_card import fusion_lines
+from pipeline.operations.outputs.fusion_card import exact, formula, fusion_lines
 from pipeline.operations.outputs.report import ApplyReport
 from pipeline.version import TOOL
 
@@ -37,7 +37,6 @@ def model_card(
 
     origins: where its deltas come from, with their scales.
     """
-    terms = " + ".join(f"{scale:g} · ∆{number}" for number, (_, scale) in enumerate(report.deltas, 1))
     lines = [
         "---",
         "library_name: transformers",
@@ -50,7 +49,7 @@ def model_card(
         "",
         "The weights of a base model plus what post-training had changed in another version of it:",
         "",
-        f"    result = base + {terms}",
+        f"    result = {formula(report)}",
         "",
         *fusion_lines(report),
         "| part | location |",
@@ -134,8 +133,8 @@ def delta_card(name: str, manifest: Manifest, *, repo: str) -> str:
             for part, who in known
         ),
         *(
-            f"| {ancestor.scale:g} × | {_code(ancestor.location)} | `-` | `{ancestor.fingerprint}` |"
-            for ancestor in manifest.ancestors
+            f"| {exact(each.scale)} × | {_code(each.location)} | `-` | `{each.fingerprint}` |"
+            for each in manifest.ancestors
         ),
         "",
         f"- fingerprint of the delta: `{manifest.fingerprint}`",

@@ -8,6 +8,14 @@ from typing import Any
 from pipeline.operations.outputs.report import ApplyReport
 
 
+def formula(report: ApplyReport) -> str:
+    """What the result is: the sum, or what the method makes of its terms."""
+    terms = [f"{exact(scale)} · ∆{number}" for number, (_, scale) in enumerate(report.deltas, 1)]
+    if report.fusion is None:
+        return " + ".join(["base", *terms])
+    return f"{report.fusion['method']}({', '.join(['base', *terms])})"
+
+
 def fusion_lines(report: ApplyReport) -> Iterator[str]:
     """Lines of Markdown; none for a plain sum. People's patterns are shown as code."""
     if report.fusion is None:
@@ -25,9 +33,15 @@ def fusion_lines(report: ApplyReport) -> Iterator[str]:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(
-            _code(each) if isinstance(each, str) else f"{_code(each[0])} × {each[1]:g}" for each in value
+            _code(each) if isinstance(each, str) else f"{_code(each[0])} × {exact(each[1])}"
+            for each in value
         )
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return exact(value)
+
+
+def exact(number: float) -> str:
+    """A number in as few digits as give it back."""
+    return repr(number).removesuffix(".0")
 
 
 def _code(text: str) -> str:

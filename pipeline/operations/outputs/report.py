@@ -25,12 +25,13 @@ class ApplyReport:
     |result - new base| / |new base|, on another base. *_extremes: the tensors with the least and the
     greatest of each.
     lineage: how the new base stands to that of each of `deltas`, unless it is the very same.
-    carried: tensors taken whole from post because they are not float and differ from its base. pushed:
-    the URL of the commit on the Hub. download_bytes, upload_bytes, memory_bytes: as planned, see
-    `Estimate`. addend_fingerprints: for each of `deltas`, that of the "delta", or of the "base" and
-    "post" whose difference was taken on the way. vocabulary: how rows were brought together. renamed,
-    tied, only_post, left_out, untied: see `NameNotes`. config_table: the keys on which new base, post
-    and result do not all agree. derived: which models were not stored as they are read, and from what
+    carried: tensors taken whole from post because they are not float and differ from its base.
+    pushed: the URL of the commit on the Hub. read_bytes, download_bytes, upload_bytes, memory_bytes:
+    as planned, see `Estimate`; what a method surveys is read once more, and counted.
+    addend_fingerprints: for each of `deltas`, that of the "delta", or of the "base" and "post" whose
+    difference was taken on the way. vocabulary: how rows were brought together. renamed, tied,
+    only_post, left_out, untied: see `NameNotes`. config_table: the keys on which new base, post and
+    result do not all agree. derived: which models were not stored as they are read, and from what
     their values were made. fusion: the method, its figures and patterns, if it is more than a sum;
     skipped: the tensors that it leaves as they are in the new base.
     """
