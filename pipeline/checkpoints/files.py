@@ -19,6 +19,7 @@ SAFETENSORS_INDEX = "model.safetensors.index.json"
 INDEXES = (SAFETENSORS_INDEX, "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER = "tokenizer.json"
+GENERATION = "generation_config.json"
 MAX_JSON_BYTES = 256 * MIB
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # of images and sound
@@ -26,8 +27,12 @@ PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # of images 
 COMPANIONS = (
     TOKENIZER, "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
-    "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json", "generation_config.json",
+    "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json", GENERATION,
     *PROCESSORS,
+)  # fmt: skip
+# Of these the ones that each say a tokenizer by itself.
+TOKENIZERS = (
+    TOKENIZER, "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
 )  # fmt: skip
 COMPANION_FOLDERS = ("additional_chat_templates/",)
 MAX_NAME_BYTES = 255  # of a file in a folder, on all systems that we know

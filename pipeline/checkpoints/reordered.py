@@ -9,7 +9,7 @@ from functools import cached_property
 
 from pipeline.checkpoints.checkpoint import Checkpoint, Source
 from pipeline.checkpoints.derived import DerivedReader
-from pipeline.checkpoints.files import TOKENIZER
+from pipeline.checkpoints.files import TOKENIZERS
 from pipeline.checkpoints.policy import with_vocab_size
 from pipeline.checkpoints.row_order import ABSENT, RowOrder
 from pipeline.storage.base import Reader
@@ -77,7 +77,7 @@ def reorder(model: Checkpoint, order: RowOrder, names: Sequence[str]) -> Checkpo
     file = DerivedReader(f"{model.location}, rows in another order", made)
     sources = {entry.name: Source(entry, len(model.readers)) for entry in file.entries}
     tensors = {name: sources.get(name, source) for name, source in model.tensors.items()}
-    companions = {name: reader for name, reader in model.companions.items() if name != TOKENIZER}
+    companions = {name: reader for name, reader in model.companions.items() if name not in TOKENIZERS}
     return replace(
         model,
         tensors=tensors,

@@ -70,7 +70,7 @@ class RowOrder:
         """How many places there are."""
         return self.starts[-1]
 
-    @property
+    @cached_property
     def absent(self) -> list[tuple[int, int]]:
         """The places that no row of the source has, as (first, behind the last)."""
         pairs = zip(self.starts, self.runs, strict=False)

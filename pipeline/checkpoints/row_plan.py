@@ -55,6 +55,13 @@ class RowPlan:
         return sum(source not in (ABSENT, row) for row, source in enumerate(self.sources))
 
 
+def added_rows(plan: RowPlan, post: Side) -> dict[str, int]:
+    """The source's rows of those of post's added tokens that it has, by token."""
+    tokens, sources = post.vocabulary.tokens, plan.sources
+    added = sorted(row for row in post.vocabulary.added if row < post.rows)
+    return {tokens[row]: sources[row] for row in added if sources[row] != ABSENT}
+
+
 def plan_base(base: Side, post: Side) -> RowPlan:
     """Base's rows in post's order; rows whose token base lacks are absent."""
     sources, renamed = _in_order(base, post, lambda _: True)

@@ -76,4 +76,4 @@ def _read_rows(model: Checkpoint, name: str, rows: Sequence[int]) -> dict[int, B
 def _norm(row: Operand) -> float:
     sums = np.zeros(3)
     measure_into(sums, row, Operand(row.data[:0], row.dtype))
-    return math.sqrt(sums[0]) if sums[0] >= 0 else 0.0
+    return math.sqrt(sums[0]) if math.isfinite(sums[0]) else math.inf

@@ -11,16 +11,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
+from pipeline.checkpoints.files import TOKENIZER
 from pipeline.checkpoints.strict_json import parse_json
+from pipeline.checkpoints.vocabulary import read_vocabulary
 
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """An added token of the new base: its id in the result, and how text is matched to it."""
+    """An added token of another tokenizer: its id in the result, and how text is matched to it."""
 
     token: str
     id: int
@@ -28,25 +31,30 @@ class Own:
 
 
 def own_tokens(
-    own: Sequence[tuple[str, int]], source: bytes | None, target: bytes | None
+    own: Sequence[tuple[str, int]], sources: Sequence[bytes | None], target: bytes | None
 ) -> tuple[tuple[Own, ...], list[str]]:
     """Those of the tokens `own`, with their ids, that `with_own` can add to `target`, and the others.
 
-    source: the tokenizer.json that they are from; only its added tokens can be added to another.
+    sources: the tokenizer.json that they are from; only added tokens can be added to another, and only
+    where neither token nor id is there already, as in a tokenizer that is larger than its embedding.
     """
-    if not own:
-        return (), []
-    flags = {} if source is None else {each["content"]: each for each in _added(parse_json(source))}
-    found = tuple(
+    known = None if target is None else read_vocabulary({TOKENIZER: target})
+    if not own or target is None or known is None:
+        return (), [token for token, _ in own]
+    flags: dict[str, Any] = {}
+    for source in sources:
+        flags |= {} if source is None else {e["content"]: e for e in _added(parse_json(source))}
+    found = [
         Own(token, number, {name: flags[token].get(name) is True for name in _FLAGS})
         for token, number in sorted(own, key=lambda each: each[1])
-        if token in flags
-    )
-    fields = None if target is None else parse_json(target)
-    if fields is None or not (_follow(fields, found) or _by_id(fields)):
-        found = ()
+        if token in flags and token not in known.ids and number not in known.tokens
+    ]
+    fields = parse_json(target)
+    if not _by_id(fields):
+        places = enumerate(found, _next_id(fields))
+        found = [each for _, each in takewhile(lambda place: place[0] == place[1].id, places)]
     taken = {each.token for each in found}
-    return found, [token for token, _ in own if token not in taken]
+    return tuple(found), [token for token, _ in own if token not in taken]
 
 
 def with_own(target: bytes, own: Sequence[Own]) -> bytes:
@@ -70,6 +78,10 @@ def _by_id(fields: Any) -> bool:
 
 def _follow(fields: Any, own: Sequence[Own]) -> bool:
     """Whether the library would give `own`, in order, just the ids that they have."""
+    return all(each.id == number for number, each in enumerate(own, _next_id(fields)))
+
+
+def _next_id(fields: Any) -> int:
+    """The id that the library would give the next added token."""
     known = [each["id"] for each in _added(fields)]
-    first = max(len(fields["model"]["vocab"]), max(known, default=-1) + 1)
-    return [each.id for each in own] == list(range(first, first + len(own)))
+    return max(len(fields["model"]["vocab"]), max(known, default=-1) + 1)

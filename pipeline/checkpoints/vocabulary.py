@@ -7,13 +7,14 @@ with added_tokens.json. https://huggingface.co/docs/tokenizers/api/tokenizer
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.checkpoints.files import TOKENIZER
 from pipeline.checkpoints.row_order import MAX_ROWS
 from pipeline.checkpoints.strict_json import parse_json
+from pipeline.errors import Mismatch
 
 _VOCABULARY_FILES = (TOKENIZER, "vocab.json", "added_tokens.json")
 
@@ -59,6 +60,30 @@ def read_vocabulary(files: Mapping[str, bytes]) -> Vocabulary | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     return None
+
+
+def unite(vocabularies: Sequence[Vocabulary], *, where: str) -> Vocabulary:
+    """The tokens of all, which must have the same ids, added ones too. Raises Mismatch."""
+    tokens: dict[int, str] = {}
+    ids: dict[str, int] = {}
+    problems = []
+    for other in vocabularies:
+        for number, token in other.tokens.items():
+            if tokens.setdefault(number, token) != token:
+                problems.append(
+                    f"id {number} is {tokens[number]!r} in one delta and {token!r} in another"
+                )
+            elif ids.setdefault(token, number) != number:
+                problems.append(f"{token!r} is id {ids[token]} in one delta and {number} in another")
+    if problems:
+        raise Mismatch(
+            problems,
+            where=where,
+            hint="deltas add up only if their posts have the same tokens, added ones too: apply them "
+            "one after another, each result being the next base",
+            noun="token",
+        )
+    return Vocabulary(tokens, ids, frozenset().union(*(each.added for each in vocabularies)))
 
 
 def _ordinary(vocab: Any) -> dict[str, int]:

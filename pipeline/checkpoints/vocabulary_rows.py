@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from pipeline.checkpoints.files import read_all
 from pipeline.checkpoints.policy import is_token_id
 from pipeline.checkpoints.reordered import reorder
 from pipeline.checkpoints.row_order import ABSENT, MAX_RUNS, RowOrder
-from pipeline.checkpoints.row_plan import RowPlan, Side, plan_base
+from pipeline.checkpoints.row_plan import RowPlan, Side, added_rows, plan_base
 from pipeline.checkpoints.special_rows import untrained_rows
 from pipeline.checkpoints.vocabulary import Vocabulary, read_vocabulary, vocabulary_files
 from pipeline.checkpoints.vocabulary_table import BY_POSITION, BY_STRING, Tokens, VocabularyTable
@@ -21,6 +22,7 @@ from pipeline.errors import Mismatch
 # Sizes of a config that tensors may have in their first dimension, and that might be the vocabulary's.
 _OTHER_SIZES = ("hidden_size", "intermediate_size", "moe_intermediate_size", "n_embd", "d_model")
 _VOCABULARY_NAMES = ("embed", "wte", "head", "shared", "output")
+_IN_LAYER = re.compile(r"\.\d+\.")
 _ALWAYS = ("lm_head", "embed_tokens", "wte")  # in the names of tensors that nothing else is called like
 
 
@@ -49,20 +51,21 @@ def vocabulary_tensors(model: Checkpoint) -> list[str]:
 def check_vocabulary_tensors(names: Sequence[str], *models: Checkpoint) -> list[str]:
     """Why rows of `names` must not be re-ordered, a line for each reason; none if they may be.
 
-    The sizes tell which tensors have a row for each token, unless another size is the same; then names
-    are asked, but only to refuse.
+    The sizes tell which tensors have a row for each token, unless another size is the same, or a layer
+    has the tensor; then names are asked, but only to refuse.
     """
     problems = []
     for model in models:
         size, config = model.vocab_size, model.config or {}
         text = config.get("text_config")
         sizes = {**config, **(text if isinstance(text, dict) else {})}
-        if any(sizes.get(key) in (size, (size or 0) // 2) for key in _OTHER_SIZES):
-            problems += [
-                f"{name} in {model.location} has {size} rows, as the vocabulary and another size have"
-                for name in names
-                if not any(part in name for part in _VOCABULARY_NAMES)
-            ]
+        is_doubtful = any(sizes.get(key) in (size, (size or 0) // 2) for key in _OTHER_SIZES)
+        problems += [
+            f"{name} in {model.location} has {size} rows, as the vocabulary and another size have"
+            for name in names
+            if (is_doubtful or _IN_LAYER.search(name))
+            and not any(part in name for part in _VOCABULARY_NAMES)
+        ]
         problems += [
             f"{name} in {model.location} may have a row for each token, but its size is not that"
             for name, source in model.tensors.items()
@@ -84,18 +87,21 @@ def align_base(base: Checkpoint, post: Checkpoint, *, reads: bool) -> AlignedBas
     Nothing is made where the order is the same. reads: whether weights may be read, a few rows, for
     what the table says of untrained tokens. Raises Mismatch if the tokenizers have little in common.
     """
-    names = [name for name in vocabulary_tensors(post) if name in vocabulary_tensors(base)]
-    if not names or base.vocab_size is None or post.vocab_size is None:
-        return AlignedBase(base, None, (), None)
+    candidates = vocabulary_tensors(base)
+    names = [name for name in vocabulary_tensors(post) if name in candidates]
     where = f"{base.location} and {post.location}"
+    if not names or base.vocab_size is None or post.vocab_size is None:
+        check_vocabulary(base.read_tokenizer(), post.read_tokenizer(), where=where)
+        return AlignedBase(base, None, (), None)
     ours, theirs = vocabulary_of(base), vocabulary_of(post)
     if ours is None or theirs is None:
         check_vocabulary(base.read_tokenizer(), post.read_tokenizer(), where=where)
-        return AlignedBase(base, None, names, by_position_only(post.vocab_size, ours, theirs))
+        grown = max(post.vocab_size - base.vocab_size, 0)
+        return AlignedBase(base, None, names, by_position_only(post.vocab_size, grown, ours, theirs))
     left, right = Side(ours, base.vocab_size), Side(theirs, post.vocab_size)
     plan = plan_base(left, right)
-    _check_common(plan, right, base, post, where)
-    found = untrained_rows(base, names, _special_rows(plan, left, right)) if reads else ()
+    _check_common(plan, left, right, where)
+    found = untrained_rows(base, names, added_rows(plan, right)) if reads else ()
     table = _table(plan, left, right, found)
     if _is_same(plan.sources, left.rows):
         return AlignedBase(base, None, names, table)
@@ -121,10 +127,11 @@ def checked_order(
     return order
 
 
-def by_position_only(rows: int, *sides: Vocabulary | None) -> VocabularyTable:
-    """The table where there is nothing to compare."""
+def by_position_only(rows: int, whole: int, *sides: Vocabulary | None) -> VocabularyTable:
+    """The table where there is nothing to compare. whole: how many of the rows are post's own."""
     missing = sum(side is None for side in sides)
-    return VocabularyTable(BY_POSITION, rows, f"{missing} of {len(sides)} tokenizers not known")
+    why = f"{missing} of {len(sides)} tokenizers not known"
+    return VocabularyTable(BY_POSITION, rows, why, added=Tokens(whole))
 
 
 def _is_same(sources: Sequence[int], rows: int) -> bool:
@@ -134,27 +141,23 @@ def _is_same(sources: Sequence[int], rows: int) -> bool:
     return all(s == row if row < rows else s == ABSENT for row, s in enumerate(sources))
 
 
-def _check_common(plan: RowPlan, post: Side, base: Checkpoint, model: Checkpoint, where: str) -> None:
+def _check_common(plan: RowPlan, base: Side, post: Side, where: str) -> None:
     """Half of post's ordinary tokens must be base's; added ones may be new. Raises Mismatch."""
     ordinary = post.vocabulary.ordinary
     count = sum(ordinary(row) for row in range(post.rows))
     lacking = [row for row in plan.lacking if ordinary(row)]
     if not lacking or 2 * len(lacking) < count:
         return
-    check_vocabulary(base.read_tokenizer(), model.read_tokenizer(), where=where)
     raise Mismatch(
-        [f"{post.token(row)!r} (id {row}) is no token of the base" for row in lacking],
+        [
+            f"{post.token(row)!r} (id {row}) is no token of the base"
+            + (f", which has {token!r} there" if (token := base.token(row)) is not None else "")
+            for row in lacking
+        ],
         where=where,
         hint="these are tokenizers of unrelated models: check that both are the right ones",
         noun="token",
     )
-
-
-def _special_rows(plan: RowPlan, base: Side, post: Side) -> dict[str, int]:
-    """Base's rows of those of post's added tokens that it has."""
-    added = sorted(row for row in post.vocabulary.added if row < post.rows)
-    tokens = {post.token(row) or "": plan.sources[row] for row in added}
-    return {token: row for token, row in tokens.items() if 0 <= row < base.rows}
 
 
 def _table(plan: RowPlan, base: Side, post: Side, untrained: Sequence[str]) -> VocabularyTable:

@@ -34,7 +34,7 @@ class VocabularyTable:
     aligned: `BY_POSITION` or `BY_STRING`. why: if tokenizers could not be compared, the reason. rows: of
     the result. moved: rows that stand elsewhere than in the base. added: tokens whose rows are post's,
     whole. renamed: added tokens that took the place of others. kept: tokens that only the base has, in
-    the result's tokenizer, too, if apply made it. unreachable: those of them that it cannot make.
+    the result's tokenizer, too, if apply made it. unreachable: tokens with a row that it cannot make.
     dropped: the base's tokens whose rows were not used. padding: rows without a token. displaced:
     padding of the base that gave way to tokens. untrained: special tokens whose rows in the base look
     untrained, see `special_rows`. invalid: token ids of post's configs that have no row.

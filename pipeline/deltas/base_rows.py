@@ -10,7 +10,6 @@ from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.reordered import reorder
 from pipeline.checkpoints.row_order import RowOrder
 from pipeline.checkpoints.vocabulary_rows import AlignedBase
-from pipeline.errors import Mismatch
 
 
 @dataclass(frozen=True)
@@ -61,19 +60,13 @@ def in_posts_order(base: Checkpoint, rows: BaseRows | None) -> Checkpoint:
     return base if rows is None else rows.view(base)
 
 
-def check_same_rows(deltas: Mapping[str, BaseRows | None]) -> None:
-    """The bases of `deltas`, by location, must have stood in one order. Raises Mismatch.
+def whole_rows(
+    name: str, shape: Sequence[int], base_shape: Sequence[int], rows: BaseRows | None
+) -> list[tuple[int, int]]:
+    """Where a tensor's rows are post's own, for base had none: places as (first, behind the last).
 
-    Else a row might be whole in one and a difference in another, which no sum of them could say.
+    name: the delta's own. rows: the order of base's rows, if the delta says one.
     """
-    orders = {location: rows.order.runs if rows else None for location, rows in deltas.items()}
-    if len(set(orders.values())) > 1:
-        raise Mismatch(
-            [
-                f"the base of {location} stood in {'its own' if runs is None else 'another'} order"
-                for location, runs in orders.items()
-            ],
-            where=", ".join(orders),
-            hint="give them to `cli.py apply` together: it takes rows by token string",
-            noun="delta",
-        )
+    absent = rows.order.absent if rows and name in rows.tensors else []
+    grown = 0 < len(shape) == len(base_shape) and base_shape[0] < shape[0]
+    return [*absent, (base_shape[0], shape[0])] if grown else absent

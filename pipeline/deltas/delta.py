@@ -17,6 +17,7 @@ from pipeline.checkpoints.alignment import is_absent
 from pipeline.checkpoints.files import TOKENIZER, is_companion
 from pipeline.checkpoints.header import Entry, Header, read_header
 from pipeline.checkpoints.policy import vocab_size
+from pipeline.checkpoints.vocabulary import Vocabulary, read_vocabulary, vocabulary_files
 from pipeline.codecs.chunks import encoded_bound
 from pipeline.deltas.chunks import ChunkDecoder, ChunkMemory
 from pipeline.deltas.companions import MAX_COMPANION_BYTES, unpack_file
@@ -122,6 +123,11 @@ class Delta:
     def read_tokenizer(self) -> bytes | None:
         """The content of tokenizer.json, if there is one."""
         return self.read_companion(TOKENIZER) if TOKENIZER in self.companions else None
+
+    def read_vocabulary(self) -> Vocabulary | None:
+        """The tokens of post, if its tokenizer is of a known form."""
+        names = vocabulary_files(self.companions)
+        return read_vocabulary({name: self.read_companion(name) for name in names})
 
     def read_companions(self) -> dict[str, bytes]:
         """The content of all companion files, which have `MAX_COMPANION_BYTES` between them."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from pipeline.checkpoints.alignment import Pair, check_vocabulary, pair_up
+from pipeline.checkpoints.alignment import Pair, pair_up
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.meeting import NameNotes, bring_together
 from pipeline.checkpoints.vocabulary_rows import AlignedBase, align_base
@@ -47,8 +47,6 @@ def _pair_for_delta(base: Checkpoint, post: Checkpoint) -> list[Pair]:
     Raises Mismatch where they do not fit, and NotACheckpoint for names that deltas keep.
     """
     pairs = pair_up(base, post)
-    where = f"{base.location} and {post.location}"
-    check_vocabulary(base.read_tokenizer(), post.read_tokenizer(), where=where)
     if reserved := [pair.name for pair in pairs if is_reserved(pair.name)]:
         raise NotACheckpoint(
             f"a tensor can't be called {reserved[0]!r}: safetensors and deltas keep such names "

@@ -7,8 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Self, Unpack
 
-from pipeline.checkpoints.alignment import check_vocabulary, is_absent, name_problems, show
-from pipeline.deltas.base_rows import check_same_rows
 from pipeline.deltas.delta import Delta, open_delta
 from pipeline.deltas.format import DEFAULT_CODEC, Codec, parse_codec
 from pipeline.deltas.layout import DeltaLayout
@@ -16,16 +14,17 @@ from pipeline.deltas.manifest import Ancestor, Identity, Manifest, TensorRecord
 from pipeline.deltas.stored import StoredTensor
 from pipeline.engine.plan import Plan
 from pipeline.engine.work import Work
-from pipeline.errors import Mismatch
 from pipeline.operations.arguments import Scaled, scaled
+from pipeline.operations.combine_fit import check_fit, whole_places
 from pipeline.operations.kernels.combine import CombineKernel, describe_sum
 from pipeline.operations.kernels.findings import Findings
+from pipeline.operations.kernels.rows import RowRule
 from pipeline.operations.outputs.delta import DeltaOutput
 from pipeline.operations.outputs.places import Place
 from pipeline.operations.rewrite import lay_out, plan_rewrite
+from pipeline.operations.row_rules import shares
 from pipeline.operations.setup import Setup, Writing
 from pipeline.tensors.arithmetic import sum_bytes
-from pipeline.tensors.dtypes import DType
 from pipeline.tensors.norms import SCRATCH_BYTES
 
 
@@ -53,7 +52,8 @@ def combine(
 
     deltas: locations and scales. The sum is that of the exact deltas, in float32 (float64 where they are
     of such models), and is stored exactly: rounded to the first delta's format, with what rounding lost
-    beside it. Tokenizer, templates and config are the first delta's. options: see `Writing`.
+    beside it. Rows that the bases lacked are no differences: of those it has the mean that apply would
+    take. Tokenizer, templates and config are the first delta's. options: see `Writing`.
     Raises the errors of `pipeline.errors`; on any of them nothing appears under `output`.
     """
     form = parse_codec(codec)
@@ -65,49 +65,6 @@ def combine(
         run = _Run.prepare(opened, [scale for _, scale in wanted], form)
         report = run.report(place)
         return report if setup.dry_run else run.write(place, report)
-
-
-def _check_fit(deltas: Sequence[Delta]) -> None:
-    """All must have the same tensors. Raises Mismatch with every one that differs."""
-    first = deltas[0]
-    problems: list[str] = []
-    for other in deltas[1:]:
-        problems += name_problems(first.tensors, other.tensors, first.location, other.location)
-        for name in first.tensors.keys() & other.tensors.keys():
-            ours, theirs = first.tensors[name].record, other.tensors[name].record
-            if ours.shape != theirs.shape or _kind(ours) != _kind(theirs):
-                problems.append(
-                    f"{name} is {_describe(ours)} in {first.location}, "
-                    f"{_describe(theirs)} in {other.location}"
-                )
-            elif _is_whole(ours) != _is_whole(theirs) or (
-                _is_whole(ours) and ours.stored_digest != theirs.stored_digest
-            ):
-                problems.append(f"{name} is carried whole, and not the same in {other.location}")
-    if problems:
-        raise Mismatch(
-            sorted(problems),
-            where=", ".join(delta.location for delta in deltas),
-            hint="only deltas of one architecture add up: compare them with `cli.py inspect`",
-        )
-    check_same_rows({delta.location: delta.manifest.base_rows for delta in deltas})
-    for other in deltas[1:]:
-        where = f"{first.location} and {other.location}"
-        check_vocabulary(first.read_tokenizer(), other.read_tokenizer(), where=where)
-
-
-def _is_whole(record: TensorRecord) -> bool:
-    return is_absent(record.base_shape, record.shape)
-
-
-def _kind(record: TensorRecord) -> tuple[bool, DType]:
-    """What must be the same: the format of the arithmetic, or that of what is carried."""
-    return record.carried, record.post if record.carried else record.width
-
-
-def _describe(record: TensorRecord) -> str:
-    text = f"{show(record.shape)} {record.post}"
-    return text if record.post == record.base else f"{text} on a base of {record.base}"
 
 
 @dataclass(frozen=True)
@@ -128,7 +85,7 @@ class _Run:
     @classmethod
     def prepare(cls, deltas: Sequence[Delta], scales: Sequence[float], codec: Codec) -> Self:
         """What is to be done. Raises Mismatch if the deltas do not fit together."""
-        _check_fit(deltas)
+        check_fit(deltas)
         first = deltas[0]
         layout, ordered = lay_out([each.record for each in first.tensors.values()], first, codec)
         parents = [[delta.tensors[each.record.name] for delta in deltas] for each in ordered]
@@ -165,6 +122,7 @@ class _Run:
                 [delta.decoder() for delta in self.deltas],
                 output.encoder(),
                 keeps_base,
+                self._rules(),
             ),
             findings=[found.counts, found.norms],
             options=[self.scales],
@@ -188,6 +146,12 @@ class _Run:
             fingerprint=str(manifest.fingerprint),
             remainders=int(found.counts[:, 1].sum()),
         )
+
+    def _rules(self) -> list[list[RowRule]]:
+        """For each job what counts of rows that are whole: not a sum but a mean, as in apply."""
+        mean, first = shares([True] * len(self.deltas), self.scales), self.deltas[0]
+        places = [whole_places(first, stored[0].record.name) for stored in self.parents]
+        return [[RowRule(start, stop, False, mean) for start, stop in each] for each in places]
 
     def _manifest(self, tensors: Sequence[TensorRecord]) -> Manifest:
         first = self.deltas[0].manifest

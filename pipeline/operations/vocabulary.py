@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from pipeline.checkpoints.alignment import check_vocabulary
 from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.files import GENERATION
 from pipeline.checkpoints.reordered import reorder
 from pipeline.checkpoints.row_order import ABSENT
-from pipeline.checkpoints.row_plan import RowPlan, Side, plan_result
+from pipeline.checkpoints.row_plan import RowPlan, Side, added_rows, plan_result
 from pipeline.checkpoints.special_rows import untrained_rows
 from pipeline.checkpoints.strict_json import parse_json
 from pipeline.checkpoints.tokenizer_union import Own, own_tokens
-from pipeline.checkpoints.vocabulary import Vocabulary
+from pipeline.checkpoints.vocabulary import Vocabulary, unite
 from pipeline.checkpoints.vocabulary_rows import (
     by_position_only,
     checked_order,
@@ -30,15 +31,14 @@ from pipeline.errors import Mismatch
 from pipeline.operations.addends.addend import Addend
 from pipeline.operations.fit import Fitted
 from pipeline.operations.kernels.rows import RowRule
-
-GENERATION = "generation_config.json"
+from pipeline.operations.row_rules import row_rules, whole_in_each
 
 
 @dataclass(frozen=True)
 class Settled:
     """base: the new base, in the result's order of rows. rules: what counts, by rows, in `tensors`.
 
-    own: the new base's added tokens that the result's tokenizer must take in.
+    own: added tokens of the new base, and of posts but the first, that the result's tokenizer takes in.
     """
 
     base: Checkpoint
@@ -82,17 +82,13 @@ def settle(
     ours, theirs = vocabulary_of(base), [addend.read_vocabulary() for addend in addends]
     names = _names(base, addends)
     known = [each for each in theirs if each is not None]
+    union = unite(known, where=where)
     if ours is None or len(known) < len(theirs) or not names or base.vocab_size is None:
-        tokenizer = base.read_tokenizer()
-        for addend in addends:
-            check_vocabulary(tokenizer, addend.read_tokenizer(), where=where)
-        _check_without_tokenizer(addends, where)
-        rows = max([base.vocab_size or 0, *(addend.vocab_size or 0 for addend in addends)])
-        return Settled(base, by_position_only(rows, ours, *theirs) if names else None)
-    wholes = [_whole_rows(addend, names[0]) for addend in addends]
-    post = Side(_union(known, where), max(len(whole) for whole in wholes))
+        return _settle_by_position(base, addends, scales, names, [ours, *theirs], where)
+    wholes = whole_in_each(addends, names)
+    whole = np.logical_or.reduce(wholes)
+    post = Side(union, len(whole))
     new = Side(ours, base.vocab_size)
-    whole = _any_whole(wholes, post.rows)
     plan = plan_result(new, post, lambda row: bool(whole[row]))
     _check_lacking(plan, post, where)
     moves = _moves(plan, new.rows, whole) or any(addend.base_rows for addend in addends)
@@ -100,8 +96,7 @@ def settle(
     if moves:
         order = checked_order(plan.sources, new.rows, names, where, base)
         view = reorder(base, order, names)
-    special = {t: s for t, s in _special(plan, post).items() if s != ABSENT}
-    own, unreachable = own_tokens(plan.own, base.read_tokenizer(), addends[0].read_tokenizer())
+    own, unreachable = _take_in(plan, post, known[0], base, addends)
     table = VocabularyTable(
         BY_STRING if moves else BY_POSITION,
         len(plan.sources),
@@ -117,23 +112,67 @@ def settle(
         - sum(row < post.rows for row in post.vocabulary.tokens)
         - len(plan.own),
         displaced=plan.displaced,
-        untrained=untrained_rows(base, names, special) if reads else (),
+        untrained=untrained_rows(base, names, added_rows(plan, post)) if reads else (),
         invalid=_invalid(addends[0], len(plan.sources)),
     )
-    rules = _rules(plan, wholes, scales)
+    rules = row_rules(frozenset(plan.kept), wholes, scales, theirs)
     return Settled(view, table, frozenset(names), rules, own)
 
 
+def _take_in(
+    plan: RowPlan, post: Side, first: Vocabulary, base: Checkpoint, addends: Sequence[Addend]
+) -> tuple[tuple[Own, ...], list[str]]:
+    """What the first addend's tokenizer takes in of tokens that it lacks and that have a row.
+
+    Returns, too, those that it cannot take in.
+    """
+    tokens = post.vocabulary.tokens.items()
+    others = [(token, row) for row, token in tokens if row < post.rows and token not in first.ids]
+    if not others and not plan.own:
+        return (), []
+    sources = [base.read_tokenizer(), *(addend.read_tokenizer() for addend in addends[1:])]
+    return own_tokens([*others, *plan.own], sources, addends[0].read_tokenizer())
+
+
+def _settle_by_position(
+    base: Checkpoint,
+    addends: Sequence[Addend],
+    scales: Sequence[float],
+    names: Sequence[str],
+    known: Sequence[Vocabulary | None],
+    where: str,
+) -> Settled:
+    """What is left where tokens are not known on every side: each row is the one of its number.
+
+    Rows that an addend has whole are so here, too. Raises Mismatch for ids that are known to differ.
+    """
+    tokenizer = base.read_tokenizer()
+    for addend in addends:
+        check_vocabulary(tokenizer, addend.read_tokenizer(), where=where)
+    _check_without_tokenizer(addends, where)
+    if not names:
+        return Settled(base)
+    wholes = whole_in_each(addends, names)
+    whole = np.logical_or.reduce(wholes)
+    rows = max(base.vocab_size or 0, len(whole))
+    table = by_position_only(rows, int(whole.sum()), *known)
+    return Settled(base, table, frozenset(names), row_rules(frozenset(), wholes, scales, known[1:]))
+
+
 def _names(base: Checkpoint, addends: Sequence[Addend]) -> list[str]:
-    """The tensors with a row for each token, in the new base and in every addend."""
+    """The tensors with a row for each token, in the new base and in every addend.
+
+    An addend without a config has as many tokens as the new base.
+    """
+    sizes = [base.vocab_size if a.vocab_size is None else a.vocab_size for a in addends]
     return [
         name
         for name in vocabulary_tensors(base)
         if all(
             name in addend.tensors
-            and addend.tensors[name].record.shape[:1] == (addend.vocab_size,)
+            and addend.tensors[name].record.shape[:1] == (size,)
             and not addend.tensors[name].record.carried
-            for addend in addends
+            for addend, size in zip(addends, sizes, strict=True)
         )
     ]
 
@@ -148,45 +187,6 @@ def _check_without_tokenizer(addends: Sequence[Addend], where: str) -> None:
             hint="the new base's tokenizer is missing, or of no known form: add its tokenizer.json",
             noun="delta",
         )
-
-
-def _whole_rows(addend: Addend, name: str) -> NDArray[np.bool_]:
-    """For each of post's rows whether the addend has it whole, for its base had none."""
-    record = addend.tensors[name].record
-    whole = np.zeros(record.shape[0], bool)
-    whole[record.base_shape[0] :] = True
-    for start, stop in addend.base_rows.order.absent if addend.base_rows else ():
-        whole[start:stop] = True
-    return whole
-
-
-def _any_whole(wholes: Sequence[NDArray[np.bool_]], rows: int) -> NDArray[np.bool_]:
-    found = np.zeros(rows, bool)
-    for whole in wholes:
-        found[: len(whole)] |= whole
-    return found
-
-
-def _union(known: Sequence[Vocabulary], where: str) -> Vocabulary:
-    """The tokens of all, which must agree by position. Raises Mismatch."""
-    first = known[0]
-    tokens, ids = dict(first.tokens), dict(first.ids)
-    problems = []
-    for other in known[1:]:
-        for number, token in other.tokens.items():
-            if tokens.setdefault(number, token) != token or ids.setdefault(token, number) != number:
-                problems.append(
-                    f"id {number} is {tokens[number]!r} in one delta and {token!r} in another"
-                )
-    if problems:
-        raise Mismatch(
-            problems,
-            where=where,
-            hint="deltas add up only if their posts have the same tokens, added ones too: apply them "
-            "one after another, each result being the next base",
-            noun="token",
-        )
-    return Vocabulary(tokens, ids, frozenset().union(*(each.added for each in known)))
 
 
 def _check_lacking(plan: RowPlan, post: Side, where: str) -> None:
@@ -210,12 +210,6 @@ def _invalid(post: Addend, rows: int) -> tuple[str, ...]:
     return tuple(invalid_ids({"config": post.config, GENERATION: fields}, rows))
 
 
-def _special(plan: RowPlan, post: Side) -> Mapping[str, int]:
-    """The new base's rows of post's added tokens."""
-    added = sorted(row for row in post.vocabulary.added if row < post.rows)
-    return {post.token(row) or "": plan.sources[row] for row in added}
-
-
 def _moves(plan: RowPlan, rows: int, whole: NDArray[np.bool_]) -> bool:
     """Whether any row must stand in another place than in the new base, whole ones apart."""
     if len(plan.sources) != max(len(whole), rows) or plan.kept:
@@ -224,45 +218,3 @@ def _moves(plan: RowPlan, rows: int, whole: NDArray[np.bool_]) -> bool:
         source != row and not (row < len(whole) and whole[row])
         for row, source in enumerate(plan.sources)
     )
-
-
-def _shares(whole: Sequence[bool], scales: Sequence[float]) -> tuple[float | None, ...]:
-    """What each addend's row is multiplied by, where it is whole in some: there it is no difference.
-
-    Their mean, weighted by the scales, is what the sum has of them: of one alone the row as it is. Where
-    scales can be no weights, the first counts.
-    """
-    owners = [scale for scale, is_whole in zip(scales, whole, strict=True) if is_whole]
-    total = sum(owners)
-    if total > 0 and min(owners) >= 0:
-        return tuple(s / total if is_whole else s for s, is_whole in zip(scales, whole, strict=True))
-    first = whole.index(True)
-    return tuple(
-        (1.0 if number == first else None) if is_whole else scale
-        for number, (is_whole, scale) in enumerate(zip(whole, scales, strict=True))
-    )
-
-
-def _rules(
-    plan: RowPlan, wholes: Sequence[NDArray[np.bool_]], scales: Sequence[float]
-) -> tuple[RowRule, ...]:
-    """What counts where not everything does, neighbours with the same rule in one.
-
-    A row that is whole in any addend has no part in the new base; of several, their mean counts. That
-    holds for one delta at scale 1, too: a method, a factor or a pattern may be at work on its tensor.
-    """
-    kept = set(plan.kept)
-    found: list[RowRule] = []
-    for row in range(max(len(whole) for whole in wholes)):
-        whole = [row < len(each) and bool(each[row]) for each in wholes]
-        if row in kept:
-            what: tuple[bool, tuple[float | None, ...]] = True, (None,) * len(scales)
-        elif not any(whole):
-            continue
-        else:
-            what = False, _shares(whole, scales)
-        if found and found[-1].stop == row and (found[-1].keeps_base, found[-1].scales) == what:
-            found[-1] = replace(found[-1], stop=row + 1)
-        else:
-            found.append(RowRule(row, row + 1, *what))
-    return tuple(found)

@@ -225,6 +225,18 @@ def test_a_remote_base_gives_the_same_bits(models: Models, hub: HubServer, tmp_p
     assert verify(small["remote"], base="org/base", post=small["post"], hub_cache="off").restores_post
 
 
+def test_compute_fetches_the_bases_tokenizer_once(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Models(tmp_path, [], [])
+    made.add("base", state(40, 0), words(listed(40)))
+    made.add("post", state(41, POST), words(listed(40), {"<a>": 40}))
+    hub.patch_client(monkeypatch, tmp_path / "home")
+    hub.add_repo("org/base", tmp_path / "base")
+    compute("org/base", made["post"], made["d"], hub_cache="off")
+    assert len(hub.gets("tokenizer.json")) == 1
+
+
 # -- where nothing has to move ------------------------------------------------------------------
 
 
@@ -261,6 +273,20 @@ def test_a_larger_padded_base_than_post_is_aligned(in_place: Models, tmp_path: P
 # -- what is refused, and what is said ----------------------------------------------------------
 
 
+def test_tokenizers_of_unrelated_models_are_refused(tmp_path: Path) -> None:
+    """Half of post's own tokens must be base's."""
+    made = Models(tmp_path, [], [])
+    made.add("base", state(40, 0), words(listed(40)))
+    for name, known in (("post", 21), ("other", 20)):
+        tokens = listed(known) + [f"x{number}" for number in range(40 - known)]
+        made.add(name, state(43, POST), words(tokens, {token: 40 + n for n, token in enumerate(CHAT)}))
+    compute(made["base"], made["post"], made["d"])
+    with pytest.raises(
+        Mismatch, match=r"20 tokens do not fit: 'x0' \(id 20\) is no token of .*unrelated"
+    ):
+        compute(made["base"], made["other"], made["d2"])
+
+
 def test_a_token_that_the_new_base_lacks_is_named(models: Models, tmp_path: Path) -> None:
     tokens = [*models.new_words]
     tokens[tokens.index("w77")] = "other"
@@ -282,6 +308,97 @@ def test_deltas_whose_posts_differ_in_any_token_are_refused(in_place: Models, tm
     compute(in_place["base"], in_place["post-2"], str(tmp_path / "d2"))
     with pytest.raises(Mismatch, match=r"'<\|bot\|>' .*'<\|tool\|>'.*one after another"):
         apply(in_place["new"], [in_place["delta"], str(tmp_path / "d2")], str(tmp_path / "out"))
+
+
+def test_a_delta_without_a_config_leaves_anothers_rows_whole(tmp_path: Path) -> None:
+    made = Models(tmp_path, [], [])
+    for name, first, rows in (("base", 0, 50), ("post", POST, 53), ("bare", 0, 50), ("tuned", 5, 50)):
+        write_model(tmp_path / name, state(rows, first))
+    for name in ("bare", "tuned"):
+        (tmp_path / name / "config.json").unlink()
+    compute(made["base"], made["post"], made["d"])
+    compute(made["bare"], made["tuned"], made["d2"])
+    apply(made["base"], [(made["d"], 0.5), (made["d2"], 0.5)], made["out"])
+    rows = read_model(tmp_path / "out")[EMBEDDING][:, 0]
+    assert rows[50:].tolist() == [POST + row for row in range(50, 53)]
+
+
+def test_what_became_of_padding_does_not_count_where_another_post_has_a_token(
+    in_place: Models, tmp_path: Path
+) -> None:
+    for name, first in (("padded-base", 0), ("padded-post", 5), ("padded-new", NEW)):
+        in_place.add(name, state(SMALL + 8, first), words(listed(SMALL)))
+    compute(in_place["padded-base"], in_place["padded-post"], str(tmp_path / "d2"))
+    for number, turn in enumerate((1, -1)):
+        deltas = [in_place["delta"], str(tmp_path / "d2")][::turn]
+        apply(in_place["padded-new"], deltas, str(tmp_path / str(number)))
+        rows = read_model(tmp_path / str(number))[EMBEDDING][:, 0]
+        assert rows[SMALL : SMALL + 3].tolist() == [POST + row for row in range(SMALL, SMALL + 3)]
+        assert rows[SMALL + 3] == NEW + SMALL + 3 + 5
+        assert rows[7] == NEW + 7 + POST + 5
+
+
+def test_deltas_whose_posts_differ_are_refused_on_a_base_without_a_tokenizer(
+    in_place: Models, tmp_path: Path
+) -> None:
+    write_model(tmp_path / "bare", state(SMALL, NEW))
+    in_place.add("turned", state(SMALL + 3, POST), words(listed(SMALL)[::-1], in_place.chat))
+    in_place.add("turned-base", state(SMALL, 0), words(listed(SMALL)[::-1]))
+    compute(in_place["turned-base"], in_place["turned"], str(tmp_path / "d2"))
+    with pytest.raises(Mismatch, match=r"id 0 is 'w0' in one delta and 'w319' in another"):
+        apply(str(tmp_path / "bare"), [in_place["delta"], str(tmp_path / "d2")], str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_result_has_the_tokens_of_all_posts(in_place: Models, tmp_path: Path, turned: bool) -> None:
+    chat = {**in_place.chat, "<tool>": SMALL + 3}
+    in_place.add("post-4", state(SMALL + 4, POST), words(listed(SMALL), chat))
+    compute(in_place["base"], in_place["post-4"], str(tmp_path / "d4"))
+    deltas = [in_place["delta"], str(tmp_path / "d4")][:: -1 if turned else 1]
+    report = apply(in_place["base"], deltas, str(tmp_path / "out"), scale=0.5)
+    rows = read_model(tmp_path / "out")[EMBEDDING][:, 0]
+    encoded = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json")).encode("<tool> <|end|>")
+    assert [rows[number] for number in encoded.ids] == [POST + SMALL + 3, POST + SMALL + 2]
+    assert report.vocabulary is not None
+    assert report.vocabulary.unreachable.count == 0
+
+
+def test_a_tokenizer_larger_than_its_embedding_keeps_an_id_for_each_token(
+    in_place: Models, tmp_path: Path
+) -> None:
+    """Post has ids without rows; one of them is that of the new base's own token."""
+    larger = words(listed(SMALL), {"<x>": SMALL, "<y>": SMALL + 1})
+    in_place.add("larger", state(SMALL, POST), larger)
+    compute(in_place["base"], in_place["larger"], str(tmp_path / "d"))
+    report = apply(in_place["new"], [str(tmp_path / "d")], str(tmp_path / "out"))
+    made = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json")).get_vocab()
+    assert len(set(made.values())) == len(made)
+    assert made["<y>"] == SMALL + 1
+    assert report.vocabulary is not None
+    assert report.vocabulary.unreachable.first == ("<pad>",)
+
+
+@pytest.mark.parametrize(
+    "post_has", [[], ["generation_config.json"], ["tokenizer_config.json"]], ids=str
+)
+def test_a_post_without_a_tokenizer_gets_the_new_bases(
+    in_place: Models, tmp_path: Path, post_has: list[str]
+) -> None:
+    made = Models(tmp_path, [], [])
+    for name, first in (("base", 0), ("post", POST), ("new", NEW)):
+        made.add(name, state(40, first), words(listed(40)))
+        for file in ("generation_config.json", "tokenizer_config.json"):
+            (tmp_path / name / file).write_text(json.dumps({"from": name}))
+    for file in {"tokenizer.json", "generation_config.json", "tokenizer_config.json"} - {*post_has}:
+        (tmp_path / "post" / file).unlink()
+    compute(made["base"], made["post"], made["d"])
+    apply(made["new"], [made["d"]], made["out"])
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (
+        tmp_path / "new" / "tokenizer.json"
+    ).read_bytes()
+    generation = tmp_path / "out" / "generation_config.json"
+    said = json.loads(generation.read_text())["from"] if generation.exists() else None
+    assert said == ("post" if "generation_config.json" in post_has else None if post_has else "new")
 
 
 @pytest.mark.parametrize(("second", "share"), [(0.25, 1 / 3), (-0.25, 0)])
@@ -307,7 +424,7 @@ def test_a_combination_keeps_the_order_of_its_deltas_bases(
     combine([(models["delta"], 0.5), (models["delta"], 0.5)], str(tmp_path / "sum"))
     apply(models["new"], [str(tmp_path / "sum")], str(tmp_path / "out"))
     assert torch.equal(read_model(tmp_path / "out")[EMBEDDING][:, 0], expected(models, 1.0))
-    with pytest.raises(Mismatch, match="stood in another order"):
+    with pytest.raises(Mismatch, match=r"318 tokens do not fit: id 0 is 'w\d+' in one delta and 'w0'"):
         combine([(models["delta"], 0.5), (in_place["delta"], 0.5)], str(tmp_path / "no"))
 
 
@@ -346,6 +463,7 @@ def test_row_2_special_tokens_that_the_base_never_trained_are_reported(tmp_path:
     for tensor in (tensors[EMBEDDING], tensors[HEAD]):
         tensor[52] = tensor[51]
     tensors[EMBEDDING][53] = 1e-17
+    tensors[EMBEDDING][50, 0] = torch.nan  # no number, but not small
     for name in ("base", "post"):
         made.add(name, tensors, words(listed(50), special))
     report = compute(made["base"], made["post"], made["d"])
@@ -382,11 +500,38 @@ def test_a_head_that_could_not_be_aligned_with_the_embedding_is_refused(tmp_path
         compute(made["base"], made["post"], made["d"])
 
 
-def test_a_tensor_that_only_has_the_vocabularys_size_by_chance_is_not_re_ordered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tokenizers", [True, False])
+def test_a_head_that_did_not_grow_with_the_embedding_is_refused(
+    tmp_path: Path, tokenizers: bool
+) -> None:
+    """Its new rows are differences, the embedding's are not."""
     made = Models(tmp_path, [], [])
-    tensors = {**state(48, 0), "model.layers.0.mlp.up_proj.weight": torch.ones(48, 4)}
+    for name, first, embedding, count in (
+        ("base", 0, 50, 50),
+        ("post", POST, 52, 52),
+        ("new", NEW, 52, 52),
+    ):
+        folder = write_model(
+            tmp_path / name, {**state(52, first), EMBEDDING: state(52, first)[EMBEDDING][:embedding]}
+        )
+        if tokenizers:
+            put(folder, words(listed(count)))
+    compute(made["base"], made["post"], made["d"])
+    with pytest.raises(Mismatch, match=r"grew by other rows than .*resize them first"):
+        apply(made["new"], [made["d"]], made["out"])
+
+
+@pytest.mark.parametrize(
+    ("tensor", "sizes"),
+    [("visual.proj.weight", {"intermediate_size": 48}), ("model.layers.0.self_attn.k_proj.weight", {})],
+)
+def test_a_tensor_that_only_has_the_vocabularys_size_by_chance_is_not_re_ordered(
+    tmp_path: Path, tensor: str, sizes: dict[str, int]
+) -> None:
+    made = Models(tmp_path, [], [])
+    tensors = {**state(48, 0), tensor: torch.ones(48, 4)}
     for name, tokens in (("base", listed(48)), ("post", listed(48)[::-1])):
-        made.add(name, tensors, words(tokens), intermediate_size=48)
+        made.add(name, tensors, words(tokens), **sizes)
     with pytest.raises(Mismatch, match="as the vocabulary and another size have"):
         compute(made["base"], made["post"], made["d"])
 

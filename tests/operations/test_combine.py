@@ -10,6 +10,7 @@ import torch
 from clouds import Cloud
 from models import State, cast, near, random_state, same_bits
 from operations.conftest import Family, Snapshot
+from tokenizers_for_tests import put, words
 
 from pipeline import apply, combine, compute, inspect, open_delta, verify
 from pipeline.deltas.format import CODECS
@@ -177,15 +178,85 @@ def test_tokenizer_and_config_are_the_first_deltas(family: Family) -> None:
 # -- vocabularies -------------------------------------------------------------------------------
 
 
-def test_rows_that_only_the_posts_have_are_summed_from_nothing(family: Family) -> None:
+@pytest.mark.parametrize("tokenizers", [True, False], ids=["tokens", "no tokens"])
+@pytest.mark.parametrize("scales", [(0.7, 0.9), (2.0, 1.0), (-0.3, 0.7), (0.0, 0.0)], ids=str)
+def test_a_sum_has_of_rows_that_only_the_posts_have_what_apply_has_of_its_parts(
+    family: Family, scales: tuple[float, float], tokenizers: bool
+) -> None:
     for name, seed in (("post", 2), ("post-2", 9)):
         family.add(name, cast(near(random_state(1), seed, vocab=57)))
-    deltas = [(delta_of(family, name), 0.5) for name in ("post", "post-2")]
+    family.add("padded", cast(near(random_state(1), 4, vocab=64)))
+    for name, rows in (("post", 57), ("post-2", 57), ("base", 50), ("new-base", 50), ("padded", 50)):
+        if tokenizers:
+            put(family.folder / name, words([f"w{row}" for row in range(rows)]))
+    deltas = list(zip([delta_of(family, name) for name in ("post", "post-2")], scales, strict=True))
     combine(deltas, str(family.folder / "sum"))
-    apply(family.new_base, [str(family.folder / "sum")], str(family.folder / "out"))
-    base, post, second, other = (family.state(n) for n in ("base", "post", "post-2", "new-base"))
-    assert_same(family.state("out"), summed(other, (0.5, post, base), (0.5, second, base)))
-    assert len(family.state("out")[EMBEDDING]) == 57
+    for base, rows in ((family.new_base, 57), (str(family.folder / "padded"), 64)):
+        apply(base, deltas, str(family.folder / f"parts-{rows}"))
+        apply(base, [str(family.folder / "sum")], str(family.folder / f"sum-{rows}"))
+        parts, found = family.state(f"parts-{rows}"), family.state(f"sum-{rows}")
+        assert same_bits(found[EMBEDDING][50:57], parts[EMBEDDING][50:57])
+        for name, tensor in parts.items():  # elsewhere float32 is added in another order
+            assert torch.allclose(found[name].float(), tensor.float(), rtol=2**-7, atol=1e-6), name
+        posts = [family.state(name)[EMBEDDING][50:].float() for name in ("post", "post-2")]
+        weights = torch.tensor(scales if min(scales) >= 0 and max(scales) > 0 else (1.0, 0.0))
+        mean = sum(w * p for w, p in zip(weights / weights.sum(), posts, strict=True))
+        assert len(parts[EMBEDDING]) == rows
+        assert torch.allclose(parts[EMBEDDING][50:57].float(), mean, rtol=1e-2, atol=1e-6)
+
+
+def test_rows_are_whole_across_the_borders_of_chunks(family: Family) -> None:
+    """The first chunk ends within row 21845."""
+    base = random_state(1, vocab=21_000, width=24, layers=0)
+    for name, seed, rows in (("base", 0, 0), ("post", 2, 23_000), ("post-2", 9, 23_000)):
+        family.add(name, cast(near(base, seed, vocab=rows) if rows else base))
+    deltas = [(delta_of(family, name), 1.5) for name in ("post", "post-2")]
+    combine(deltas, str(family.folder / "sum"))
+    apply(family.base, deltas, str(family.folder / "parts"))
+    apply(family.base, [(str(family.folder / "sum"), 1.0)], str(family.folder / "out"))
+    assert_same(family.state("out"), family.state("parts"))
+    line = next(each for each in inspect(str(family.folder / "sum")).tensors if each.name == EMBEDDING)
+    rows = family.state("out")[EMBEDDING]
+    assert same_bits(rows[22_000:22_001], ((family.state("post")[EMBEDDING].float()
+        * 0.5 + family.state("post-2")[EMBEDDING].float() * 0.5)[22_000:22_001]).bfloat16())  # fmt: skip
+    assert line.delta_l2 is not None
+
+
+def test_posts_whose_added_tokens_differ_are_refused(family: Family) -> None:
+    """As apply does: the rows of both would be mixed."""
+    for name, added in (("post", "<bot>"), ("post-2", "<tool>")):
+        family.add(name, cast(near(random_state(1), 2, vocab=51)))
+        put(family.folder / name, words([f"w{row}" for row in range(50)], {added: 50}))
+    deltas = [(delta_of(family, name), 0.5) for name in ("post", "post-2")]
+    with pytest.raises(Mismatch, match="id 50 is '<bot>' in one delta and '<tool>' in another"):
+        combine(deltas, str(family.folder / "sum"))
+
+
+def test_a_first_delta_that_lacks_tokens_of_another_is_refused(family: Family) -> None:
+    """Its tokenizer is the sum's, which would have rows that no text leads to."""
+    for name, added in (("base", {}), ("post", {"<a>": 46}), ("post-2", {"<a>": 46, "<b>": 47})):
+        family.add(name, cast(near(random_state(1), len(name))))
+        put(family.folder / name, words([f"w{row}" for row in range(46)], added))
+    first, second = (delta_of(family, name) for name in ("post", "post-2"))
+    with pytest.raises(Mismatch, match=r"'<b>' \(id 47\) is no token of .*post\.safetensors"):
+        combine([(first, 0.5), (second, 0.5)], str(family.folder / "sum"))
+    with pytest.raises(Mismatch, match=r"rows 46 to 47 are whole in .*, rows 46 to 46 in"):
+        combine([(second, 0.5), (first, 0.5)], str(family.folder / "sum"))
+
+
+def test_bases_in_different_orders_add_up_if_their_posts_have_the_same_tokens(family: Family) -> None:
+    tokens = [f"w{row}" for row in range(50)]
+    for name, order in (("base", tokens), ("new-base", tokens[::-1])):
+        put(family.folder / name, words(order))
+    for name, seed in (("post", 2), ("post-2", 9)):
+        family.add(name, cast(near(random_state(1), seed, vocab=52)))
+        put(family.folder / name, words(tokens, {"<a>": 50, "<b>": 51}))
+    one, two = delta_of(family, "post"), delta_of(family, "post-2", base="new-base")
+    for number, deltas in enumerate(([(one, 0.5), (two, 1.5)], [(two, 0.5), (one, 1.5)])):
+        combine(deltas, str(family.folder / f"sum-{number}"))
+        apply(family.base, deltas, str(family.folder / "parts"), overwrite=True)
+        apply(family.base, [str(family.folder / f"sum-{number}")], str(family.folder / f"out-{number}"))
+        assert_same(family.state(f"out-{number}"), family.state("parts"))
 
 
 def test_vocabularies_of_two_sizes_are_refused(family: Family) -> None:
@@ -195,18 +266,21 @@ def test_vocabularies_of_two_sizes_are_refused(family: Family) -> None:
         combine(deltas, str(family.folder / "sum"))
 
 
-def test_a_base_that_lacks_rows_of_any_of_the_bases_does_not_fit_the_sum(family: Family) -> None:
-    """There the second delta is a difference: added to nothing it would mean nothing."""
+def test_rows_that_are_whole_in_one_delta_and_a_difference_in_another_are_refused(
+    family: Family,
+) -> None:
+    """apply tells them apart; a sum of both could not say what is to be done with them at a scale."""
     wider = near(random_state(1), 5, vocab=53)
     family.add("wide-base", cast(wider))
     family.add("post", cast(near(random_state(1), 2, vocab=57)))
     family.add("post-2", cast(near(wider, 9, vocab=57)))
     parts = [(delta_of(family, "post"), 0.5), (delta_of(family, "post-2", "wide-base"), 0.5)]
-    combined = str(family.folder / "sum.safetensors")
-    assert combine(parts, combined).base is None
-    with pytest.raises(Mismatch, match=rf"{EMBEDDING} is 50 × 16 BF16 in the new base, 53 × 16"):
-        apply(family.base, [combined], str(family.folder / "out"))
-    apply(str(family.folder / "wide-base"), [combined], str(family.folder / "out"))
+    with pytest.raises(Mismatch, match=rf"{EMBEDDING}: rows 50 to 56 are whole in .*, rows 53 to 56 in"):
+        combine(parts, str(family.folder / "sum"))
+    apply(str(family.folder / "wide-base"), parts, str(family.folder / "out"))
+    one, two = (family.state(name)[EMBEDDING][50:53].float() for name in ("post", "post-2"))
+    found = family.state("out")[EMBEDDING][50:53]
+    assert torch.equal(found, (one + 0.5 * (two - cast(wider)[EMBEDDING][50:53].float())).bfloat16())
 
 
 def test_tokenizers_of_the_deltas_must_agree(family: Family) -> None:

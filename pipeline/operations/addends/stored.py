@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.vocabulary import Vocabulary, read_vocabulary, vocabulary_files
+from pipeline.checkpoints.vocabulary import Vocabulary
 from pipeline.deltas.base_rows import BaseRows
 from pipeline.deltas.base_sample import BaseSample
 from pipeline.deltas.delta import Delta
@@ -98,8 +98,7 @@ class StoredAddend:
 
     def read_vocabulary(self) -> Vocabulary | None:
         """See `Addend`."""
-        names = vocabulary_files(self.delta.companions)
-        return read_vocabulary({name: self.delta.read_companion(name) for name in names})
+        return self.delta.read_vocabulary()
 
     def check_base(self, old: Checkpoint) -> None:
         """See `Addend`."""

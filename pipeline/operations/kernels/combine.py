@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,8 @@ from pipeline.deltas.manifest import TensorRecord
 from pipeline.deltas.stored import StoredTensor
 from pipeline.engine.plan import Slice
 from pipeline.operations.kernels.findings import Findings
-from pipeline.tensors.arithmetic import CpuArithmetic, Operand, Term
+from pipeline.operations.kernels.rows import RowRule, cut, piece, pieces
+from pipeline.tensors.arithmetic import Corrections, CpuArithmetic, Operand, Term
 from pipeline.tensors.dtypes import Bytes
 from pipeline.tensors.fingerprint import fold_tensor
 from pipeline.tensors.norms import Norms, fold, measure_into
@@ -30,6 +32,7 @@ class CombineKernel:
     decoders: Sequence[ChunkDecoder]
     encode: ChunkEncoder
     keeps_base: bool
+    rules: Sequence[Sequence[RowRule]]  # by job, for rows that are no differences
 
     def __post_init__(self) -> None:
         self._arithmetic = CpuArithmetic()
@@ -60,12 +63,32 @@ class CombineKernel:
         ]
         if is_absent(record.base_shape, record.shape):  # of no base: the same in all, and not scaled
             terms = [replace(terms[0], scale=1.0)]
-        total, corrections = self._arithmetic.combine(terms, Operand(out, record.stored))
-        nothing = Operand(out[:0], total.dtype)
-        measure_into(self.found.norms[part.row], total, nothing)
-        changed = np.count_nonzero(total.data.view(f"<f{total.dtype.itemsize}"))
-        self.found.counts[part.row] = changed, len(corrections.rest_at), 0
+        corrections = self._add_up(part, terms, record, Operand(out, record.stored))
         return self.encode(part.row, out, record.stored, corrections)
+
+    def _add_up(
+        self, part: Slice, terms: Sequence[Term], record: TensorRecord, out: Operand
+    ) -> Corrections:
+        """Fill `out` with the sum, by the rules of its rows, and measure it; returns what it lost."""
+        norms, counts = self.found.norms[part.row], self.found.counts[part.row]
+        norms[:], counts[:] = 0, 0
+        lost = []
+        for low, high, rule in pieces(self.rules[part.job], math.prod(record.shape[1:]), part):
+            scales = rule.scales if rule else [term.scale for term in terms]
+            cuts = [
+                cut(term, low, high, scale)
+                for term, scale in zip(terms, scales, strict=True)
+                if scale is not None
+            ]
+            total, corrections = self._arithmetic.combine(cuts, piece(out, low, high))
+            measured = np.zeros(3)
+            measure_into(measured, total, piece(total, 0, 0))
+            norms[:] = *(norms[:2] + measured[:2]), np.maximum(norms[2], measured[2])
+            counts[0] += np.count_nonzero(total.data.view(f"<f{total.dtype.itemsize}"))
+            lost.append((corrections.rest_at + np.uint32(low), corrections.rest))
+        rest_at, rest = (np.concatenate(each) for each in zip(*lost, strict=True))
+        counts[1] = len(rest_at)
+        return replace(corrections, rest_at=rest_at, rest=rest)
 
     def _carry(
         self, part: Slice, stored: Sequence[StoredTensor], values: Sequence[Bytes], out: Bytes
@@ -89,7 +112,6 @@ def describe_sum(
     norms = Norms() if first.carried else fold(found.norms[rows])
     return replace(
         first,
-        base_shape=max(each.record.base_shape for each in stored),
         changed=changed,
         remainders=remainders,
         exceptions=0,

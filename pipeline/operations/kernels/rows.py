@@ -1,4 +1,4 @@
-"""Rows of a sum in which not every operand counts: post's own, and the new base's own."""
+"""Rows of a sum in which not all that is added counts as ever: post's own, and the new base's."""
 
 from __future__ import annotations
 
@@ -44,6 +44,20 @@ def ruled(rules: Sequence[RowRule], width: int, part: Slice) -> Iterator[tuple[R
         )
 
 
+def pieces(
+    rules: Sequence[RowRule], width: int, part: Slice
+) -> Iterator[tuple[int, int, RowRule | None]]:
+    """A slice cut where rules begin and end: first element, the one behind the last, rule if any."""
+    at = 0
+    for rule, low, high in ruled(rules, width, part):
+        if at < low:
+            yield at, low, None
+        yield low, high, rule
+        at = high
+    if at < part.count:
+        yield at, part.count, None
+
+
 def ruled_elements(rules: Sequence[RowRule], shape: Sequence[int]) -> int:
     """How many elements of a tensor of this shape stand in rows that have a rule."""
     rows = sum(max(0, min(rule.stop, shape[0]) - rule.start) for rule in rules)
@@ -67,23 +81,24 @@ def settle_rows(
     more = 0
     for rule, low, high in ruled(rules, width, part):
         counted = [
-            _cut(term, low, high, scale)
+            cut(term, low, high, scale)
             for number, term in terms
             if (scale := rule.scales[number]) is not None
         ]
-        out = _piece(result, low, high)
+        out = piece(result, low, high)
         more -= arithmetic.add(out, [], Operand(np.empty_like(out.data), out.dtype))
-        more += arithmetic.add(_piece(base, low, high if rule.keeps_base else low), counted, out)
+        more += arithmetic.add(piece(base, low, high if rule.keeps_base else low), counted, out)
     return more
 
 
-def _piece(operand: Operand, low: int, high: int) -> Operand:
+def piece(operand: Operand, low: int, high: int) -> Operand:
+    """Elements low..high of an operand."""
     size = operand.dtype.itemsize
     return Operand(operand.data[low * size : high * size], operand.dtype)
 
 
-def _cut(term: Term, low: int, high: int, scale: float) -> Term:
+def cut(term: Term, low: int, high: int, scale: float) -> Term:
     """Elements low..high of a term, by another scale."""
     first, last = np.searchsorted(term.rest_at, (low, high))
     at = term.rest_at[first:last] - np.uint32(low)
-    return Term(_piece(term.stored, low, high), scale, at, term.rest[first:last], term.width)
+    return Term(piece(term.stored, low, high), scale, at, term.rest[first:last], term.width)

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.config_policy import ConfigRow, config_table, settle_config
-from pipeline.checkpoints.files import PROCESSORS, SAFETENSORS_INDEX, TOKENIZER, read_all
+from pipeline.checkpoints.files import (
+    GENERATION,
+    PROCESSORS,
+    SAFETENSORS_INDEX,
+    TOKENIZER,
+    TOKENIZERS,
+    read_all,
+)
 from pipeline.checkpoints.output import CONFIG, as_json, build_index
 from pipeline.checkpoints.policy import has_text_part, transfer_config, vocab_size
 from pipeline.checkpoints.tokenizer_union import Own, with_own
@@ -86,13 +93,18 @@ class Release:
         return settle_config(config, base, post, choices=self.choices, is_untied=is_untied)
 
     def companions(self) -> dict[str, bytes]:
-        """Tokenizer, chat template and generation config: the first addend's, else the new base's.
+        """Tokenizer, chat template and generation config: the first addend's.
 
-        Of a multimodal base to which a text model's delta is added, what reads images stays.
+        Without a tokenizer it gets the new base's, for then rows go by position; how to generate is the
+        new base's only if the addend brings nothing at all. Of a multimodal base to which a text model's
+        delta is added, what reads images stays.
         """
         files = self.addends[0].read_companions()
-        if not files:
-            files = self.base.read_companions()
+        if not any(name in files for name in TOKENIZERS):
+            others = self.base.read_companions()
+            if files:
+                others.pop(GENERATION, None)
+            files = {**others, **files}
         elif has_text_part(self.config) and not has_text_part(self.addends[0].config):
             kept = [name for name in PROCESSORS if name in self.base.companions and name not in files]
             files |= {name: read_all(self.base.companions[name]) for name in kept}
