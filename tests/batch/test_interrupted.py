@@ -18,6 +18,7 @@ from models import cast, layered_state, near, write_model
 from signals import listen
 
 from pipeline.batch.runner import run_batch
+from pipeline.storage.azure.claim import CLAIM
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
@@ -66,6 +67,11 @@ def staged_bytes(cloud: Cloud, prefix: str) -> int:
     return total
 
 
+def is_half_committed(cloud: Cloud, folder: str) -> bool:
+    """Whether the weights of a model are committed, but the model is not published."""
+    return {f"{folder}{CLAIM}", f"{folder}model.safetensors"} <= set(cloud.names(folder))
+
+
 def sent_bytes(monkeypatch) -> list[int]:
     """Its only item grows by what is staged from here on."""
     from pipeline.storage.azure.writing import AzureWriter
@@ -101,8 +107,8 @@ def test_after_a_kill_finished_steps_and_staged_blocks_are_used(release, cloud, 
             forks.call("run_batch", release(name), after=moment)
             done = sum(len(data) for data in content(cloud, name).values())
             lying = staged_bytes(cloud, f"{name}/")
-            if not lying:
-                continue  # it met no step that had staged anything
+            if not lying or is_half_committed(cloud, f"{name}/m/"):
+                continue  # it met no step at work, or the few commits of a folder: those are made again
             before = sent[0]
             report = run_batch(f"{name}.json")
             assert report.ok
