@@ -327,6 +327,16 @@ def test_rows_that_only_post_has_come_whole(options: dict[str, Any], tmp_path: P
     assert same_bits(result[: len(base)], base) == ("skip" in options)
 
 
+def test_new_rows_of_float64_come_whole_to_what_is_skipped(tmp_path: Path) -> None:
+    base = {name: tensor.double() + 1e-9 for name, tensor in random_state(1).items()}
+    grown = {n: t.double() for n, t in near(base, 2, vocab=53).items()}
+    paths = [str(write_model(tmp_path / n, s)) for n, s in (("base", base), ("post", grown))]
+    report = apply(paths[0], [Difference(*paths)], str(tmp_path / "x"), scale=0.5, skip="embed")
+    result = read_model(tmp_path / "x")[EMBEDDING]
+    assert report.skipped == (EMBEDDING,)
+    assert same_bits(result, torch.cat([base[EMBEDDING], grown[EMBEDDING][50:]]))
+
+
 def test_the_method_counts_only_rows_that_differ_from_a_base(tmp_path: Path) -> None:
     delta = Difference(str(FAMILY / "base-v1"), str(FAMILY / "post-v1"))
     apply(str(FAMILY / "base-v2"), [delta], str(tmp_path / "x"), method="ties", density=0.2)
@@ -365,6 +375,25 @@ def test_provenance_and_card_say_how_it_was_made_to_the_last_digit(mixtral: Mode
     assert "    result = ties(base, 1 · ∆1, 0.1234567891 · ∆2)\n" in card
     assert "- density: 0.3333333333333333\n- lambda: 1\n" in card
     assert "- skip: `gate`\n- scale for: `mlp|w1` × 0.7654321987\n" in card
+
+
+def test_what_provenance_says_makes_the_same_result_again(mixtral: Models) -> None:
+    given: dict[str, Any] = {"method": "della", "density": 0.5, "seed": 9, "skip": "gate"}
+    given |= {"take_config": ["base:model_type"], "dtype": "float16", "scale_for": "layers:0=0.7"}
+    made = mixtral.apply("first", (1.0, 0.3), **given)
+    said = json.loads((mixtral.folder / "first/paramdelta.json").read_text())
+    deltas = [
+        (each.get("location") or Difference(each["base"]["location"], each["post"]["location"]), scale)
+        for each in said["deltas"]
+        for scale in [each["scale"]]
+    ]
+    fusion = {"lambda_" if name == "lambda" else name: value for name, value in said["fusion"].items()}
+    asked = {name: said[name] for name in ("dtype", "take_config")}
+    again = apply(
+        said["base"]["location"], deltas, mixtral.path("again"), overwrite=True, **fusion, **asked
+    )
+    assert again.fingerprint == made.fingerprint
+    assert asked == {"dtype": "float16", "take_config": {"model_type": "base"}}
 
 
 def test_a_dry_run_counts_what_is_read_before_the_sum(mixtral: Models) -> None:

@@ -80,7 +80,8 @@ class Fused:
     def _problem(self, item: Fitted) -> str | None:
         name, base, shapes = item.result.name, item.base, {t.record.shape for t in item.added}
         if not self.adds_to(item):
-            strange = item.is_grown and (not item.result.dtype.is_float or self._is_wide(item))
+            is_settled = item.rules and item.result.dtype.is_float  # what its new rows are
+            strange = item.is_grown and not item.is_whole and not is_settled
             return f"{name} gets more rows, so it can't be left out" if strange else None
         if not self.combines(item):
             return None
