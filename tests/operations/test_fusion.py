@@ -337,6 +337,16 @@ def test_new_rows_of_float64_come_whole_to_what_is_skipped(tmp_path: Path) -> No
     assert same_bits(result, torch.cat([base[EMBEDDING], grown[EMBEDDING][50:]]))
 
 
+def test_new_rows_of_no_float_can_t_be_skipped(tmp_path: Path) -> None:
+    base, post = random_state(1), near(random_state(1), 2, vocab=53)
+    for state in (base, post):
+        state["table"] = torch.ones(len(state[EMBEDDING]), 2, dtype=torch.int32)
+    paths = [str(write_model(tmp_path / n, s)) for n, s in (("base", base), ("post", post))]
+    with pytest.raises(Mismatch, match="table gets more rows") as error:
+        apply(paths[0], [Difference(*paths)], str(tmp_path / "x"), scale=0.5, skip="table")
+    assert error.value.hint == "add to them: see --only and --skip"
+
+
 def test_the_method_counts_only_rows_that_differ_from_a_base(tmp_path: Path) -> None:
     delta = Difference(str(FAMILY / "base-v1"), str(FAMILY / "post-v1"))
     apply(str(FAMILY / "base-v2"), [delta], str(tmp_path / "x"), method="ties", density=0.2)
