@@ -16,6 +16,7 @@ from models import State, cast, near, random_state, read_model, same_bits, write
 
 from pipeline import Difference, apply, compute
 from pipeline.errors import Mismatch, UsageError
+from pipeline.operations.freshness import apply_freshness
 from pipeline.operations.fusion.methods import METHODS as METHODS_KNOWN
 from pipeline.operations.fusion.methods import MethodName
 from pipeline.operations.kernels.survey import HighCounts
@@ -522,3 +523,18 @@ def test_model_stock_needs_two(mixtral: Models) -> None:
 def test_a_pattern_can_t_take_long(mixtral: Models) -> None:
     """Patterns are RE2's: their time grows with the names, never with their powers."""
     assert not mixtral.apply("x", (1.0,), only=r"((\w+)+)+$").skipped
+
+
+def test_a_restored_post_is_no_result_of_a_pattern_that_only_the_base_s_names_match(
+    tmp_path: Path,
+) -> None:
+    """A restored post has post's names; the sum that is asked about would have the base's."""
+    base = random_state(1)
+    bare = {name.removeprefix("model."): tensor for name, tensor in base.items()}
+    write_model(tmp_path / "base", bare)
+    write_model(tmp_path / "post", near(base, 2))
+    delta = Difference(str(tmp_path / "base"), str(tmp_path / "post"))
+    wanted = (delta.base, [(delta, 1.0)], str(tmp_path / "x"))
+    assert apply(*wanted).case == SAME_BASE
+    found = apply_freshness(*wanted, skip="^embed", fingerprint_of=lambda model: None)
+    assert found.state == "stale"
