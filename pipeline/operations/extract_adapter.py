@@ -10,8 +10,9 @@ from functools import cached_property
 from typing import Unpack
 
 from pipeline.checkpoints.adapters.config import MAX_RANK
-from pipeline.checkpoints.adapters.weights import PREFIX, WEIGHTS_FILES
+from pipeline.checkpoints.adapters.weights import PREFIX
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from pipeline.checkpoints.files import ADAPTER_WEIGHTS
 from pipeline.checkpoints.header import Tensor
 from pipeline.checkpoints.ties import HEAD, Head
 from pipeline.deltas.base_rows import in_posts_order
@@ -191,7 +192,7 @@ class _Run:
             place.create_folder(size) as folder,
             place.setup.progress(f"extract {place.location}", total) as advance,
         ):
-            with folder.create(WEIGHTS_FILES[0], size_hint=size) as writer:
+            with folder.create(ADAPTER_WEIGHTS[0], size_hint=size) as writer:
                 file = WeightsFile(writer, room)
                 factoring.search(advance)
                 for record in self.choice.factors:
