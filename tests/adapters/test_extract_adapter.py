@@ -242,11 +242,13 @@ def test_what_is_extracted_of_a_sum_holds_whole_what_the_sum_makes_of_its_base(t
         str(tmp_path / "sum.safetensors"), str(tmp_path / "adapter"), rank=16, base=base
     )
     merged, wanted = merged_by_us(base, tmp_path / "adapter"), read_model(tmp_path / "model")
-    assert {"model.norm.weight", "model.embed_tokens.weight"} <= set(report.whole)
+    assert "model.embed_tokens.weight" in report.whole
     for name, tensor in wanted.items():
         held = name in report.whole
-        assert torch.equal(merged[name], tensor) if held else torch.allclose(
-            merged[name].float(), tensor.float(), rtol=2**-7, atol=1e-6
+        assert (
+            torch.equal(merged[name], tensor)
+            if held
+            else torch.allclose(merged[name].float(), tensor.float(), rtol=2**-7, atol=1e-6)
         ), name
 
 
