@@ -43,7 +43,9 @@ def push(
     store: str | None = None,
     overwrite: bool = False,
 ) -> PushReport:
-    """Push the delta, or the folder of a model or an adapter, at `location` to the Hub repository `repo`, in one commit.
+    """Push what is at `location` to the Hub repository `repo`, in one commit.
+
+    It is a delta, or the folder of a model or of an adapter.
 
     The repository and the branch `revision` are made if they are missing. A delta gets a card, and its
     signature goes with it. private: what a new repository is to be. Files that the branch has with
@@ -144,7 +146,6 @@ class HubPush:
 
 
 def _may_be_weights(name: str) -> bool:
-    """Whether a loader would take a file of a repository for weights or an adapter, and perhaps prefer it."""
-    return "/" not in name and (
-        name.endswith((SAFETENSORS, *PICKLES)) or name in (*INDEXES, ADAPTER_CONFIG)
-    )
+    """Whether a loader would take a file for weights or an adapter, and perhaps prefer it."""
+    is_named = name in (*INDEXES, ADAPTER_CONFIG)
+    return "/" not in name and (is_named or name.endswith((SAFETENSORS, *PICKLES)))

@@ -164,9 +164,7 @@ def test_a_table_held_whole_of_a_base_tied_in_a_way_that_is_not_known_is_refused
         open_post(str(tmp_path / "adapter"), below)
 
 
-def test_experts_of_a_base_that_has_them_as_one_tensor_are_refused_with_the_reason(
-    tmp_path: Path,
-) -> None:
+def test_experts_that_the_base_has_as_one_tensor_are_refused_with_the_reason(tmp_path: Path) -> None:
     stacked = {"model.layers.0.mlp.experts.down_proj": torch.ones(2, 16, 16)}
     base = str(write_model(tmp_path / "base", cast(random_state(1)) | stacked))
     expert = f"{Q.removesuffix('self_attn.q_proj')}mlp.experts.0.down_proj"

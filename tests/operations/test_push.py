@@ -189,7 +189,7 @@ def test_an_adapter_is_pushed_and_no_model_lies_beside_it(
     push(str(tmp_path / "adapter"), REPO)
     assert held(hub) == files_of(tmp_path / "adapter")
     assert inspect(REPO).kind == "adapter"
-    with pytest.raises(OutputExists, match="adapter_config.json"):
+    with pytest.raises(OutputExists, match=r"adapter_config\.json"):
         push(family.base, REPO)
     push(family.base, REPO, overwrite=True)
     assert inspect(REPO).kind == "checkpoint"

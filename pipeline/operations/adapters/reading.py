@@ -1,4 +1,4 @@
-"""A delta's tensor read chunk by chunk: as float32 differences, or as the values that it makes of its base."""
+"""A delta's tensor read chunk by chunk: as float32 differences, or as what it makes of its base."""
 
 from __future__ import annotations
 
