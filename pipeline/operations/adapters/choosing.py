@@ -89,7 +89,8 @@ def choose(delta: Delta, *, only: str | None, skip: str | None, whole: bool) -> 
             where=delta.location,
             hint="see `cli.py inspect`, and --only and --skip",
         )
-    kept, refused = _whole(others, {_module_of(record) for record in factors}, records, wanted=whole)
+    targets = {_module_of(record) for record in factors}
+    kept, refused = _whole(others, targets, records, wanted=whole)
     experts = stacked.intersection(record.name for record in factors)
     return Choice(factors, kept, [*left_out, *refused], experts, loaded)
 
@@ -138,6 +139,8 @@ def _whole(
             refused.append(f"{record.name}: the base has no such module to be adapted")
         elif not is_parameter:
             refused.append(f"{record.name}: no module's weight or bias")
+        elif any(_module_of(each).startswith(f"{_module_of(record)}.") for each in records):
+            refused.append(f"{record.name}: its module has others in it, which PEFT would want whole")
         elif not wanted:
             refused.append(f"{record.name}: not a linear layer's matrix (with --base it is held whole)")
         elif _module_of(record) in targets:
