@@ -22,10 +22,11 @@ from pipeline.checkpoints.files import (
     read_all,
     read_json,
 )
-from pipeline.checkpoints.float8 import DERIVED, config_without_codes, dequantise, is_fp8
+from pipeline.checkpoints.float8 import DERIVED, dequantise
 from pipeline.checkpoints.header import Entry, read_header
 from pipeline.checkpoints.policy import vocab_size
-from pipeline.checkpoints.quantisation import refuse_quantised, stated_quantisation
+from pipeline.checkpoints.quantisation import refuse_quantised
+from pipeline.checkpoints.quantised_config import config_without_codes, is_fp8, stated_quantisations
 from pipeline.engine.plan import Input
 from pipeline.errors import CorruptFile, NotACheckpoint, NotFound
 from pipeline.settings import Settings
@@ -242,7 +243,7 @@ def _assemble(
 
 def _dequantised(found: Checkpoint) -> Checkpoint:
     """`found` with its 8-bit floats as what they mean. Raises QuantisedCheckpoint."""
-    is_silent = not stated_quantisation(found.config)
+    is_silent = not stated_quantisations(found.config)
     has_codes = any(source.entry.dtype in CODES for source in found.tensors.values())
     if not is_fp8(found.config) and not (is_silent and has_codes):
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ INDEXES = (SAFETENSORS_INDEX, "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER = "tokenizer.json"
 GENERATION = "generation_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 MAX_JSON_BYTES = 256 * MIB
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # of images and sound
@@ -50,21 +52,48 @@ class Weights:
 def find_weights(folder: Files) -> Weights:
     """Find the weights of a model folder: safetensors, pickles, GGUF; a single file before an index.
 
-    Raises NotACheckpoint.
+    Raises IsAnAdapter, and NotACheckpoint for a folder that holds no model, or an adapter as well.
     """
-    for single, index in zip(SINGLE_FILES, INDEXES, strict=True):  # in transformers' order
-        if folder.stat(single):
-            return Weights((single,))
-        if folder.stat(index):
-            placed = _read_index(folder, index)
-            return Weights(tuple(sorted(set(placed.values()))), placed, index)
+    found = _find_usual(folder)
+    if found is not None:
+        _refuse_both(folder, found)
+        return found
     names = [blob.name for blob in folder.list() if "/" not in blob.name]
-    if "adapter_config.json" in names:
+    if ADAPTER_CONFIG in names:
         raise IsAnAdapter(
             "is a LoRA adapter, not a model",
             where=folder.url,
             hint="give it with its base (--base), or merge it into its base first",
         )
+    return _find_only(folder, names)
+
+
+def _find_usual(folder: Files) -> Weights | None:
+    """The weights under the names that transformers looks for, in its order."""
+    for single, index in zip(SINGLE_FILES, INDEXES, strict=True):
+        if folder.stat(single):
+            return Weights((single,))
+        if folder.stat(index):
+            placed = _read_index(folder, index)
+            return Weights(tuple(sorted(set(placed.values()))), placed, index)
+    return None
+
+
+def _refuse_both(folder: Files, found: Weights) -> None:
+    """Raise NotACheckpoint if an adapter lies beside a model: transformers would add it, others not."""
+    if folder.stat(ADAPTER_CONFIG) is None:
+        return
+    if weights := next((name for name in ADAPTER_WEIGHTS if folder.stat(name)), None):
+        raise NotACheckpoint(
+            f"holds a model ({found.index or found.files[0]}) and an adapter ({weights}): "
+            "which of them is meant, or both together, is not guessed at",
+            where=folder.url,
+            hint=f"bring {ADAPTER_CONFIG} and {weights} into a folder of their own",
+        )
+
+
+def _find_only(folder: Files, names: Sequence[str]) -> Weights:
+    """The one file of weights under whatever name."""
     for endings in ((SAFETENSORS,), PICKLES, (GGUF,)):
         found = [name for name in names if name.endswith(endings)]
         if len(found) == 1:

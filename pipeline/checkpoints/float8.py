@@ -18,15 +18,16 @@ import numpy as np
 
 from pipeline.checkpoints.derived import DerivedReader
 from pipeline.checkpoints.header import Entry
+from pipeline.checkpoints.quantised_config import fp8_block
 from pipeline.errors import QuantisedCheckpoint
 from pipeline.storage.base import Reader
 from pipeline.tensors import float8
-from pipeline.tensors.dtypes import F32, Bytes, DType, Kind
+from pipeline.tensors.dtypes import BY_NAME, F32, U8, Bytes, DType, Kind
 
 DERIVED = "fp8, dequantised"
-METHOD = "fp8"
 SCALE = "_scale_inv"
 _FOR_ACTIVATIONS = ("activation_scale", "input_scale")  # beside `weight`, or as a suffix of NAME
+_PACKED = (BY_NAME["I8"], U8)
 _PIECE = 1 << 18  # elements that are widened at once: memory beside what is asked for
 
 Stored = Mapping[str, tuple[Entry, Reader]]
@@ -116,12 +117,6 @@ def _read(reader: Reader, entry: Entry, begin: int, end: int) -> Bytes:
     return data
 
 
-def is_fp8(config: Mapping[str, Any] | None) -> bool:
-    """Whether a config says that its weights are 8-bit floats with scales of the form described here."""
-    said = (config or {}).get("quantization_config")
-    return isinstance(said, dict) and said.get("quant_method") == METHOD
-
-
 def dequantise(
     stored: Stored, config: Mapping[str, Any] | None, *, where: str
 ) -> tuple[DerivedReader, set[str]]:
@@ -129,7 +124,7 @@ def dequantise(
 
     Raises QuantisedCheckpoint, which names every weight that cannot be dequantised, and why.
     """
-    configured = _configured(config)
+    configured = fp8_block(config)
     made: dict[str, Scaled] = {}
     gone: set[str] = set()
     problems: list[str] = []
@@ -137,7 +132,8 @@ def dequantise(
         scales = stored.get(name + SCALE)
         if name.endswith(SCALE) and name.removesuffix(SCALE) not in stored:
             problems.append(f"{name.removesuffix(SCALE)!r} is missing, which {name!r} are the scales of")
-        if name.endswith(SCALE) or (scales is None and entry.dtype.kind is not Kind.CODED):
+        is_code = entry.dtype.kind is Kind.CODED or _may_be_packed(entry)
+        if name.endswith(SCALE) or (scales is None and not is_code):
             continue
         problem = _problem(entry, scales[0] if scales else None, configured)
         if problem or scales is None:
@@ -157,10 +153,15 @@ def dequantise(
     return DerivedReader(f"{where} (dequantised)", made), gone & stored.keys()
 
 
+def _may_be_packed(entry: Entry) -> bool:
+    """Whether a tensor beside 8-bit floats may be one of 4-bit floats, two in a byte, as experts are."""
+    return entry.dtype in _PACKED and len(entry.shape) > 1
+
+
 def _problem(entry: Entry, scale: Entry | None, configured: tuple[int, int] | None) -> str | None:
     """Why a weight cannot be dequantised."""
     if entry.dtype not in float8.CODES:
-        return f"is {entry.dtype}"
+        return f"is {entry.dtype}" + (" and may be 4-bit codes" if entry.dtype in _PACKED else "")
     if scale is None:
         return f"is {entry.dtype} and has no scales {entry.name + SCALE!r}"
     if scale.dtype not in float8.SCALES:
@@ -168,22 +169,3 @@ def _problem(entry: Entry, scale: Entry | None, configured: tuple[int, int] | No
     if float8.block_of(entry.shape, scale.shape, configured) is None:
         return f"of shape {list(entry.shape)} has scales of shape {list(scale.shape)}"
     return None
-
-
-def _configured(config: Mapping[str, Any] | None) -> tuple[int, int] | None:
-    """The block that a config tells."""
-    said = (config or {}).get("quantization_config")
-    block = said.get("weight_block_size") if isinstance(said, dict) else None
-    if not isinstance(block, list) or len(block) != 2:
-        return None
-    height, width = block
-    are_sizes = all(type(size) is int and 0 < size < 1 << 31 for size in block)
-    return (height, width) if are_sizes else None
-
-
-def config_without_codes(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The config of weights that were made float32: whoever loads them is not to round them."""
-    if config is None:
-        return None
-    left = {k: v for k, v in config.items() if k not in ("quantization_config", "torch_dtype")}
-    return {**left, "dtype": "float32"}

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipeline.checkpoints.float8 import is_fp8
 from pipeline.checkpoints.header import Entry
+from pipeline.checkpoints.quantised_config import is_fp8, method_of, stated_quantisations
 from pipeline.errors import QuantisedCheckpoint
 from pipeline.tensors.dtypes import Kind
 from pipeline.tensors.float8 import CODES
 
 _HINT = "use the original bf16 or fp32 weights, or dequantise them first"
 _FP8_HINT = "use the original bf16 or fp32 weights, or --dequantize to have them read as float32"
-_CONFIGS = ("quantization_config", "compression_config")  # the latter is compressed-tensors' older name
 # How tensors are called that say by themselves what they are, where no config does.
 _SPELLINGS = {
     ".qweight": "GPTQ or AWQ",
@@ -25,21 +24,12 @@ _SPELLINGS = {
 }
 
 
-def stated_quantisation(config: Mapping[str, Any] | None) -> Any:
-    """What a config says of how its weights are quantised; nothing that counts where they are not."""
-    return next((found for key in _CONFIGS if (found := (config or {}).get(key))), None)
-
-
 def refuse_quantised(location: str, config: Mapping[str, Any] | None, entries: Iterable[Entry]) -> None:
-    """Raise QuantisedCheckpoint, naming the method or a tensor, if the weights are quantised.
-
-    `quantization_config` is where transformers records GPTQ, AWQ, bitsandbytes, FP8 and the like.
-    """
-    quantisation = stated_quantisation(config)
-    if quantisation:
-        method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+    """Raise QuantisedCheckpoint, naming the methods or a tensor, if the weights are quantised."""
+    methods = dict.fromkeys(method_of(each) for each in stated_quantisations(config))
+    if methods:
         raise QuantisedCheckpoint(
-            f"is quantised with {method or 'an unnamed method'}",
+            f"is quantised with {' and '.join(methods)}",
             where=location,
             hint=_FP8_HINT if is_fp8(config) else _HINT,
         )

@@ -10,8 +10,9 @@ from functools import cached_property
 from typing import Unpack
 
 from pipeline.checkpoints.adapters.config import MAX_RANK
-from pipeline.checkpoints.adapters.weights import PREFIX, WEIGHTS_FILES
+from pipeline.checkpoints.adapters.weights import PREFIX
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from pipeline.checkpoints.files import ADAPTER_WEIGHTS
 from pipeline.checkpoints.header import Tensor
 from pipeline.checkpoints.ties import HEAD, Head
 from pipeline.deltas.base_rows import in_posts_order
@@ -158,7 +159,7 @@ class _Run:
         ]
 
     def _whole(self) -> list[tuple[Tensor, str]]:
-        """What is held whole, each with the delta's name of it; a tied head beside its embedding."""
+        """What is held whole, each with the delta's name of it; what is tied to it beside it."""
         found = []
         targets = set(self.choice.targets)
         for record in self.choice.whole:
@@ -166,8 +167,10 @@ class _Run:
             module, _, end = name.rpartition(".")
             name = f"{module}.base_layer.{end}" if module in targets else name
             found.append((Tensor(PREFIX + name, record.post, record.shape), record.name))
-            if record.name == self._tied_embedding:
-                found.append((Tensor(PREFIX + HEAD, record.post, record.shape), record.name))
+        if any(name == self._tied_embedding for _, name in found):
+            for copy, name in self._copies.items():
+                record = self.delta.tensors[name].record
+                found.append((Tensor(PREFIX + copy, record.post, record.shape), name))
         return found
 
     @cached_property
@@ -175,6 +178,22 @@ class _Run:
         """The delta's name of the embedding that is the head, too."""
         names = names_of_delta(self.delta)
         return names.embedding_of(HEAD) if names.head() is Head.TIED else None
+
+    @cached_property
+    def _copies(self) -> dict[str, str]:
+        """What is tied to the embedding, with the delta's name of each: a head, or T5's three tables.
+
+        A classifier has none. PEFT wants modules whole: a head's bias that is tied (BERT) comes along.
+        """
+        loaded, embedding = self.choice.loaded, self._tied_embedding or ""
+        copies = loaded.copies(loaded.name(embedding))
+        if copies is None:
+            return {HEAD: embedding}
+        modules = {copy.rpartition(".")[0] for copy in copies}
+        tied = {
+            copy: name for name in self.delta.tensors for copy in loaded.copies(loaded.name(name)) or ()
+        }
+        return {copy: name for copy, name in tied.items() if copy.rpartition(".")[0] in modules}
 
     def _largest(self) -> list[Tensor]:
         """The tensors of the file, with the highest ranks that they may come to."""
@@ -191,7 +210,7 @@ class _Run:
             place.create_folder(size) as folder,
             place.setup.progress(f"extract {place.location}", total) as advance,
         ):
-            with folder.create(WEIGHTS_FILES[0], size_hint=size) as writer:
+            with folder.create(ADAPTER_WEIGHTS[0], size_hint=size) as writer:
                 file = WeightsFile(writer, room)
                 factoring.search(advance)
                 for record in self.choice.factors:
@@ -218,7 +237,7 @@ class _Run:
         usual = found.rank or found.shared or max(ranks.values())
         saved = self.choice.saved
         if any(name == self._tied_embedding for _, name in self._whole()):
-            saved = [*saved, HEAD.removesuffix(".weight")]
+            saved = [*saved, *dict.fromkeys(copy.rpartition(".")[0] for copy in self._copies)]
         config = peft_config(self.delta, ranks, usual, saved=saved, biases=self.choice.biases)
         facts = {"rank": found.rank, "energy": found.energy, "error": found.error}
         return other_files(self.delta, config, file, facts, signer)

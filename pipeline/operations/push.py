@@ -1,17 +1,17 @@
-"""push: a finished delta or model, wherever it lies, to the Hub by one commit."""
+"""push: a finished delta, model or adapter, wherever it lies, to the Hub by one commit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Self
 
 from pipeline.checkpoints.checkpoint import open_files
-from pipeline.checkpoints.files import INDEXES, PICKLES, SAFETENSORS, find_weights
+from pipeline.checkpoints.files import ADAPTER_CONFIG, INDEXES, PICKLES, SAFETENSORS, find_weights
 from pipeline.deltas.delta import open_delta
 from pipeline.deltas.signing import SUFFIX
-from pipeline.errors import PipelineError, UsageError
+from pipeline.errors import IsAnAdapter, NotACheckpoint, PipelineError, UsageError
 from pipeline.operations.arguments import names_a_delta
 from pipeline.operations.outputs.card import CARD, delta_card
 from pipeline.operations.outputs.signatures import find_signature
@@ -43,7 +43,9 @@ def push(
     store: str | None = None,
     overwrite: bool = False,
 ) -> PushReport:
-    """Push the delta or the model folder at `location` to the Hub repository `repo`, in one commit.
+    """Push what is at `location` to the Hub repository `repo`, in one commit.
+
+    It is a delta, or the folder of a model or of an adapter.
 
     The repository and the branch `revision` are made if they are missing. A delta gets a card, and its
     signature goes with it. private: what a new repository is to be. Files that the branch has with
@@ -98,11 +100,12 @@ class HubPush:
             return self._push(str(where), uploads)
 
     def model(self, location: str) -> PushReport:
-        """Push the model folder at `location`: every file of it."""
+        """Push the folder of a model or an adapter at `location`: every file of it."""
         where = parse_output_model(location)
         with ExitStack() as stack, self._saying_how_to_go_on(str(where)):
             folder = open_files(where, self.settings)
-            find_weights(folder)  # else it is no model
+            with suppress(IsAnAdapter):  # which is pushed as models are
+                find_weights(folder)  # else it is no model
             uploads = []
             for blob in list(folder.list()):
                 reader = folder.open(blob.name)
@@ -127,6 +130,8 @@ class HubPush:
         """What was to be pushed is finished, and stays: an error says so."""
         try:
             yield
+        except NotACheckpoint:
+            raise  # it would be refused again
         except PipelineError as error:
             again = [f"cli.py push {location} {self.target.repo}"]
             if in_store and self.settings.store != DEFAULT_STORE:
@@ -141,5 +146,6 @@ class HubPush:
 
 
 def _may_be_weights(name: str) -> bool:
-    """Whether a loader would take a file of a repository for weights, and perhaps prefer it."""
-    return "/" not in name and (name.endswith((SAFETENSORS, *PICKLES)) or name in INDEXES)
+    """Whether a loader would take a file for weights or an adapter, and perhaps prefer it."""
+    is_named = name in (*INDEXES, ADAPTER_CONFIG)
+    return "/" not in name and (is_named or name.endswith((SAFETENSORS, *PICKLES)))

@@ -13,8 +13,9 @@ import torch
 from models import cast, random_state, write_model
 from safetensors.torch import save_file
 
-from pipeline import open_checkpoint
+from pipeline import compute, copy, inspect, list_store, open_checkpoint
 from pipeline.checkpoints.adapters.post import open_post
+from pipeline.checkpoints.files import SAFETENSORS_INDEX
 from pipeline.errors import CorruptFile, Mismatch, NotACheckpoint, NotFound, PipelineError
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -163,6 +164,20 @@ def test_a_table_held_whole_of_a_base_tied_in_a_way_that_is_not_known_is_refused
         open_post(str(tmp_path / "adapter"), below)
 
 
+def test_experts_that_the_base_has_as_one_tensor_are_refused_with_the_reason(tmp_path: Path) -> None:
+    stacked = {"model.layers.0.mlp.experts.down_proj": torch.ones(2, 16, 16)}
+    base = str(write_model(tmp_path / "base", cast(random_state(1)) | stacked))
+    expert = f"{Q.removesuffix('self_attn.q_proj')}mlp.experts.0.down_proj"
+    save_file(
+        {name.replace(Q, expert): tensor for name, tensor in FACTORS.items()},
+        tmp_path / "adapter_model.safetensors",
+    )
+    said = {**CONFIG, "target_modules": ["down_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(said))
+    with open_checkpoint(base) as below, pytest.raises(Mismatch, match="experts as one tensor"):
+        open_post(str(tmp_path), below)
+
+
 def test_an_adapter_without_weights_is_refused(tmp_path: Path) -> None:
     base = str(write_model(tmp_path / "base", cast(random_state(1))))
     (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))
@@ -192,3 +207,39 @@ def test_an_adapter_alone_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))
     with pytest.raises(NotACheckpoint, match="with its base"):
         open_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin", SAFETENSORS_INDEX])
+def test_a_folder_that_holds_a_model_and_an_adapter_is_neither(weights: str, tmp_path: Path) -> None:
+    state = cast(random_state(1))
+    model = str(write_model(tmp_path / "store" / "base", state))
+    both = write_model(tmp_path / "store" / "both", state)
+    if weights == SAFETENSORS_INDEX:
+        (both / "model.safetensors").rename(both / "part.safetensors")
+        (both / weights).write_text(json.dumps({"weight_map": dict.fromkeys(state, "part.safetensors")}))
+    elif weights == "pytorch_model.bin":
+        (both / "model.safetensors").unlink()
+        torch.save(state, both / weights)
+    save_file(FACTORS, both / "adapter_model.safetensors")
+    (both / "adapter_config.json").write_text(json.dumps(CONFIG))
+    for open_it in (open_checkpoint, inspect, lambda path: compute(model, path, str(tmp_path / "d"))):
+        with pytest.raises(NotACheckpoint, match="and an adapter") as refused:
+            open_it(str(both))
+        assert type(refused.value) is NotACheckpoint
+        assert weights in str(refused.value)
+        assert "adapter_config.json" in str(refused.value.hint)
+    found = {item.name: item for item in list_store(str(tmp_path / "store")).items}
+    assert (found["both"].kind, found["both"].problem) == ("model", "holds a model and an adapter")
+    assert found["base"].problem is None
+    copy(str(both), str(tmp_path / "copied"))
+    assert {each.name for each in both.iterdir()} == {
+        each.name for each in (tmp_path / "copied").iterdir()
+    }
+
+
+def test_what_a_model_s_folder_keeps_of_an_adapter_without_weights_is_no_adapter(tmp_path: Path) -> None:
+    state = cast(random_state(1))
+    model = write_model(tmp_path, state)
+    (model / "adapter_config.json").write_text(json.dumps(CONFIG))
+    with open_checkpoint(str(model)) as opened:
+        assert opened.tensors.keys() == state.keys()

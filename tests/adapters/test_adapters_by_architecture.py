@@ -141,3 +141,42 @@ def test_a_module_is_found_by_the_name_that_it_has_once_loaded(tmp_path: Path) -
     head = "embed_out.weight"
     assert ulps_apart(ours[head], theirs["lm_head.weight"], before[head]) <= 1
     assert not torch.equal(ours[head], before[head])
+
+
+BERT = {**SMALL, "num_hidden_layers": 1, "intermediate_size": 24, "max_position_embeddings": 16}
+TIED: dict[str, tuple[Callable[[Path], Path], set[str]]] = {
+    "T5": (
+        lambda folder: make(
+            "T5ForConditionalGeneration", folder, vocab_size=40, d_model=16, d_kv=8, d_ff=24,
+            num_layers=1, num_heads=2,
+        ),
+        {"shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head"},
+    ),
+    "BERT": (lambda folder: make("BertForMaskedLM", folder, **BERT), {"cls.predictions.decoder"}),
+    "classifier": (lambda folder: make("BertForSequenceClassification", folder, **BERT), set()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TIED)
+def test_all_that_a_model_ties_to_an_embedding_is_held_beside_it(kind: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    build, modules = TIED[kind]
+    base, post = (build(tmp_path / name) for name in ("base", "post"))
+    rewrite(post, lambda state: {name: (t.float() + 0.25).to(t.dtype) for name, t in state.items()})
+    delta, out = str(tmp_path / "d.safetensors"), str(tmp_path / "adapter")
+    compute(str(base), str(post), delta)
+    report = extract_adapter(delta, out, rank=2, base=str(base))
+    saved = set(
+        json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["modules_to_save"]
+    )
+    assert modules <= saved
+    assert ("lm_head" in saved) == ("lm_head" in modules)
+    wanted = load(post).state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        merged = PeftModel.from_pretrained(load(base), out).merge_and_unload().state_dict()
+    apart = [n for n, tensor in wanted.items() if not torch.allclose(merged[n], tensor, atol=0.01)]
+    assert apart == [line.partition(":")[0] for line in report.left_out]
+    if kind == "classifier":
+        assert merged_by_us(str(base), out).keys() == read_model(base).keys()

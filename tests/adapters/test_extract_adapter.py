@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import cli
-from pipeline import compute, extract_adapter, verify
+from pipeline import apply, combine, compute, extract_adapter, verify
 from pipeline.errors import CorruptFile, OtherCheckpoint, OutputExists, UsageError
 from pipeline.tensors.low_rank import factorise, residual, squared_norm
 
@@ -228,6 +228,28 @@ def test_what_is_too_large_is_refused_by_name_and_nothing_appears(
     with pytest.raises(UsageError, match=rf"a\.q_proj\.weight.* {said}"):
         extract_adapter(str(tmp_path / "d.safetensors"), str(tmp_path / "out"), rank=4, **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_extracted_of_a_sum_holds_whole_what_the_sum_makes_of_its_base(tmp_path: Path) -> None:
+    state = cast(random_state(1))
+    base = str(write_model(tmp_path / "base", state))
+    deltas = [str(tmp_path / f"{seed}.safetensors") for seed in (2, 3)]
+    for seed, path in enumerate(deltas, 2):
+        compute(base, str(write_model(tmp_path / f"post-{seed}", cast(near(state, seed)))), path)
+    combine([(deltas[0], 0.5), (deltas[1], 1.5)], str(tmp_path / "sum.safetensors"))
+    apply(base, [str(tmp_path / "sum.safetensors")], str(tmp_path / "model"))
+    report = extract_adapter(
+        str(tmp_path / "sum.safetensors"), str(tmp_path / "adapter"), rank=16, base=base
+    )
+    merged, wanted = merged_by_us(base, tmp_path / "adapter"), read_model(tmp_path / "model")
+    assert "model.embed_tokens.weight" in report.whole
+    for name, tensor in wanted.items():
+        held = name in report.whole
+        assert (
+            torch.equal(merged[name], tensor)
+            if held
+            else torch.allclose(merged[name].float(), tensor.float(), rtol=2**-7, atol=1e-6)
+        ), name
 
 
 def test_another_base_is_found_out_and_nothing_appears(delta: str, tmp_path: Path) -> None:

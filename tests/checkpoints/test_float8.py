@@ -138,6 +138,19 @@ def test_scales_go_and_all_else_stays_as_it_is(tmp_path: Path) -> None:
             assert stored[name] == tensor.view(torch.uint8).numpy().tobytes()
 
 
+def test_what_the_text_part_s_config_says_counts_and_goes(tmp_path: Path) -> None:
+    said = {"quantization_config": {**FP8, "weight_block_size": [2, 4]}, "dtype": "bfloat16"}
+    state = {NAME: codes(3, 8), SCALES: scales(2, 2)}
+    folder = write_model(tmp_path, state, text_config={**said, "hidden_size": 8})
+    with dequantised(folder) as model:
+        assert model.config is not None
+        assert model.config["text_config"] == {"hidden_size": 8}
+        expected = state[NAME].float() * spread(state[SCALES], (2, 4), (3, 8))
+        assert torch.equal(value_of(model, NAME), expected)
+    with pytest.raises(QuantisedCheckpoint, match="quantised with fp8"):
+        open_checkpoint(str(folder))
+
+
 def test_without_being_asked_they_are_refused_and_the_option_is_named(tmp_path: Path) -> None:
     state = {NAME: codes(128, 128), SCALES: scales(1, 1)}
     for config in ({"quantization_config": FP8}, {}):
@@ -162,6 +175,7 @@ def test_what_is_not_quantised_is_read_as_ever(tmp_path: Path) -> None:
         ({NAME: codes(256, 256), SCALES: scales(1, 2)}, r"has scales of shape \[1, 2\]"),
         ({NAME + "x": codes(1), SCALES: scales(1, 1)}, "is missing"),
         ({NAME: torch.ones(128, 64, dtype=torch.int8), SCALES: scales(1, 1)}, "is I8"),
+        ({NAME: torch.ones(128, 64, dtype=torch.int8)}, "is I8 and may be 4-bit codes"),
         ({NAME: codes(128, 128).to(torch.float8_e4m3fnuz), SCALES: scales(1, 1)}, "is F8_E4M3FNUZ"),
     ],
     ids=[
@@ -171,6 +185,7 @@ def test_what_is_not_quantised_is_read_as_ever(tmp_path: Path) -> None:
         "no weight",
         "integers",
         "4 bits",
+        "4 bits without scales",
         "other codes",
     ],
 )

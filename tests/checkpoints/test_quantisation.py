@@ -50,3 +50,13 @@ def test_tensors_say_it_where_no_config_does(tmp_path: Path, name: str, method: 
     with pytest.raises(QuantisedCheckpoint, match=method) as refused:
         open_checkpoint(str(write_model(tmp_path, state)))
     assert name in str(refused.value)
+
+
+@pytest.mark.parametrize("parts", [("text_config",), ("thinker_config", "text_config")], ids=".".join)
+def test_a_part_s_config_names_the_method_too(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    said: object = {"quantization_config": {"quant_method": "awq"}}
+    for part in reversed(parts[1:]):
+        said = {part: said}
+    folder = write_model(tmp_path, cast(random_state(1)), **{parts[0]: said})
+    with pytest.raises(QuantisedCheckpoint, match="quantised with awq"):
+        open_checkpoint(str(folder))

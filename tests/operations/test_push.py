@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from adapters.making import hand_made
 from clouds import Cloud
 from conftest import Cli
 from huggingface_hub import ModelCard, snapshot_download
@@ -13,7 +14,7 @@ from keys import make_pair
 from operations.conftest import Family
 from servers.hub import HubServer
 
-from pipeline import apply, compute, push, verify
+from pipeline import apply, compute, inspect, push, verify
 from pipeline.errors import AccessError, NotACheckpoint, OutputExists, PipelineError, UsageError
 from pipeline.storage import retry
 
@@ -179,3 +180,17 @@ def test_a_folder_that_is_no_model_is_not_pushed(hub: HubServer, tmp_path: Path)
     with pytest.raises(NotACheckpoint):
         push(str(tmp_path / "papers"), REPO)
     assert not hub.repos
+
+
+def test_an_adapter_is_pushed_and_no_model_lies_beside_it(
+    hub: HubServer, family: Family, tmp_path: Path
+) -> None:
+    hand_made(tmp_path / "adapter", family.base, ["q_proj"])
+    push(str(tmp_path / "adapter"), REPO)
+    assert held(hub) == files_of(tmp_path / "adapter")
+    assert inspect(REPO).kind == "adapter"
+    with pytest.raises(OutputExists, match=r"adapter_config\.json"):
+        push(family.base, REPO)
+    push(family.base, REPO, overwrite=True)
+    assert inspect(REPO).kind == "checkpoint"
+    assert "adapter_config.json" not in held(hub)

@@ -13,7 +13,6 @@ from typing import Any, Self
 
 from pipeline.errors import CorruptFile, NotACheckpoint
 
-CONFIG_FILE = "adapter_config.json"
 MAX_RANK = 1 << 20
 _MAX_PATTERNS = 100_000
 _MAX_PATTERN_CHARACTERS = 1000

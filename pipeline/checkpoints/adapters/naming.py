@@ -75,6 +75,13 @@ class Loaded:
         """The module that this parameter is of."""
         return self.name(name).rpartition(".")[0]
 
+    def copies(self, parameter: str) -> list[str] | None:
+        """The parameters that the model ties to this one; None where its classes don't tell."""
+        if self.architecture is None:
+            return None
+        ties: Mapping[str, str] = self.architecture.model.all_tied_weights_keys
+        return [name for name, source in ties.items() if source == parameter]
+
     def is_linear(self, name: str) -> bool | None:
         """Whether it is the weight of a linear layer; None where the model's classes don't tell."""
         if self.architecture is None or name not in self.names:

@@ -5,6 +5,7 @@ What the adapter leaves alone is read where base has it; what it holds whole is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from pipeline.settings import Settings
 from pipeline.storage.base import Reader
 from pipeline.storage.locations import Scheme, parse_model
 from pipeline.tensors.fingerprint import Digest, digest_bytes
+
+_EXPERT, _STACKED = re.compile(r"\.experts\.\d+\."), re.compile(r"\.experts\.[a-z_]+\Z")
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def merge(base: Checkpoint, adapter: Adapter) -> AdaptedCheckpoint:
     for module, factors in adapter.factors.items():
         weight = places.find(f"{module}.weight")
         if weight is None:
-            problems.append(f"{module} is in the adapter only")
+            problems.append(f"{module} is in the adapter only{_why_absent(module, base)}")
             continue
         target = Stored(tensors[weight][1], tensors[weight][0])
         conv1d = is_conv1d(base.config, module)
@@ -186,6 +189,12 @@ def _notes(base: Checkpoint, adapter: Adapter) -> list[str]:
         return []
     at = f"@{revision}" if revision else ""
     return [f"the adapter says that it was trained on {where}{at}, not on {base.location}"]
+
+
+def _why_absent(module: str, base: Checkpoint) -> str:
+    """Why a base may lack a module: transformers 5 may have written its experts as one tensor."""
+    is_stacked = _EXPERT.search(module) and any(map(_STACKED.search, base.tensors))
+    return ": base has its experts as one tensor" if is_stacked else ""
 
 
 def _replace(

@@ -11,6 +11,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import replace
 from typing import Any
 
+from pipeline.checkpoints.adapters.naming import Loaded
 from pipeline.checkpoints.adapters.weights import Adapter, Stored
 from pipeline.checkpoints.header import Entry
 from pipeline.checkpoints.policy import vocab_size
@@ -55,7 +56,7 @@ def tie(
             hint="untie the base first, or train with the head in modules_to_save",
         )
     tensors.pop(head, None)
-    if adapted or not held:
+    if adapted or not held or (head not in whole and not _has_head(base, embedding)):
         return
     if held == {embedding, head} and have_same_values(*(_placed(whole[name]) for name in held)):
         del whole[head]
@@ -63,6 +64,12 @@ def tie(
     reader, entry = tensors[embedding]
     tensors[head] = (reader, replace(entry, name=head))
     config.update(untied(config))
+
+
+def _has_head(base: Names, embedding: str) -> bool:
+    """Whether anything is tied to the embedding once it is loaded; a classifier has no head."""
+    loaded = Loaded.of(base.config, base.shapes)
+    return loaded.copies(loaded.name(embedding)) != []
 
 
 def _placed(stored: Stored) -> tuple[Reader, Entry]:

@@ -12,13 +12,18 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.checkpoints.adapters.config import CONFIG_FILE, AdapterConfig
-from pipeline.checkpoints.files import PICKLES, find_companions, read_json
+from pipeline.checkpoints.adapters.config import AdapterConfig
+from pipeline.checkpoints.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    PICKLES,
+    find_companions,
+    read_json,
+)
 from pipeline.checkpoints.header import Entry, read_header
 from pipeline.errors import CorruptFile, Mismatch, NotFound
 from pipeline.storage.base import Files, Reader
 
-WEIGHTS_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
 _PARTS = re.compile(
     r"(?P<module>.+)\.(?:lora_(?P<linear>[AB])(?:\.default)?\.weight"
@@ -71,10 +76,12 @@ def open_adapter(folder: Files, location: str) -> Adapter:
 
     Raises NotFound, CorruptFile, Mismatch, and NotACheckpoint for what is not merged here.
     """
-    config = AdapterConfig.parse(read_json(folder, CONFIG_FILE), where=f"{folder.url}/{CONFIG_FILE}")
-    name = next((name for name in WEIGHTS_FILES if folder.stat(name)), None)
+    config = AdapterConfig.parse(
+        read_json(folder, ADAPTER_CONFIG), where=f"{folder.url}/{ADAPTER_CONFIG}"
+    )
+    name = next((name for name in ADAPTER_WEIGHTS if folder.stat(name)), None)
     if name is None:
-        raise NotFound(f"has neither {' nor '.join(WEIGHTS_FILES)}", where=location)
+        raise NotFound(f"has neither {' nor '.join(ADAPTER_WEIGHTS)}", where=location)
     file = folder.open(name)
     factors: dict[str, Factors] = {}
     whole: dict[str, Stored] = {}

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.checkpoints.derived import Derivation, DerivedReader
-from pipeline.checkpoints.float8 import config_without_codes
 from pipeline.checkpoints.gguf.header import Header, Packed, read_gguf_header
 from pipeline.checkpoints.gguf.tensors import PLAIN, Rows, Vector, dequantised, row_order
 from pipeline.checkpoints.gguf.tokenizer import TOKENIZERS, make_tokenizer
 from pipeline.checkpoints.gguf.translation import Translation, translate
+from pipeline.checkpoints.quantised_config import config_without_codes
 from pipeline.errors import Mismatch, NotACheckpoint
 from pipeline.storage.base import Reader
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.checkpoints.adapters.config import CONFIG_FILE
 from pipeline.checkpoints.adapters.naming import is_conv1d
-from pipeline.checkpoints.adapters.weights import WEIGHTS_FILES
+from pipeline.checkpoints.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from pipeline.checkpoints.output import as_json
 from pipeline.deltas.delta import Delta
 from pipeline.deltas.signing import SUFFIX, Signer
@@ -65,7 +64,7 @@ def other_files(
     weights: as it was written. facts: what the provenance is to say beside base and delta.
     """
     manifest = delta.manifest
-    files = {**delta.read_companions(), CONFIG_FILE: as_json(config)}
+    files = {**delta.read_companions(), ADAPTER_CONFIG: as_json(config)}
     source = {"location": delta.location, "scale": 1.0, "fingerprint": str(manifest.fingerprint)}
     sides = {"base": identity(manifest.base), "post": identity(manifest.post)}
     found = weights.fingerprints
@@ -73,7 +72,7 @@ def other_files(
         origin={"base": sides["base"], "deltas": [{**source, **sides}], "adapter": facts},
         fingerprint=fold_checkpoint(found),
         tensors=found,
-        shards={WEIGHTS_FILES[0]: weights.header},
+        shards={ADAPTER_WEIGHTS[0]: weights.header},
         files={name: digest_bytes(content) for name, content in sorted(files.items())},
     ).to_json()
     signed = {PROVENANCE: provenance}

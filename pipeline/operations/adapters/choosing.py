@@ -89,7 +89,8 @@ def choose(delta: Delta, *, only: str | None, skip: str | None, whole: bool) -> 
             where=delta.location,
             hint="see `cli.py inspect`, and --only and --skip",
         )
-    kept, refused = _whole(others, {_module_of(record) for record in factors}, records, wanted=whole)
+    targets = {_module_of(record) for record in factors}
+    kept, refused = _whole(others, targets, records, wanted=whole)
     experts = stacked.intersection(record.name for record in factors)
     return Choice(factors, kept, [*left_out, *refused], experts, loaded)
 
@@ -125,6 +126,13 @@ def _module_of(record: TensorRecord) -> str:
     return record.name.rpartition(".")[0]
 
 
+def _above(module: str) -> Iterator[str]:
+    """The modules that a module is in."""
+    while "." in module:
+        module = module.rpartition(".")[0]
+        yield module
+
+
 def _whole(
     others: Sequence[TensorRecord], targets: set[str], records: Sequence[TensorRecord], *, wanted: bool
 ) -> tuple[list[TensorRecord], list[str]]:
@@ -132,12 +140,15 @@ def _whole(
     refused = []
     modules: dict[str, None] = {}
     kept = []
+    above = {part for each in records for part in _above(_module_of(each))}
     for record in others:
         is_parameter = record.name.endswith((_WEIGHT, _BIAS)) and record.post.is_float
         if is_absent(record.base_shape, record.shape):
             refused.append(f"{record.name}: the base has no such module to be adapted")
         elif not is_parameter:
             refused.append(f"{record.name}: no module's weight or bias")
+        elif _module_of(record) in above:
+            refused.append(f"{record.name}: its module has others in it, which PEFT would want whole")
         elif not wanted:
             refused.append(f"{record.name}: not a linear layer's matrix (with --base it is held whole)")
         elif _module_of(record) in targets:

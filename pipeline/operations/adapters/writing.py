@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.checkpoints.adapters.config import CONFIG_FILE
-from pipeline.checkpoints.adapters.weights import PREFIX, WEIGHTS_FILES
+from pipeline.checkpoints.adapters.weights import PREFIX
+from pipeline.checkpoints.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from pipeline.checkpoints.header import Tensor, build_header
 from pipeline.storage.base import Writer
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
@@ -73,4 +73,4 @@ def weight_name(module: str, factor: str) -> str:
 
 def publish_order(files: Mapping[str, bytes]) -> list[str]:
     """The weights first, the config last: without it nothing takes the folder for an adapter."""
-    return [WEIGHTS_FILES[0], *(name for name in files if name != CONFIG_FILE), CONFIG_FILE]
+    return [ADAPTER_WEIGHTS[0], *(name for name in files if name != ADAPTER_CONFIG), ADAPTER_CONFIG]

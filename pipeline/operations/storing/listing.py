@@ -91,9 +91,11 @@ def _describe(store: Store, item: Item) -> Listed:
 
 
 def what_is_missing(item: Item) -> str | None:
-    """What keeps a folder from being a model."""
+    """What keeps a folder from being read as a model, or as an adapter."""
     if not item.is_whole:
         return "is being published or deleted, or was when that was stopped"
+    if item.is_ambiguous:
+        return "holds a model and an adapter"
     return None if item.has_weights else "has no weights"
 
 

@@ -6,9 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from pipeline.checkpoints.adapters.config import CONFIG_FILE as ADAPTER_CONFIG
-from pipeline.checkpoints.adapters.weights import WEIGHTS_FILES as ADAPTER_WEIGHTS
-from pipeline.checkpoints.files import INDEXES, SINGLE_FILES
+from pipeline.checkpoints.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEXES, SINGLE_FILES
 from pipeline.checkpoints.output import CONFIG
 from pipeline.deltas.signing import SUFFIX
 from pipeline.engine.journal import SUFFIX as JOURNAL
@@ -66,13 +64,21 @@ class Item:
     @property
     def has_weights(self) -> bool:
         """Whether the folder has what readers of models look for first."""
-        return self.has(*_WEIGHTS) or self.is_adapter
+        return self.has(*_WEIGHTS) or self._has_adapter
 
     @property
     def is_adapter(self) -> bool:
         """Whether the folder holds an adapter, and no weights of a whole model."""
-        has_adapter = self.has(ADAPTER_CONFIG) and self.has(*ADAPTER_WEIGHTS)
-        return self.is_model and has_adapter and not self.has(*_WEIGHTS)
+        return self.is_model and self._has_adapter and not self.has(*_WEIGHTS)
+
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether the folder holds an adapter beside a whole model: reading it is refused."""
+        return self.is_model and self._has_adapter and self.has(*_WEIGHTS)
+
+    @property
+    def _has_adapter(self) -> bool:
+        return self.has(ADAPTER_CONFIG) and self.has(*ADAPTER_WEIGHTS)
 
 
 def open_shelf(place: str | None, settings: Settings) -> tuple[Store, str]:
