@@ -31,6 +31,8 @@ _EMBEDDINGS = (
     "tokens_embed.weight", "embeddings.weight",
 )  # fmt: skip
 
+_DOTS = 2  # in the name of an embedding that has what it lies in before it
+
 Shape = tuple[int, ...]
 
 
@@ -65,6 +67,19 @@ class Names:
         """The tensor that the head called `head` is tied to, or would be."""
         shared = self.shared.get(head)
         return shared if shared in self.shapes else _ending(self.shapes, _EMBEDDINGS)
+
+    def head_beside(self, embedding: str, head: str, other: str | None) -> str:
+        """What a head would be called here, where its `embedding` is.
+
+        head, other: what another side calls its head and embedding. What one side's embedding has before
+        all of the other's, as `language_model.model.…` has, its head has, too; but the prefix of a
+        model's body (`embed_tokens` and `model.embed_tokens`) is not its head's.
+        """
+        if other is None or min(embedding.count("."), other.count(".")) < _DOTS:
+            return head
+        if embedding.endswith("." + other):
+            return embedding.removesuffix(other) + head
+        return head.removeprefix(other.removesuffix(embedding)) if other.endswith(embedding) else head
 
     @property
     def says_tied(self) -> bool:

@@ -182,6 +182,40 @@ def test_a_text_model_is_a_post_of_a_multimodal_base(tmp_path, text):
     assert all(same_bits(out[n], formula(new[n], (1.0, post[n], base[n]))) for n in new)
 
 
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+
+@pytest.mark.parametrize("wide", ["base", "post", "new", "base new"])
+@pytest.mark.parametrize("tied", ["base", "post", "new", "base post", "base new", "post new"])
+def test_ties_are_resolved_under_the_names_of_each_side(tmp_path, text, wide, tied):
+    """wide: the sides that are multimodal, in the older names, where the head has a prefix as well."""
+    states = dict(zip(("base", "post", "new"), text, strict=True))
+    heads = {side: state[EMBEDDING if side in tied else HEAD] for side, state in states.items()}
+    paths = {}
+    for side, state in states.items():
+        tie = {"tie_word_embeddings": side in tied}
+        own = {name: values for name, values in state.items() if name != HEAD or side not in tied}
+        config: dict = TEXT | tie
+        if side in wide:
+            own = renamed(own, *OLD_LLAVA) | vision_state("")
+            config = LLAVA | tie | {"text_config": TEXT | tie}
+        paths[side] = save(tmp_path / side, own, config)
+    delta = str(tmp_path / "d.safetensors")
+    made = compute(paths["base"], paths["post"], delta)
+    assert set(made.only_post) == set(vision_state("") if wide == "post" else ())
+    assert verify(delta, base=paths["base"], post=paths["post"]).restores_post
+    apply(paths["new"], [delta], str(tmp_path / "out"), old_base=paths["base"])
+
+    is_wide = "new" in wide or wide == "post"
+    names = {name: name for name in states["new"]}
+    names = {plain: own for own, plain in renamed(names, *OLD_LLAVA).items()} if is_wide else names
+    out = read_model(tmp_path / "out")
+    assert out.keys() == {*names.values(), *(vision_state("") if is_wide else ())}
+    for name, own in names.items():
+        sides = [heads[side] if name == HEAD else states[side][name] for side in ("new", "post", "base")]
+        assert same_bits(out[own], formula(sides[0], (1.0, *sides[1:])))
+
+
 def test_what_a_text_part_has_and_a_text_delta_has_not_is_refused_by_name(tmp_path, text):
     base, post, new = text
     paths = save(tmp_path / "base", base, TEXT), save(tmp_path / "post", post, TEXT)
