@@ -43,6 +43,11 @@ class Meeting:
     left_out: tuple[str, ...] = ()
     over: tuple[str, ...] = ()
 
+    def without_copies(self) -> Meeting:
+        """As if base had once what post has once, the names in `aliases` being copies in base."""
+        kept = {name: own for name, own in self.base_names.items() if name not in self.aliases}
+        return replace(self, base_names=kept, aliases={})
+
     @property
     def renamed(self) -> dict[str, str]:
         """The names of post whose tensor the base has under another name, ties apart."""
@@ -236,10 +241,13 @@ def as_base(model: Checkpoint, names: Names, lacking: Forms) -> Checkpoint:
     Raises Mismatch for tensors that are fused on one side.
     """
     model, _ = with_experts_as(model, names)
-    meeting = meet(names_of(model), names)
-    if meeting.aliases:  # the model has a head of its own, and the delta's base had none
-        return model
-    return seen_from_post(model, meeting, lacking)
+    ours = names_of(model)
+    meeting = meet(ours, names)
+    own = meeting.base_names
+    for alias, name in meeting.aliases.items():
+        if ours.copied(own[alias], [own.get(name, "")]) is None:
+            return model  # it has a head of its own, and the delta's base had none
+    return seen_from_post(model, meeting.without_copies(), lacking)
 
 
 def seen_from_post(base: Checkpoint, meeting: Meeting, post: Forms) -> Checkpoint:

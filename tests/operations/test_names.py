@@ -13,7 +13,7 @@ import torch
 from models import State, cast, formula, near, read_model, same_bits, write_model
 
 from pipeline import Difference, apply, compute, verify
-from pipeline.errors import Mismatch
+from pipeline.errors import Mismatch, OtherCheckpoint
 
 TEXT = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 50, "hidden_size": 16,
@@ -214,6 +214,29 @@ def test_ties_are_resolved_under_the_names_of_each_side(tmp_path, text, wide, ti
     for name, own in names.items():
         sides = [heads[side] if name == HEAD else states[side][name] for side in ("new", "post", "base")]
         assert same_bits(out[own], formula(sides[0], (1.0, *sides[1:])))
+
+
+@pytest.mark.parametrize("copies", [(HEAD,), (HEAD, "model.extra.weight")], ids=["head", "two"])
+def test_a_base_that_lies_with_copies_of_its_embedding_is_still_the_base_of_a_delta(
+    tmp_path, text, copies
+):
+    base, post, _ = ({n: t for n, t in state.items() if n != HEAD} for state in text)
+    config = TEXT | {"tie_word_embeddings": True}
+    paths = save(tmp_path / "base", base, config), save(tmp_path / "post", post, config)
+    delta = str(tmp_path / "d.safetensors")
+    compute(*paths, delta)
+    twice = base | {name: base[EMBEDDING].clone() for name in copies}
+    other = save(tmp_path / "twice", twice, config)
+    assert verify(delta, base=other, post=paths[1]).restores_post
+    report = apply(other, [delta], str(tmp_path / "out"), old_base=other)
+    assert report.case.startswith("same base")
+    out = read_model(tmp_path / "out")
+    assert out.keys() == post.keys()
+    assert all(same_bits(out[name], post[name]) for name in post)
+
+    twice[HEAD] = twice[HEAD] + 1
+    with pytest.raises(OtherCheckpoint, match="lm_head.weight is not in the delta"):
+        verify(delta, base=save(tmp_path / "untied", twice, config))
 
 
 def test_what_a_text_part_has_and_a_text_delta_has_not_is_refused_by_name(tmp_path, text):
