@@ -17,6 +17,7 @@ def install_mergekit(work: Path, env: Mapping[str, str]) -> Path:
 
     Raises CommandFailed, for example without a network.
     """
+    work.mkdir(parents=True, exist_ok=True)
     folder = work / "mergekit"
     command = folder / "bin" / "mergekit-yaml"
     marker = folder / "installed.txt"

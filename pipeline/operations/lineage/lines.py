@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pipeline.operations.lineage.figures import Extreme
+from pipeline.operations.outputs.markdown import as_code
 from pipeline.operations.outputs.report import ApplyReport
 
 
 def lineage_lines(report: ApplyReport) -> Iterator[str]:
     """A line of markdown for each thing that is known of how the bases and the result stand together."""
     for number, found in enumerate(report.lineage, 1):
-        yield f"- base and that of ∆{number}: {_safe(str(found))}"
+        yield f"- base and that of ∆{number}: {as_code(str(found))}"
         for problem in found.problems:
-            yield f"- **unrelated bases were allowed** for ∆{number}: {_safe(problem)}"
+            yield f"- **unrelated bases were allowed** for ∆{number}: {as_code(problem)}"
     if report.base_distance is not None:
         between = _between(report.distance_extremes)
         yield f"- relative distance of base and old base: {report.base_distance:.4g}{between}"
@@ -29,10 +30,5 @@ def _between(extremes: Sequence[Extreme]) -> str:
     """The least and the greatest, each with its tensor."""
     if not extremes:
         return ""
-    shown = (f"{_safe(each.tensor)} {each.value:.4g}" for each in extremes)
+    shown = (f"{as_code(each.tensor)} {each.value:.4g}" for each in extremes)
     return f", from {' to '.join(shown)}"
-
-
-def _safe(text: str) -> str:
-    """`text` as code: tensors' names come from files, and are no markup."""
-    return "`" + text.replace("`", "'").replace("\n", " ") + "`"

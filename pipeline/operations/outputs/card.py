@@ -11,6 +11,7 @@ from pipeline.deltas.manifest import Identity, Manifest
 from pipeline.operations.addends.addend import Origin
 from pipeline.operations.lineage.lines import lineage_lines
 from pipeline.operations.outputs.fusion_card import exact, formula, fusion_lines
+from pipeline.operations.outputs.markdown import as_cell, as_code
 from pipeline.operations.outputs.report import ApplyReport
 from pipeline.version import TOOL
 
@@ -54,7 +55,7 @@ def model_card(
         *fusion_lines(report),
         "| part | location |",
         "|---|---|",
-        f"| base | {_code(report.base)} |",
+        f"| base | {as_cell(report.base)} |",
         *(row for n, (origin, _) in enumerate(origins, 1) for row in _rows(n, origin)),
         "",
         f"- case: {report.case}",
@@ -71,35 +72,35 @@ def model_card(
     ]
     if report.carried:
         lines += ["Carried whole from the post-trained model (not float):", ""]
-        lines += [f"- {_code(name)}" for name in report.carried] + [""]
+        lines += [f"- {as_code(name)}" for name in report.carried] + [""]
     if report.only_post:
         lines += ["Carried whole from the post-trained model (no base has them):", ""]
-        lines += [f"- {_code(name)}" for name in report.only_post] + [""]
+        lines += [f"- {as_code(name)}" for name in report.only_post] + [""]
     if report.config_table:
         lines += ["Where the configs do not agree:", ""]
         lines += ["| config.json | base | post | result | whose |", "|---|---|---|---|---|"]
-        lines += [f"| {' | '.join(map(_code, astuple(row)))} |" for row in report.config_table] + [""]
+        lines += [f"| {' | '.join(map(as_cell, astuple(row)))} |" for row in report.config_table] + [""]
     if report.derived:
         lines += ["Not stored as they were read; exact is the sum of what was read:", ""]
-        lines += [f"- {_code(line)}" for line in report.derived] + [""]
+        lines += [f"- {as_code(line)}" for line in report.derived] + [""]
     return "\n".join(lines) + "\n## Method\n\n" + _CITATION
 
 
 def _rows(number: int, origin: Origin) -> Iterator[str]:
     """The lines that say where an addend lies; for a difference made on the way, where its models do."""
     if origin.location is not None:
-        yield f"| ∆{number} | {_code(origin.location)} |"
+        yield f"| ∆{number} | {as_cell(origin.location)} |"
         return
     for part, who in _models(origin):
-        revision = f" at {_code(who.revision)}" if who.revision else ""
-        yield f"| {part} of ∆{number} | {_code(who.location)}{revision} |"
+        revision = f" at {as_cell(who.revision)}" if who.revision else ""
+        yield f"| {part} of ∆{number} | {as_cell(who.location)}{revision} |"
 
 
 def _fingerprints(number: int, origin: Origin) -> Iterator[str]:
     """The lines that tell the models of a difference apart from later ones in the same places."""
     if origin.location is None:
         for part, who in _models(origin):
-            yield f"- fingerprint of the {part} of ∆{number}: `{who.fingerprint}`"
+            yield f"- fingerprint of the {part} of ∆{number}: `{who.known_by}`"
 
 
 def _models(origin: Origin) -> list[tuple[str, Identity]]:
@@ -121,7 +122,7 @@ def delta_card(name: str, manifest: Manifest, *, repo: str) -> str:
         "- delta",
         "---",
         "",
-        f"# {_code(name)}",
+        f"# {as_code(name)}",
         "",
         "What post-training changed in a model: the difference of two checkpoints, to be added to "
         "another base.",
@@ -129,16 +130,16 @@ def delta_card(name: str, manifest: Manifest, *, repo: str) -> str:
         "| part | location | revision | fingerprint |",
         "|---|---|---|---|",
         *(
-            f"| {part} | {_code(who.location)} | {_code(who.revision or '-')} | `{who.fingerprint}` |"
+            f"| {part} | {as_cell(who.location)} | {as_cell(who.revision or '-')} | `{who.known_by}` |"
             for part, who in known
         ),
         *(
-            f"| {exact(each.scale)} × | {_code(each.location)} | `-` | `{each.fingerprint}` |"
+            f"| {exact(each.scale)} × | {as_cell(each.location)} | `-` | `{each.fingerprint}` |"
             for each in manifest.ancestors
         ),
         "",
         f"- fingerprint of the delta: `{manifest.fingerprint}`",
-        *(f"- {part}: {_code(who.derived)}" for part, who in known if who.derived is not None),
+        *(f"- {part}: {as_code(who.derived)}" for part, who in known if who.derived is not None),
         f"- tensors: {len(manifest.tensors)}, packed by `{manifest.codec}`",
         f"- made by: {manifest.tool if manifest.tool.isprintable() else TOOL}",
         "",
@@ -162,8 +163,3 @@ def _title(config: Mapping[str, Any] | None) -> str:
     architectures = (config or {}).get("architectures")
     named = isinstance(architectures, list) and architectures and str(architectures[0]).isidentifier()
     return str(architectures[0]) if named and architectures else "A model"
-
-
-def _code(text: str) -> str:
-    """`text` as inline code that cannot break out of a table cell."""
-    return "`" + text.replace("`", "'").replace("|", "\\|").replace("\n", " ") + "`"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.operations.outputs.markdown import as_code
 from pipeline.operations.outputs.report import ApplyReport
 
 
@@ -22,7 +23,7 @@ def fusion_lines(report: ApplyReport) -> Iterator[str]:
         return
     figures = dict(report.fusion)
     method = figures.pop("method")
-    yield f"Put together by the method {_code(method)}; the factors above are its weights."
+    yield f"Put together by the method {as_code(method)}; the factors above are its weights."
     yield ""
     yield from (f"- {name.replace('_', ' ')}: {_shown(value)}" for name, value in figures.items())
     if report.skipped:
@@ -33,7 +34,7 @@ def fusion_lines(report: ApplyReport) -> Iterator[str]:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(
-            _code(each) if isinstance(each, str) else f"{_code(each[0])} × {exact(each[1])}"
+            as_code(each) if isinstance(each, str) else f"{as_code(each[0])} × {exact(each[1])}"
             for each in value
         )
     return exact(value)
@@ -42,8 +43,3 @@ def _shown(value: Any) -> str:
 def exact(number: float) -> str:
     """A number in as few digits as give it back."""
     return repr(number).removesuffix(".0")
-
-
-def _code(text: str) -> str:
-    """`text` as inline code that it can't break out of."""
-    return "`" + text.replace("`", "'").replace("\n", " ") + "`"
