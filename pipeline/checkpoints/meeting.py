@@ -16,7 +16,7 @@ from pipeline.checkpoints.checkpoint import Checkpoint, Source
 from pipeline.checkpoints.header import Entry
 from pipeline.checkpoints.policy import has_text_part
 from pipeline.checkpoints.stacked import with_experts_as
-from pipeline.checkpoints.ties import Head, Names, Shape, names_of
+from pipeline.checkpoints.ties import Head, Names, Shape, head_beside, names_of
 from pipeline.errors import Mismatch
 from pipeline.tensors.dtypes import DType
 
@@ -142,11 +142,11 @@ def _meet_heads(
         embedding = base.embedding_of(theirs)
         if embedding is not None and _same_rest(base.shapes[embedding], post.shapes[theirs]):
             pairs[theirs] = embedding
-            return {theirs: base.head_beside(embedding, theirs, post.embedding_of(theirs))}, {}
+            return {theirs: head_beside(embedding, theirs, post.embedding_of(theirs))}, {}
     if ours is not None and theirs is None and post.head() is Head.TIED:
         own = post.embedding_of(ours)
         if own is not None and _same_rest(base.shapes[ours], post.shapes[own]):
-            name = post.head_beside(own, ours, base.embedding_of(ours))
+            name = head_beside(own, ours, base.embedding_of(ours))
             pairs[name] = ours
             return {}, {name: own}
     return {}, {}

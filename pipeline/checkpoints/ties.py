@@ -31,8 +31,6 @@ _EMBEDDINGS = (
     "tokens_embed.weight", "embeddings.weight",
 )  # fmt: skip
 
-_DOTS = 2  # in the name of an embedding that has what it lies in before it
-
 Shape = tuple[int, ...]
 
 
@@ -67,19 +65,6 @@ class Names:
         """The tensor that the head called `head` is tied to, or would be."""
         shared = self.shared.get(head)
         return shared if shared in self.shapes else _ending(self.shapes, _EMBEDDINGS)
-
-    def head_beside(self, embedding: str, head: str, other: str | None) -> str:
-        """What a head would be called here, where its `embedding` is.
-
-        head, other: what another side calls its head and embedding. What one side's embedding has before
-        all of the other's, as `language_model.model.…` has, its head has, too; but the prefix of a
-        model's body (`embed_tokens` and `model.embed_tokens`) is not its head's.
-        """
-        if other is None or min(embedding.count("."), other.count(".")) < _DOTS:
-            return head
-        if embedding.endswith("." + other):
-            return embedding.removesuffix(other) + head
-        return head.removeprefix(other.removesuffix(embedding)) if other.endswith(embedding) else head
 
     @property
     def says_tied(self) -> bool:
@@ -125,6 +110,18 @@ def names_of(model: Checkpoint) -> Names:
         return are_equal(model, one, other, may_read=may_read)
 
     return Names(model.location, shapes, model.config, model.shared, is_copy)
+
+
+def head_beside(embedding: str, head: str, other: str | None) -> str:
+    """What a head would be called on the side that calls its embedding `embedding`.
+
+    head, other: what the other side calls its head and embedding. What stands before a model's body, as
+    in `language_model.model.…`, stands before its head, too.
+    """
+    if other in (None, embedding):
+        return head
+    before, body, _ = embedding.rpartition(".model.")
+    return f"{before}.{HEAD}" if body else HEAD
 
 
 def tied_by_config(config: Config | None) -> bool | None:

@@ -3,7 +3,8 @@
 The `tokenizers` library does not keep to the ids that the file states: on reading, an added token gets
 the id that the model's vocabulary has for it, else the next one behind as many as that has and behind
 those that it gave so (`AddedVocabulary::add_tokens`). So where ids leave a gap, all added tokens go into
-that vocabulary as well, which is possible if it is an object of ids (BPE, WordPiece, WordLevel) and not a list (Unigram).
+that vocabulary as well, which is possible if it is an object of ids (BPE, WordPiece, WordLevel) and not
+a list (Unigram).
 """
 
 from __future__ import annotations

@@ -216,6 +216,21 @@ def test_ties_are_resolved_under_the_names_of_each_side(tmp_path, text, wide, ti
         assert same_bits(out[own], formula(sides[0], (1.0, *sides[1:])))
 
 
+def test_heads_of_several_deltas_get_one_name_whatever_each_calls_its_own(tmp_path, text):
+    base, post, new = text
+    tied, own = TEXT | {"tie_word_embeddings": True}, LLAVA | {"text_config": TEXT}
+    bare = [{n: t for n, t in state.items() if n != HEAD} for state in (base, new)]
+    paths = save(tmp_path / "base", bare[0], tied), save(tmp_path / "text", post, TEXT)
+    wide = save(tmp_path / "wide", renamed(post, *OLD_LLAVA), own)
+    new_config = LLAVA | {"text_config": tied, "tie_word_embeddings": True}
+    new_base = save(tmp_path / "new", renamed(bare[1], *NEW_LLAVA), new_config)
+    deltas = [(Difference(*paths), 0.5), (Difference(paths[0], wide), 0.25)]
+    apply(new_base, deltas, str(tmp_path / "out"))
+    heads = {name: values for name, values in read_model(tmp_path / "out").items() if HEAD in name}
+    terms = ((scale, post[HEAD], base[EMBEDDING]) for scale in (0.5, 0.25))
+    assert same_bits(heads.pop(HEAD), formula(new[EMBEDDING], *terms)) and not heads
+
+
 @pytest.mark.parametrize("copies", [(HEAD,), (HEAD, "model.extra.weight")], ids=["head", "two"])
 def test_a_base_that_lies_with_copies_of_its_embedding_is_still_the_base_of_a_delta(
     tmp_path, text, copies
@@ -235,7 +250,7 @@ def test_a_base_that_lies_with_copies_of_its_embedding_is_still_the_base_of_a_de
     assert all(same_bits(out[name], post[name]) for name in post)
 
     twice[HEAD] = twice[HEAD] + 1
-    with pytest.raises(OtherCheckpoint, match="lm_head.weight is not in the delta"):
+    with pytest.raises(OtherCheckpoint, match=r"lm_head\.weight is not in"):
         verify(delta, base=save(tmp_path / "untied", twice, config))
 
 
