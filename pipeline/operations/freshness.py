@@ -161,7 +161,7 @@ def apply_freshness(
     with ExitStack() as stack:
         looking = replace(setup, dry_run=True)  # no weights are fetched
         inputs = Inputs.open(stack, base, wanted, form, looking)
-        same_base = said.origin.get("case") == SAME_BASE
+        same_base = said.origin.get("case") == SAME_BASE and form.fusion.is_plain
         total = inputs.on_own_base() if same_base else inputs.on_another_base(reads=False)
         problems = _missing_files(folder, said)
         if setup.signer is not None and folder.stat(PROVENANCE + SUFFIX) is None:

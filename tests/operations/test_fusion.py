@@ -16,6 +16,7 @@ from models import State, cast, near, random_state, read_model, same_bits, write
 
 from pipeline import Difference, apply, compute
 from pipeline.errors import Mismatch, UsageError
+from pipeline.operations.freshness import apply_freshness
 from pipeline.operations.fusion.methods import METHODS as METHODS_KNOWN
 from pipeline.operations.fusion.methods import MethodName
 from pipeline.operations.kernels.survey import HighCounts
@@ -327,6 +328,26 @@ def test_rows_that_only_post_has_come_whole(options: dict[str, Any], tmp_path: P
     assert same_bits(result[: len(base)], base) == ("skip" in options)
 
 
+def test_new_rows_of_float64_come_whole_to_what_is_skipped(tmp_path: Path) -> None:
+    base = {name: tensor.double() + 1e-9 for name, tensor in random_state(1).items()}
+    grown = {n: t.double() for n, t in near(base, 2, vocab=53).items()}
+    paths = [str(write_model(tmp_path / n, s)) for n, s in (("base", base), ("post", grown))]
+    report = apply(paths[0], [Difference(*paths)], str(tmp_path / "x"), scale=0.5, skip="embed")
+    result = read_model(tmp_path / "x")[EMBEDDING]
+    assert report.skipped == (EMBEDDING,)
+    assert same_bits(result, torch.cat([base[EMBEDDING], grown[EMBEDDING][50:]]))
+
+
+def test_new_rows_of_no_float_can_t_be_skipped(tmp_path: Path) -> None:
+    base, post = random_state(1), near(random_state(1), 2, vocab=53)
+    for state in (base, post):
+        state["table"] = torch.ones(len(state[EMBEDDING]), 2, dtype=torch.int32)
+    paths = [str(write_model(tmp_path / n, s)) for n, s in (("base", base), ("post", post))]
+    with pytest.raises(Mismatch, match="table gets more rows") as error:
+        apply(paths[0], [Difference(*paths)], str(tmp_path / "x"), scale=0.5, skip="table")
+    assert error.value.hint == "add to them: see --only and --skip"
+
+
 def test_the_method_counts_only_rows_that_differ_from_a_base(tmp_path: Path) -> None:
     delta = Difference(str(FAMILY / "base-v1"), str(FAMILY / "post-v1"))
     apply(str(FAMILY / "base-v2"), [delta], str(tmp_path / "x"), method="ties", density=0.2)
@@ -365,6 +386,25 @@ def test_provenance_and_card_say_how_it_was_made_to_the_last_digit(mixtral: Mode
     assert "    result = ties(base, 1 · ∆1, 0.1234567891 · ∆2)\n" in card
     assert "- density: 0.3333333333333333\n- lambda: 1\n" in card
     assert "- skip: `gate`\n- scale for: `mlp|w1` × 0.7654321987\n" in card
+
+
+def test_what_provenance_says_makes_the_same_result_again(mixtral: Models) -> None:
+    given: dict[str, Any] = {"method": "della", "density": 0.5, "seed": 9, "skip": "gate"}
+    given |= {"take_config": ["base:model_type"], "dtype": "float16", "scale_for": "layers:0=0.7"}
+    made = mixtral.apply("first", (1.0, 0.3), **given)
+    said = json.loads((mixtral.folder / "first/paramdelta.json").read_text())
+    deltas = [
+        (each.get("location") or Difference(each["base"]["location"], each["post"]["location"]), scale)
+        for each in said["deltas"]
+        for scale in [each["scale"]]
+    ]
+    fusion = {"lambda_" if name == "lambda" else name: value for name, value in said["fusion"].items()}
+    asked = {name: said[name] for name in ("dtype", "take_config")}
+    again = apply(
+        said["base"]["location"], deltas, mixtral.path("again"), overwrite=True, **fusion, **asked
+    )
+    assert again.fingerprint == made.fingerprint
+    assert asked == {"dtype": "float16", "take_config": {"model_type": "base"}}
 
 
 def test_a_dry_run_counts_what_is_read_before_the_sum(mixtral: Models) -> None:
@@ -483,3 +523,18 @@ def test_model_stock_needs_two(mixtral: Models) -> None:
 def test_a_pattern_can_t_take_long(mixtral: Models) -> None:
     """Patterns are RE2's: their time grows with the names, never with their powers."""
     assert not mixtral.apply("x", (1.0,), only=r"((\w+)+)+$").skipped
+
+
+def test_a_restored_post_is_no_result_of_a_pattern_that_only_the_base_s_names_match(
+    tmp_path: Path,
+) -> None:
+    """A restored post has post's names; the sum that is asked about would have the base's."""
+    base = random_state(1)
+    bare = {name.removeprefix("model."): tensor for name, tensor in base.items()}
+    write_model(tmp_path / "base", bare)
+    write_model(tmp_path / "post", near(base, 2))
+    delta = Difference(str(tmp_path / "base"), str(tmp_path / "post"))
+    wanted = (delta.base, [(delta, 1.0)], str(tmp_path / "x"))
+    assert apply(*wanted).case == SAME_BASE
+    found = apply_freshness(*wanted, skip="^embed", fingerprint_of=lambda model: None)
+    assert found.state == "stale"

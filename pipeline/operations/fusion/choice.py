@@ -33,7 +33,7 @@ class Fusing(TypedDict, total=False):
     seed: int | None
     epsilon: float | None
     gamma: float | None
-    scale_for: Sequence[str | tuple[str, float]] | None
+    scale_for: str | Sequence[str | tuple[str, float]] | None
     only: str | Sequence[str] | None
     skip: str | Sequence[str] | None
 

@@ -68,6 +68,8 @@ class Fused:
 
         Raises Mismatch with every tensor for which it can't be right.
         """
+        if strange := [text for item in fitted if (text := self._left_out_problem(item))]:
+            raise Mismatch(strange, where=where, hint="add to them: see --only and --skip")
         refuse_tensors([text for item in fitted if (text := self._problem(item))], where=where)
         return [
             item if self.adds_to(item) or item.is_grown else _left_out(item, dtype) for item in fitted
@@ -77,11 +79,14 @@ class Fused:
     def _is_wide(item: Fitted) -> bool:
         return F64 in (item.base.dtype, *(tensor.record.width for tensor in item.added))
 
+    def _left_out_problem(self, item: Fitted) -> str | None:
+        is_settled = item.is_whole or (item.rules and item.result.dtype.is_float)
+        if self.adds_to(item) or not item.is_grown or is_settled:
+            return None
+        return f"{item.result.name} gets more rows, so it can't be left out"
+
     def _problem(self, item: Fitted) -> str | None:
         name, base, shapes = item.result.name, item.base, {t.record.shape for t in item.added}
-        if not self.adds_to(item):
-            strange = item.is_grown and (not item.result.dtype.is_float or self._is_wide(item))
-            return f"{name} gets more rows, so it can't be left out" if strange else None
         if not self.combines(item):
             return None
         method = self.fusion.method

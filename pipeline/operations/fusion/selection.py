@@ -33,10 +33,11 @@ class Selection:
         *,
         only: str | Sequence[str] = (),
         skip: str | Sequence[str] = (),
-        scale_for: Sequence[str | tuple[str, float]] = (),
+        scale_for: str | Sequence[str | tuple[str, float]] = (),
     ) -> Self:
         """The selection that people wrote. What is wrong with it is appended to `problems`."""
-        factors = [_parse_factor(each, problems) for each in scale_for]
+        given = (scale_for,) if isinstance(scale_for, str) else scale_for
+        factors = [_parse_factor(each, problems) for each in given]
         found = cls(_several(only), _several(skip), tuple(each for each in factors if each))
         patterns = [*found.only, *found.skip, *(pattern for pattern, _ in found.scale_for)]
         if len(patterns) > _MOST_PATTERNS:

@@ -37,7 +37,7 @@ class FuseKernel(AddKernel):
         """Those of what is left out are decoded, too, for their digests, but go nowhere."""
         self._edges = self._deltas.read_edges(item, part, inputs)
         found = list(super()._decoded(item, part, self._deltas.own(inputs)))
-        return iter(found if self.fused.adds_to(item) or item.is_grown or item.rules else ())
+        return iter(found if self.fused.adds_to(item) or item.is_whole or item.rules else ())
 
     def _put_together(
         self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[Decoded], out: Bytes
@@ -52,7 +52,7 @@ class FuseKernel(AddKernel):
         if item.is_whole:
             super()._put_together(item, part, base, decoded, out)
         elif factor is None or not decoded:
-            self._keep(item, part, base, decoded, out)
+            self._keep(item, part, base, out)
         elif recipe is None:
             scale = self.fused.fusion.lambda_ * factor
             terms = [replace(each.term, scale=each.scale * scale) for each in decoded]
@@ -129,20 +129,9 @@ class FuseKernel(AddKernel):
             Operand(base, item.base.dtype), terms, Operand(out, item.result.dtype)
         )
 
-    def _keep(
-        self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[Decoded], out: Bytes
-    ) -> None:
-        """The new base's values, bit for bit in its own format, and rows that it lacks."""
-        if decoded:
-            self._fill(item, part, decoded)
-            for row, scale in zip(self._deltas.matrix, self.scales, strict=True):
-                _scale(row[: part.count], scale)
-            mixed = self._mixed[: part.count]
-            self._add_up(mixed)
-            mixed[: len(base) // item.base.dtype.itemsize] = 0
-            self._sum(item, part, base, [_term(mixed)], out)
-        else:
-            self._sum(item, part, base, [], out)
+    def _keep(self, item: Fitted, part: Slice, base: Bytes, out: Bytes) -> None:
+        """The new base's values, bit for bit in its own format; what it lacks has rules."""
+        self._sum(item, part, base, [], out)
         if item.result.dtype == item.base.dtype:
             out[: len(base)] = base
 

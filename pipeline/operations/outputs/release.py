@@ -192,6 +192,8 @@ def _origin(release: Release, report: ApplyReport) -> dict[str, Any]:
         "fingerprint": report.base_fingerprint,
     }
     content["deltas"] = [_described(origin, scale) for origin, scale in release.origins]
+    content["dtype"] = release.dtype or "auto"
+    content["take_config"] = dict(release.choices)
     return content
 
 
