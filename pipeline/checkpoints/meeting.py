@@ -8,7 +8,7 @@ something that only one side has. What no rule explains stays over, to be refuse
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from pipeline.checkpoints.buffers import is_buffer
@@ -16,7 +16,7 @@ from pipeline.checkpoints.checkpoint import Checkpoint, Source
 from pipeline.checkpoints.header import Entry
 from pipeline.checkpoints.policy import has_text_part
 from pipeline.checkpoints.stacked import with_experts_as
-from pipeline.checkpoints.ties import Head, Names, Shape, names_of
+from pipeline.checkpoints.ties import Head, Names, Shape, head_beside, names_of
 from pipeline.errors import Mismatch
 from pipeline.tensors.dtypes import DType
 
@@ -27,20 +27,26 @@ Forms = Mapping[str, tuple[DType, Shape]]
 class Meeting:
     """What of base and post belongs together.
 
-    base_names: for names of post (and for `aliases`) that of base's tensor. tied: names of
-    post that base's embedding stands for. aliases: names that post
-    gets, with its tensor that is meant: a tied head whose other side is not tied. only_post: tensors
+    base_names: for names of post (and for `aliases`) that of base's tensor. tied: names of post that
+    another tensor of base stands for, as its embedding does for a head, each with what base would call
+    it. aliases: names that post gets, with its tensor that is meant: a tied head whose other side is not
+    tied. only_post: tensors
     that the base has nothing for. left_out: tensors of the base that take no part: tables that are
     computed, and what lies beside its text part where post is text alone. over: tensors of the base that
     nothing explains.
     """
 
     base_names: Mapping[str, str]
-    tied: tuple[str, ...] = ()
+    tied: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     only_post: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     over: tuple[str, ...] = ()
+
+    def without_copies(self) -> Meeting:
+        """As if base had once what post has once, the names in `aliases` being copies in base."""
+        kept = {name: own for name, own in self.base_names.items() if name not in self.aliases}
+        return replace(self, base_names=kept, aliases={})
 
     @property
     def renamed(self) -> dict[str, str]:
@@ -55,16 +61,17 @@ def meet(base: Names, post: Names) -> Meeting:
     Raises Mismatch for tensors that are parts of fused ones on one side only.
     """
     pairs = {name: name for name in post.shapes if name in base.shapes}
-    aliases = _meet_heads(base, post, pairs)
-    tied = [name for name in pairs if name in post.shapes and name not in base.shapes]
-    over, new = _unmet(base, pairs.values()), _unmet(post, pairs)
+    tied, aliases = _meet_heads(base, post, pairs)
+    # What stands for a head is itself still to be met.
+    over = _unmet(base, (own for name, own in pairs.items() if name not in tied))
+    new = _unmet(post, pairs)
     left_out = [name for name in over if is_buffer(name, base.shapes[name])]
     carried = [name for name in new if is_buffer(name, post.shapes[name])]
     over = [name for name in over if name not in left_out]
     new = [name for name in new if name not in carried]
     if over and new:
         pairs |= _rename(base, post, over, new)
-    tied += _meet_copies(base, post, pairs, aliases, carried)
+    tied |= _meet_copies(base, post, pairs, aliases, carried)
     met = {*pairs.values(), *left_out}
     over = [name for name in base.shapes if name not in met]
     beside = _beside_text(base, post, over)
@@ -72,21 +79,21 @@ def meet(base: Names, post: Names) -> Meeting:
     if not over and _are_alike(base, post, pairs):
         lonely = (name for name in _unmet(post, pairs) if not _is_lost_head(base, post, name))
         carried = list(dict.fromkeys((*carried, *lonely)))
-    return Meeting(pairs, tuple(tied), aliases, tuple(carried), (*left_out, *beside), tuple(over))
+    return Meeting(pairs, tied, aliases, tuple(carried), (*left_out, *beside), tuple(over))
 
 
-def _unmet(side: Names, met: Collection[str]) -> list[str]:
+def _unmet(side: Names, met: Iterable[str]) -> list[str]:
     known = set(met)
     return [name for name in side.shapes if name not in known]
 
 
 def _meet_copies(
     base: Names, post: Names, pairs: dict[str, str], aliases: dict[str, str], apart: Collection[str]
-) -> list[str]:
+) -> dict[str, str]:
     """Let what one side has once more meet what the other has once, as T5 and BERT lie in pickles.
 
     apart: names of post that need no counterpart. Returns the names of post that a tensor of base stands
-    for under another name; what base has once more, `aliases` gets.
+    for under another name, as `Meeting.tied` has them; what base has once more, `aliases` gets.
     """
     names = {own: name for name, own in pairs.items() if name in post.shapes}
     found = {}
@@ -97,7 +104,7 @@ def _meet_copies(
         if (source := base.copied(own, names)) is not None:
             pairs[own], aliases[own] = own, names[source]
     pairs |= found
-    return list(found)
+    return {name: name for name in found}
 
 
 def _beside_text(base: Names, post: Names, over: list[str]) -> list[str]:
@@ -126,19 +133,23 @@ def _is_lost_head(base: Names, post: Names, name: str) -> bool:
     return name == post.head_name() and base.head() is Head.NONE
 
 
-def _meet_heads(base: Names, post: Names, pairs: dict[str, str]) -> dict[str, str]:
-    """Give the head that one side lacks what stands for it there; returns the names that post gets."""
+def _meet_heads(
+    base: Names, post: Names, pairs: dict[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Give the head that one side lacks what stands for it there; returns `tied` and `aliases`."""
     ours, theirs = base.head_name(), post.head_name()
     if ours is None and theirs is not None and base.head() is Head.TIED:
         embedding = base.embedding_of(theirs)
         if embedding is not None and _same_rest(base.shapes[embedding], post.shapes[theirs]):
             pairs[theirs] = embedding
+            return {theirs: head_beside(embedding, theirs, post.embedding_of(theirs))}, {}
     if ours is not None and theirs is None and post.head() is Head.TIED:
         own = post.embedding_of(ours)
         if own is not None and _same_rest(base.shapes[ours], post.shapes[own]):
-            pairs[ours] = ours
-            return {ours: own}
-    return {}
+            name = head_beside(own, ours, base.embedding_of(ours))
+            pairs[name] = ours
+            return {}, {name: own}
+    return {}, {}
 
 
 def _same_rest(one: Shape, other: Shape) -> bool:
@@ -230,10 +241,13 @@ def as_base(model: Checkpoint, names: Names, lacking: Forms) -> Checkpoint:
     Raises Mismatch for tensors that are fused on one side.
     """
     model, _ = with_experts_as(model, names)
-    meeting = meet(names_of(model), names)
-    if meeting.aliases:  # the model has a head of its own, and the delta's base had none
-        return model
-    return seen_from_post(model, meeting, lacking)
+    ours = names_of(model)
+    meeting = meet(ours, names)
+    own = meeting.base_names
+    for alias, name in meeting.aliases.items():
+        if ours.copied(own[alias], [own.get(name, "")]) is None:
+            return model  # it has a head of its own, and the delta's base had none
+    return seen_from_post(model, meeting.without_copies(), lacking)
 
 
 def seen_from_post(base: Checkpoint, meeting: Meeting, post: Forms) -> Checkpoint:

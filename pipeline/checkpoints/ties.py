@@ -112,6 +112,18 @@ def names_of(model: Checkpoint) -> Names:
     return Names(model.location, shapes, model.config, model.shared, is_copy)
 
 
+def head_beside(embedding: str, head: str, other: str | None) -> str:
+    """What a head would be called on the side that calls its embedding `embedding`.
+
+    head, other: what the other side calls its head and embedding. What stands before a model's body, as
+    in `language_model.model.…`, stands before its head, too.
+    """
+    if other in (None, embedding):
+        return head
+    before, body, _ = embedding.rpartition(".model.")
+    return f"{before}.{HEAD}" if body else HEAD
+
+
 def tied_by_config(config: Config | None) -> bool | None:
     """What a config, or its text part, says of a tie; None where it says nothing."""
     text = (config or {}).get("text_config")

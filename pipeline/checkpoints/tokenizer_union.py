@@ -1,9 +1,10 @@
 """A tokenizer.json that makes another tokenizer's added tokens, too, under ids that are given.
 
 The `tokenizers` library does not keep to the ids that the file states: on reading, an added token gets
-the id that the model's vocabulary has for it, else the next one behind all others
-(`AddedVocabulary::add_tokens`). So where ids leave a gap, all added tokens go into that vocabulary as
-well, which is possible if it is an object of ids (BPE, WordPiece, WordLevel) and not a list (Unigram).
+the id that the model's vocabulary has for it, else the next one behind as many as that has and behind
+those that it gave so (`AddedVocabulary::add_tokens`). So where ids leave a gap, all added tokens go into
+that vocabulary as well, which is possible if it is an object of ids (BPE, WordPiece, WordLevel) and not
+a list (Unigram).
 """
 
 from __future__ import annotations
@@ -77,8 +78,14 @@ def _by_id(fields: Any) -> bool:
 
 
 def _follow(fields: Any, own: Sequence[Own]) -> bool:
-    """Whether the library would give `own`, in order, just the ids that they have."""
-    return all(each.id == number for number, each in enumerate(own, _next_id(fields)))
+    """Whether the library would give `own`, in order, just the ids that they have.
+
+    With a gap in the model's vocabulary it would not: it counts that one's tokens, whatever their ids.
+    """
+    vocab = fields["model"]["vocab"]
+    has_gap = _by_id(fields) and max(vocab.values(), default=-1) >= len(vocab)
+    places = enumerate(own, _next_id(fields))
+    return not has_gap and all(each.id == number for number, each in places)
 
 
 def _next_id(fields: Any) -> int:

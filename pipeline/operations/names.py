@@ -117,7 +117,7 @@ def _within(
     meeting = meet(ours, whole)
     if not meeting.only_post:
         return base, ()
-    found = {name: base.tensors[own] for name, own in meeting.base_names.items() if name in whole.shapes}
+    found = {name: base.tensors[own] for name, own in meeting.base_names.items()}
     met = set(meeting.base_names.values())
     found |= {name: source for name, source in base.tensors.items() if name not in met}
     config = around_text(whole.config, base.config, tied=ours.says_tied)
@@ -179,14 +179,14 @@ class _Mapping:
             if is_buffer(in_base, self.ours.shapes[in_base]):
                 self.left_out[in_base] = None
                 continue
-            result = name if name in meeting.tied else in_base
+            result = meeting.tied.get(name, in_base)
             own[result] = meeting.aliases.get(name, name)
             self.tensors[result] = self.base.tensors[in_base]
             record = addend.tensors[own[result]].record
             if is_absent(record.base_shape, record.shape):
                 problems.append(f"{result} is carried whole, and the new base has it already")
-        self.tied |= {name: meeting.base_names[name] for name in meeting.tied}
-        self.tied |= dict.fromkeys(meeting.aliases)
+        self.tied |= {own: meeting.base_names[name] for name, own in meeting.tied.items()}
+        self.tied |= dict.fromkeys(meeting.base_names[name] for name in meeting.aliases)
         lines = (f"{own} is {name} in {addend.location}" for name, own in meeting.renamed.items())
         self.renamed |= dict.fromkeys(lines)
         for name in meeting.only_post:

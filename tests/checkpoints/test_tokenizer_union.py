@@ -39,6 +39,13 @@ def test_without_a_gap_nothing_but_the_added_tokens_changes():
     assert made == {**TARGET, "added_tokens": [*TARGET["added_tokens"], own]}
 
 
+def test_a_tokenizer_that_took_in_tokens_behind_a_gap_takes_in_more():
+    """As a result does that is a post, or a base, of the next step."""
+    first, _ = own_tokens([("<own>", 9)], [dump(SOURCE)], dump(TARGET))
+    again = union(with_own(dump(TARGET), first), [("<more>", 10)])
+    assert again.encode("a <own> b <y> <more> <x>").ids == [0, 9, 1, 3, 10, 2]
+
+
 def test_a_list_of_pieces_takes_tokens_only_right_behind_all_others():
     pieces = Tokenizer(Unigram([("a", -1.0), ("b", -2.0)], unk_id=0))
     target = pieces.to_str().encode()

@@ -13,7 +13,7 @@ import torch
 from models import State, cast, formula, near, read_model, same_bits, write_model
 
 from pipeline import Difference, apply, compute, verify
-from pipeline.errors import Mismatch
+from pipeline.errors import Mismatch, OtherCheckpoint
 
 TEXT = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 50, "hidden_size": 16,
@@ -180,6 +180,78 @@ def test_a_text_model_is_a_post_of_a_multimodal_base(tmp_path, text):
     out = read_model(tmp_path / "out")
     assert out.keys() == new.keys()
     assert all(same_bits(out[n], formula(new[n], (1.0, post[n], base[n]))) for n in new)
+
+
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+
+@pytest.mark.parametrize("wide", ["base", "post", "new", "base new"])
+@pytest.mark.parametrize("tied", ["base", "post", "new", "base post", "base new", "post new"])
+def test_ties_are_resolved_under_the_names_of_each_side(tmp_path, text, wide, tied):
+    """wide: the sides that are multimodal, in the older names, where the head has a prefix as well."""
+    states = dict(zip(("base", "post", "new"), text, strict=True))
+    heads = {side: state[EMBEDDING if side in tied else HEAD] for side, state in states.items()}
+    paths = {}
+    for side, state in states.items():
+        tie = {"tie_word_embeddings": side in tied}
+        own = {name: values for name, values in state.items() if name != HEAD or side not in tied}
+        config: dict = TEXT | tie
+        if side in wide:
+            own = renamed(own, *OLD_LLAVA) | vision_state("")
+            config = LLAVA | tie | {"text_config": TEXT | tie}
+        paths[side] = save(tmp_path / side, own, config)
+    delta = str(tmp_path / "d.safetensors")
+    made = compute(paths["base"], paths["post"], delta)
+    assert set(made.only_post) == set(vision_state("") if wide == "post" else ())
+    assert verify(delta, base=paths["base"], post=paths["post"]).restores_post
+    apply(paths["new"], [delta], str(tmp_path / "out"), old_base=paths["base"])
+
+    is_wide = "new" in wide or wide == "post"
+    names = {name: name for name in states["new"]}
+    names = {plain: own for own, plain in renamed(names, *OLD_LLAVA).items()} if is_wide else names
+    out = read_model(tmp_path / "out")
+    assert out.keys() == {*names.values(), *(vision_state("") if is_wide else ())}
+    for name, own in names.items():
+        sides = [heads[side] if name == HEAD else states[side][name] for side in ("new", "post", "base")]
+        assert same_bits(out[own], formula(sides[0], (1.0, *sides[1:])))
+
+
+def test_heads_of_several_deltas_get_one_name_whatever_each_calls_its_own(tmp_path, text):
+    base, post, new = text
+    tied, own = TEXT | {"tie_word_embeddings": True}, LLAVA | {"text_config": TEXT}
+    bare = [{n: t for n, t in state.items() if n != HEAD} for state in (base, new)]
+    paths = save(tmp_path / "base", bare[0], tied), save(tmp_path / "text", post, TEXT)
+    wide = save(tmp_path / "wide", renamed(post, *OLD_LLAVA), own)
+    new_config = LLAVA | {"text_config": tied, "tie_word_embeddings": True}
+    new_base = save(tmp_path / "new", renamed(bare[1], *NEW_LLAVA), new_config)
+    deltas = [(Difference(*paths), 0.5), (Difference(paths[0], wide), 0.25)]
+    apply(new_base, deltas, str(tmp_path / "out"))
+    heads = {name: values for name, values in read_model(tmp_path / "out").items() if HEAD in name}
+    terms = ((scale, post[HEAD], base[EMBEDDING]) for scale in (0.5, 0.25))
+    assert same_bits(heads.pop(HEAD), formula(new[EMBEDDING], *terms)) and not heads
+
+
+@pytest.mark.parametrize("copies", [(HEAD,), (HEAD, "model.extra.weight")], ids=["head", "two"])
+def test_a_base_that_lies_with_copies_of_its_embedding_is_still_the_base_of_a_delta(
+    tmp_path, text, copies
+):
+    base, post, _ = ({n: t for n, t in state.items() if n != HEAD} for state in text)
+    config = TEXT | {"tie_word_embeddings": True}
+    paths = save(tmp_path / "base", base, config), save(tmp_path / "post", post, config)
+    delta = str(tmp_path / "d.safetensors")
+    compute(*paths, delta)
+    twice = base | {name: base[EMBEDDING].clone() for name in copies}
+    other = save(tmp_path / "twice", twice, config)
+    assert verify(delta, base=other, post=paths[1]).restores_post
+    report = apply(other, [delta], str(tmp_path / "out"), old_base=other)
+    assert report.case.startswith("same base")
+    out = read_model(tmp_path / "out")
+    assert out.keys() == post.keys()
+    assert all(same_bits(out[name], post[name]) for name in post)
+
+    twice[HEAD] = twice[HEAD] + 1
+    with pytest.raises(OtherCheckpoint, match=r"lm_head\.weight is not in"):
+        verify(delta, base=save(tmp_path / "untied", twice, config))
 
 
 def test_what_a_text_part_has_and_a_text_delta_has_not_is_refused_by_name(tmp_path, text):
