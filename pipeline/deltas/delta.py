@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,11 +95,11 @@ class Delta:
         """Rows of the post model's embedding, as its config says."""
         return vocab_size(self.manifest.post_config)
 
-    @property
-    def dtypes(self) -> set[DType]:
+    @cached_property
+    def dtypes(self) -> frozenset[DType]:
         """The formats of its tensors and of those that they were made of."""
         records = (stored.record for stored in self.tensors.values())
-        return {dtype for each in records for dtype in (each.stored, each.base, each.post)}
+        return frozenset(dtype for each in records for dtype in (each.stored, each.base, each.post))
 
     def decoder(self) -> ChunkDecoder:
         """What restores its chunks, for one worker."""

@@ -21,6 +21,9 @@ from pipeline.tensors.fusion import BEYOND, HIGH_BINS, LOW_BINS, LOW_BITS, NOTHI
 
 Histogram = NDArray[np.uint32]  # of a chunk
 Totals = NDArray[np.int64]  # of a tensor
+Banded = tuple[
+    Band, NDArray[np.int64]
+]  # and how many equals of its ends come before each chunk, and in all
 
 MOST_OTHERS, MOST_BINS = 1 << 15, 1 << 14  # of a `Tally`, which so takes 0.44 bytes an element at most
 
@@ -121,14 +124,14 @@ class Tally:
         return Lows(bits.astype(np.uint16), counts.astype(np.uint32))
 
 
-def find_bin(bins: Totals, position: int) -> Rank:
-    """The bin of the element at `position`, from all counts of a tensor."""
+def find_bin(bins: Totals | Histogram, position: int) -> Rank:
+    """The bin of the element at `position`, from all counts of a tensor, or of its only chunk."""
     ends = np.cumsum(bins)
     high = int(np.searchsorted(ends, position, side="right"))
     return Rank(high, int(ends[high]) - int(bins[high]))
 
 
-def ends_of(kept: Kept, bins: Totals) -> tuple[Rank, Rank] | None:
+def ends_of(kept: Kept, bins: Totals | Histogram) -> tuple[Rank, Rank] | None:
     """The bins of the first and the last that stay; None if none does.
 
     Where all from the first on stay there is no other end, and both are that of the first.
@@ -150,10 +153,8 @@ class _Edge:
     by_chunk: NDArray[np.int64]
 
 
-def find_band(
-    kept: Kept, ranks: tuple[Rank, Rank], lows: Sequence[tuple[Lows, Lows]]
-) -> tuple[Band, NDArray[np.int64]]:
-    """The band that keeps just these; how many equals of its ends come before each chunk, and in all.
+def find_band(kept: Kept, ranks: tuple[Rank, Rank], lows: Sequence[tuple[Lows, Lows]]) -> Banded:
+    """The band that keeps just these.
 
     lows: for each chunk, the counts in the bins of the first that stays and of the last.
     """
@@ -168,7 +169,7 @@ def find_band(
     return Band(low.bits, kept.first - low.below, low.equal, high.bits, until), _before(low, high)
 
 
-def nothing_kept(chunks: int) -> tuple[Band, NDArray[np.int64]]:
+def nothing_kept(chunks: int) -> Banded:
     """What `find_band` would say if none stays."""
     return NOTHING, np.zeros((chunks + 1, 2), np.int64)
 

@@ -23,6 +23,7 @@ from pipeline.operations.fusion.methods import Drop
 from pipeline.operations.kernels.deltas import Deltas, Recipe, scratch_bytes
 from pipeline.operations.kernels.rows import ruled_elements
 from pipeline.operations.kernels.survey import (
+    Bands,
     HighCounts,
     LowCounts,
     LowPairs,
@@ -34,8 +35,9 @@ from pipeline.operations.kernels.survey import (
 )
 from pipeline.operations.setup import Setup
 from pipeline.storage.base import Reader
-from pipeline.tensors.fusion import HIGH_BINS, Band
+from pipeline.tensors.fusion import HIGH_BINS
 from pipeline.tensors.fusion_select import (
+    Banded,
     Kept,
     Lows,
     ends_of,
@@ -45,13 +47,14 @@ from pipeline.tensors.fusion_select import (
     nothing_kept,
 )
 
+_MOST_JOBS = 1 << 14  # that are walked together
 _TABLE_BYTES = 64 << 20  # of counts, for a group of tensors
 _GROUP_ELEMENTS = 1 << 28  # of a group's deltas: their counts take 0.5 bytes each at the worst
 _SMALLEST_MASS = 1e-7  # that is rescaled by, as in mergekit
 _SMALLEST_NORM, _SMALLEST_LENGTHS, _STRAIGHT = 1e-8, 1e-6, 0.9995  # as in mergekit
 _SINGULAR = 1e-6
 
-Banded = tuple[Band, NDArray[np.int64]]
+Way = Callable[[Sequence[int]], list[Recipe]]
 
 
 @dataclass(frozen=True)
@@ -73,28 +76,34 @@ class Survey:
         """
         found: list[Recipe | None] = [None] * len(self.layout.tensors)
         wanted = [n for n, item in enumerate(self.layout.tensors) if self.fused.combines(item)]
-        fusion = self.fused.fusion
-        if not fusion.surveys:
-            make: Callable[[Sequence[int]], list[Recipe]] = self._by_nothing
-        elif fusion.kind.by_angles:
-            make = self._by_products
-        elif fusion.kind.drops in (Drop.SMALLEST, Drop.OUTLIERS):
-            make = self._by_bands
-        else:
-            make = self._by_masses
-        for group in self._groups(wanted):
-            for number, recipe in zip(group, make(group), strict=True):
-                found[number] = recipe
+        for make, numbers, most in self._ways(wanted):
+            for group in self._groups(numbers, most):
+                for number, recipe in zip(group, make(group), strict=True):
+                    found[number] = recipe
         unknown = [n for n, recipe in enumerate(found) if recipe and not recipe.is_known]
         refuse_tensors(
             [
                 f"{self.layout.tensors[n].result.name} has values that are NaN or infinite, which "
-                f"{fusion.method} would spread over all of it"
+                f"{self.fused.fusion.method} would spread over all of it"
                 for n in unknown
             ],
             where=", ".join(addend.location for addend in self.addends),
         )
         return found
+
+    def _ways(self, wanted: Sequence[int]) -> list[tuple[Way, Sequence[int], int]]:
+        """How recipes are found for which jobs, of so many at most together."""
+        fusion, jobs = self.fused.fusion, self.layout.plan.jobs
+        if not fusion.surveys:
+            return [(self._by_nothing, wanted, _MOST_JOBS)]
+        if fusion.kind.by_angles:
+            return [(self._by_products, wanted, _MOST_JOBS)]
+        if fusion.kind.drops not in (Drop.SMALLEST, Drop.OUTLIERS):
+            return [(self._by_masses, wanted, _MOST_JOBS)]
+        small = [number for number in wanted if jobs[number].chunks == 1]
+        others = [number for number in wanted if jobs[number].chunks != 1]
+        tables = max(1, _TABLE_BYTES // (8 * HIGH_BINS * len(self.addends)))
+        return [(self._by_bands_at_once, small, _MOST_JOBS), (self._by_bands, others, tables)]
 
     def _recipe(
         self,
@@ -106,9 +115,8 @@ class Survey:
         count = len(self.addends)
         return Recipe(bands or [None] * count, rescale or [1.0] * count, weights or self.scales, ends)
 
-    def _groups(self, numbers: Sequence[int]) -> Iterator[list[int]]:
+    def _groups(self, numbers: Sequence[int], most: int) -> Iterator[list[int]]:
         """Jobs that are walked together."""
-        most = max(1, _TABLE_BYTES // (8 * HIGH_BINS * len(self.addends)))
         group: list[int] = []
         elements = 0
         for number in numbers:
@@ -144,6 +152,13 @@ class Survey:
     def _by_nothing(self, group: Sequence[int]) -> list[Recipe]:
         """Nothing is left out."""
         return [self._recipe()] * len(group)
+
+    def _by_bands_at_once(self, group: Sequence[int]) -> list[Recipe]:
+        """Thresholds of tensors that are a single chunk each."""
+        plan = self.fused.survey_plan(self.layout, group)
+        bands = Bands([self._kept(self.layout.tensors[number]) for number in group])
+        self._walk(plan, group, bands)
+        return [self._recipe(found) for found in bands.found]
 
     def _by_bands(self, group: Sequence[int]) -> list[Recipe]:
         """Thresholds of magnitude, in one walk or two."""

@@ -64,7 +64,10 @@ def scratch_bytes(fusion: Fusion, deltas: int) -> int:
 
 
 class Deltas:
-    """Exact deltas of a chunk: row k of `matrix` is delta k's, zero where it has ended."""
+    """Exact deltas of a chunk: row k of `matrix` is delta k's, zero where it has ended.
+
+    Only the chunk's elements count: what lies behind them is anything.
+    """
 
     def __init__(self, fusion: Fusion, decoders: Sequence[Decoder]) -> None:
         self.matrix = np.zeros((len(decoders), CHUNK_ELEMENTS), np.float32)
@@ -100,7 +103,7 @@ class Deltas:
                 first, second = inputs[OWN_INPUTS + 2 * number :][:2]
                 self.fill(number, item, part, *decode(item.result.name, part.chunk, first, second))
             else:
-                self.matrix[number] = 0
+                self.matrix[number, : part.count] = 0
 
     def fill(
         self, number: int, item: Fitted, part: Slice, values: Bytes, corrections: Corrections
@@ -112,7 +115,7 @@ class Deltas:
         """
         row = self.matrix[number]
         found = widen(Operand(values, item.added[number].record.stored), corrections, row)
-        row[len(found) :] = 0
+        row[len(found) : part.count] = 0
         for _, low, high in ruled(item.rules, math.prod(item.result.shape[1:]), part):
             row[low:high] = 0
 

@@ -83,7 +83,7 @@ class FuseKernel(AddKernel):
                 each = next(found)
                 self._deltas.fill(number, item, part, each.values, each.corrections)
             else:
-                self._deltas.matrix[number] = 0
+                self._deltas.matrix[number, : part.count] = 0
 
     def _mix(self, item: Fitted, part: Slice, recipe: Recipe, factor: float, mixed: Floats) -> None:
         """Fill `mixed` with what is added to the base."""

@@ -28,7 +28,18 @@ from pipeline.tensors.fusion import (
     sum_products,
     sum_sizes,
 )
-from pipeline.tensors.fusion_select import MOST_OTHERS, Lows, Rank, Tally, Totals
+from pipeline.tensors.fusion_select import (
+    MOST_OTHERS,
+    Banded,
+    Kept,
+    Lows,
+    Rank,
+    Tally,
+    Totals,
+    ends_of,
+    find_band,
+    nothing_kept,
+)
 
 LIST_BYTES = 128 << 20  # of all tallies of a walk: beyond it chunks are counted again
 
@@ -141,6 +152,29 @@ class LowCounts:
             if ranks is None or not len(values):
                 continue
             self.lows[chunk.part.row][number] = _pair(partial(_lows, values), ranks)
+
+
+class Bands:
+    """For each job of a single chunk, and each delta, which magnitudes stay: all in one look.
+
+    kept: by job and delta. found: likewise, with what `find_band` says of equals.
+    """
+
+    def __init__(self, kept: Sequence[Sequence[Kept]]) -> None:
+        self.found: list[list[Banded]] = [[nothing_kept(1)] * len(each) for each in kept]
+        self._kept = kept
+
+    def __call__(self, chunk: Chunk) -> None:
+        """See `Measure`."""
+        nowhere = np.empty(1, np.uint32)
+        for number, tensor in enumerate(chunk.item.added):
+            kept = self._kept[chunk.part.job][number]
+            values = chunk.deltas.matrix[number, : thinned_of(tensor, chunk.part)]
+            bins = np.zeros(HIGH_BINS, np.uint32)
+            count_high(values, bins, nowhere)
+            if len(values) and (ends := ends_of(kept, bins)):
+                lows = _pair(partial(_lows, values), ends)
+                self.found[chunk.part.job][number] = find_band(kept, ends, [lows])
 
 
 def _lows(values: Floats, high: int) -> Lows:
