@@ -17,7 +17,7 @@ from servers.hub import HubServer
 
 from pipeline import apply, compute
 
-SETTLED = (".pyc", ".nbi", ".nbc", "/dev/null")  # of Python and numba, which keep machine code
+SETTLED = (".nbi", ".nbc", "/dev/null")  # of numba, which keeps machine code
 
 # Runs one operation, and prints its result's fingerprint and every file that was opened for writing,
 # made or renamed meanwhile.
@@ -45,7 +45,9 @@ def run(
     """Run it in a process with a home and a temporary folder of its own."""
     scratch = home / "tmp"
     scratch.mkdir(parents=True, exist_ok=True)
-    env = {**os.environ, **hub.env(home / "hf"), "TMPDIR": str(scratch)}
+    # Python's own compiled modules are no matter here, and a new environment has none yet.
+    python = {"PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(scratch)}
+    env = {**os.environ, **hub.env(home / "hf"), **python}
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, json.dumps([what, arguments, options])],
         cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False,
