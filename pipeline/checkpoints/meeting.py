@@ -30,10 +30,9 @@ class Meeting:
     base_names: for names of post (and for `aliases`) that of base's tensor. tied: names of post that
     another tensor of base stands for, as its embedding does for a head, each with what base would call
     it. aliases: names that post gets, with its tensor that is meant: a tied head whose other side is not
-    tied. only_post: tensors
-    that the base has nothing for. left_out: tensors of the base that take no part: tables that are
-    computed, and what lies beside its text part where post is text alone. over: tensors of the base that
-    nothing explains.
+    tied. only_post: tensors that the base has nothing for. left_out: tensors of the base that take no
+    part: tables that are computed, and what lies beside its text part where post is text alone. over:
+    tensors of the base that nothing explains.
     """
 
     base_names: Mapping[str, str]

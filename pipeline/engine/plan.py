@@ -211,7 +211,7 @@ class Plan:
         """The plan without blocks that are as large as their neighbours, inside large tensors."""
         jobs, gone = [], 0
         for job in self.jobs:
-            kept = _shortened(job, block_bytes)
+            kept = _without_alike(job, block_bytes)
             jobs.append(replace(kept, offset=job.offset - gone))
             gone += (job.count - kept.count) * job.itemsize
         return Plan(jobs)
@@ -262,7 +262,7 @@ class Plan:
         return Block(number, self.jobs[first.job].writer, first.offset, nbytes, tuple(group))
 
 
-def _shortened(job: Job, block_bytes: int) -> Job:
+def _without_alike(job: Job, block_bytes: int) -> Job:
     """`job` without the blocks in its middle that are all alike, but for one; see `Plan._shortened`."""
     sources = [
         source for source in job.inputs if isinstance(source, Input) and source.count == job.count
