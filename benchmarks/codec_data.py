@@ -75,7 +75,7 @@ def _pair(name: str, tensors: list[tuple[NDArray[np.uint16], NDArray[np.uint16]]
             sides = (each[start : start + CHUNK_ELEMENTS].view(np.uint8) for each in (post, base))
             operands = [Operand(side, BF16) for side in sides]
             out = np.empty_like(operands[0].data)
-            _, missing = arithmetic.subtract(*operands, Operand(out, BF16))
+            missing = arithmetic.subtract(*operands, Operand(out, BF16)).lost
             stored.append(out)
             lists = (missing.rest_at, missing.rest, missing.lost_at, missing.lost)
             lost.append(Corrections(*(each.copy() for each in lists)))

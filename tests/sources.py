@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 # What numba compiles: where each source's contracts are written.
 KERNELS = {
     "tensors/kernel_source.py": "tensors/kernels.py",
+    "tensors/bf16_source.py": "tensors/kernels.py",
+    "tensors/vector_source.py": "tensors/kernels.py",
     "tensors/fusion_source.py": "tensors/fusion.py",
     "codecs/kernel_source.py": "codecs/kernels.py",
     "codecs/table_source.py": "codecs/kernels.py",

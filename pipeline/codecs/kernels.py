@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.codecs.tables import LANES, LOWEST, MAX_ELEMENTS, MAX_SYMBOLS, TOTAL
 from pipeline.tensors.dtypes import Bytes
-from pipeline.tensors.native import Functions, Source
+from pipeline.tensors.native import VECTORS, Functions, Source, address_of
 
 U16Array = NDArray[np.uint16]
 Elements = NDArray[Any]  # uint8 or uint16
@@ -25,7 +25,7 @@ VECTOR = 16  # escapes that a vector loop may read or write behind the last one
 
 _SOURCE = Source(
     "pipeline.codecs.kernel_source",
-    tuple(f"pipeline.codecs.{name}" for name in ("table_source", "vector_source", "tables")),
+    (*(f"pipeline.codecs.{name}" for name in ("table_source", "vector_source", "tables")), VECTORS),
 )
 _P, _N, _U16 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint16
 _ENCODE = (_N, (_P, _N, _N, _P, _N, _P, _P, _N, _P, _N, _P))
@@ -66,7 +66,7 @@ def has_vectors() -> bool:
 
 def is_constant(data: Bytes, itemsize: int) -> bool:
     """Whether all elements of `itemsize` bytes are the same."""
-    return bool(_functions["is_constant"](_at(data), len(data), itemsize))
+    return bool(_functions["is_constant"](address_of(data), len(data), itemsize))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Workspace:
         """
         at, size = self._at, 1 << (8 * data.itemsize)
         count = _functions[f"count{8 * data.itemsize}"]
-        total = count(_at(data), len(data), sampled, at["_counts"], size)
+        total = count(address_of(data), len(data), sampled, at["_counts"], size)
         self._totals[:] = 0, -1, sampled, 0
         _functions["plan"](
             at["_counts"], size, total, _COSTS_AT, at["values"], at["frequencies"], at["_totals"]
@@ -127,7 +127,9 @@ class Workspace:
     def write_table(self, symbols: int, out: Bytes) -> int | None:
         """Write the last plan's table to `out`; returns its bytes, None if there is no room."""
         at = self._at
-        used = _functions["write_table"](at["values"], at["frequencies"], symbols, _at(out), len(out))
+        used = _functions["write_table"](
+            at["values"], at["frequencies"], symbols, address_of(out), len(out)
+        )
         return None if used < 0 else int(used)
 
     def split_bits(self, total: int) -> float:
@@ -148,7 +150,7 @@ class Workspace:
         )
         self.states[:] = LOWEST
         self._totals[:] = 0
-        data_at, words_at, start = _at(data), _at(words), 0
+        data_at, words_at, start = address_of(data), address_of(words), 0
         # Single bytes never escape, but may be escaped elements themselves, which must stay.
         escapes_at = at["escapes" if bits == 16 else "_no_escapes"]
         if self._vectors and lanes == LANES:
@@ -172,7 +174,7 @@ class Workspace:
         """
         at = self._at
         used = _functions["decoding_table"](
-            _at(data), len(data), symbols, bits, at["_slots"], at["_slot_values"], at["_symbols"]
+            address_of(data), len(data), symbols, bits, at["_slots"], at["_slot_values"], at["_symbols"]
         )
         return None if used < 0 else int(used)
 
@@ -185,7 +187,7 @@ class Workspace:
         at, bits, end = self._at, 8 * out.itemsize, len(out)
         tables = (at["_slots"], at["_slot_values"])
         plain = _functions[f"decode{bits}"]
-        words_at, out_at, states = _at(words), _at(out), at["states"]
+        words_at, out_at, states = address_of(words), address_of(out), at["states"]
         self._totals[0] = count
         if self._vectors and lanes == LANES:
             tail = end // LANES * LANES
@@ -199,15 +201,9 @@ class Workspace:
 
     def fill_in(self, out: U16Array, place: int) -> int:
         """Replace each element that equals `place` by the next of `escapes`; how many there were."""
-        out_at, escapes_at, found, start = _at(out), self._at["escapes"], 0, 0
+        out_at, escapes_at, found, start = address_of(out), self._at["escapes"], 0, 0
         if self._vectors:
             start = len(out) // VECTOR * VECTOR
             found = _functions["fill_in_wide"](out_at, start, place, escapes_at)
         found += _functions["fill_in"](out_at, start, len(out), place, escapes_at + 2 * found)
         return int(found)
-
-
-def _at(array: NDArray[Any]) -> int:
-    """The address of a flat array's first element."""
-    assert array.flags.c_contiguous, "a kernel was given an array with gaps"
-    return array.ctypes.data

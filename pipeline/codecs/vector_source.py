@@ -19,15 +19,12 @@ from numba import cfunc, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
 from pipeline.codecs.tables import BITS, LANES, LOWEST, TOTAL
+from pipeline.tensors.vector_source import FLAGS, I32, I64, WIDE, WIDTH, Steps
 
-WIDTH = 16  # lanes of a vector of 32-bit numbers
 NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512dq")
 
-_I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
-_MASKS = ir.VectorType(_I1, WIDTH)
-_NARROW = ir.VectorType(_I16, WIDTH)
-_WIDE = ir.VectorType(_I32, WIDTH)
-_PAIRS = ir.VectorType(_I64, WIDTH // 2)
+_I8 = ir.IntType(8)
+_PAIRS = ir.VectorType(I64, WIDTH // 2)
 
 _P8 = types.CPointer(types.uint8)
 _P16 = types.CPointer(types.uint16)
@@ -37,72 +34,28 @@ _TOTALS = types.CPointer(types.int64)
 _N = types.int64
 
 
-class _Steps:
-    """The instructions of a step, on a builder."""
-
-    def __init__(self, builder):
-        self.b = builder
-
-    @staticmethod
-    def all(kind, value):
-        return ir.Constant(kind, [value] * kind.count)
-
-    def every(self, number):
-        """A 32-bit number in every lane."""
-        undefined = ir.Constant(_WIDE, ir.Undefined)
-        single = self.b.insert_element(undefined, number, ir.Constant(_I32, 0))
-        return self.b.shuffle_vector(single, undefined, self.all(_WIDE, 0))
-
-    def call(self, name, result, *arguments):
-        module = self.b.module
-        function = module.globals.get(name)
-        if function is None:
-            kind = ir.FunctionType(result, [argument.type for argument in arguments])
-            function = ir.Function(module, kind, name)
-        return self.b.call(function, arguments)
-
-    def place(self, pointer, index, element, vector):
-        """The address of `vector` at element number `index`."""
-        first = self.b.gep(self.b.bitcast(pointer, element.as_pointer()), [index])
-        return self.b.bitcast(first, vector.as_pointer())
-
-    def load(self, pointer, index, bits=16):
-        """16 elements of `bits` bits, as 32-bit numbers."""
-        element = ir.IntType(bits)
-        vector = ir.VectorType(element, WIDTH)
-        found = self.b.load(self.place(pointer, index, element, vector), align=1)
-        return found if bits == 32 else self.b.zext(found, _WIDE)
-
-    def store(self, wide, pointer, index, bits=16):
-        """The low `bits` bits of 16 numbers."""
-        element = ir.IntType(bits)
-        vector = ir.VectorType(element, WIDTH)
-        narrow = wide if bits == 32 else self.b.trunc(wide, vector)
-        self.b.store(narrow, self.place(pointer, index, element, vector), align=1)
+class _Steps(Steps):
+    """The instructions of a step, and those of AVX-512."""
 
     def gather(self, pointer, indices, scale):
         """The 32 bits at `pointer` plus each of the indices times `scale` bytes."""
         return self.call(
             "llvm.x86.avx512.mask.gather.dpi.512",
-            _WIDE,
-            self.all(_WIDE, 0),
+            WIDE,
+            self.all(WIDE, 0),
             self.b.bitcast(pointer, _I8.as_pointer()),
             indices,
-            self.all(_MASKS, 1),
-            ir.Constant(_I32, scale),
+            self.all(FLAGS, 1),
+            ir.Constant(I32, scale),
         )
 
     def compress(self, wide, mask):
         """The numbers that `mask` names, moved to the front."""
-        return self.call("llvm.x86.avx512.mask.compress.v16i32", _WIDE, wide, self.all(_WIDE, 0), mask)
+        return self.call("llvm.x86.avx512.mask.compress.v16i32", WIDE, wide, self.all(WIDE, 0), mask)
 
     def expand(self, wide, mask):
         """The first numbers, moved to where `mask` wants one."""
-        return self.call("llvm.x86.avx512.mask.expand.v16i32", _WIDE, wide, self.all(_WIDE, 0), mask)
-
-    def how_many(self, mask):
-        count = self.call("llvm.ctpop.i16", _I16, self.b.bitcast(mask, _I16))
-        return self.b.zext(count, _I64)
+        return self.call("llvm.x86.avx512.mask.expand.v16i32", WIDE, wide, self.all(WIDE, 0), mask)
 
     def high_product(self, left, right):
         """The upper 32 bits of each product: those of even and of odd lanes apart."""
@@ -111,7 +64,7 @@ class _Steps:
         lefts, rights = b.bitcast(left, _PAIRS), b.bitcast(right, _PAIRS)
         even = b.lshr(b.mul(b.and_(lefts, low), b.and_(rights, low)), by)
         odd = b.and_(b.mul(b.lshr(lefts, by), b.lshr(rights, by)), self.all(_PAIRS, 0xFFFFFFFF << 32))
-        return b.bitcast(b.or_(even, odd), _WIDE)
+        return b.bitcast(b.or_(even, odd), WIDE)
 
 
 @intrinsic
@@ -126,22 +79,22 @@ def encode_step(typingctx, data, at, states, lane, table, words, entry, escapes,
         s, b = _Steps(builder), builder
         value = s.load(data, at, signature.args[0].dtype.bitwidth)
         packed = s.gather(table, value, 8)
-        upper = b.gep(b.bitcast(table, _I32.as_pointer()), [ir.Constant(_I64, 1)])
+        upper = b.gep(b.bitcast(table, I32.as_pointer()), [ir.Constant(I64, 1)])
         reciprocal = s.gather(upper, value, 8)
-        frequency = b.and_(packed, s.all(_WIDE, TOTAL - 1))
+        frequency = b.and_(packed, s.all(WIDE, TOTAL - 1))
         x = s.load(states, lane, 32)
-        over = b.icmp_unsigned(">=", x, b.shl(frequency, s.all(_WIDE, 31 - BITS)))
-        used = b.and_(filled, ir.Constant(_I64, 0xFFFFFFFF))
+        over = b.icmp_unsigned(">=", x, b.shl(frequency, s.all(WIDE, 31 - BITS)))
+        used = b.and_(filled, ir.Constant(I64, 0xFFFFFFFF))
         s.store(s.compress(x, over), words, used)
-        x = b.select(over, b.lshr(x, s.all(_WIDE, 16)), x)
-        shift = b.lshr(packed, s.all(_WIDE, 2 * BITS + 1))
+        x = b.select(over, b.lshr(x, s.all(WIDE, 16)), x)
+        shift = b.lshr(packed, s.all(WIDE, 2 * BITS + 1))
         quotient = b.lshr(s.high_product(x, reciprocal), shift)
-        bias = b.and_(b.lshr(packed, s.all(_WIDE, BITS)), s.all(_WIDE, 2 * TOTAL - 1))
-        rest = b.sub(s.all(_WIDE, TOTAL), frequency)
+        bias = b.and_(b.lshr(packed, s.all(WIDE, BITS)), s.all(WIDE, 2 * TOTAL - 1))
+        rest = b.sub(s.all(WIDE, TOTAL), frequency)
         s.store(b.add(x, b.add(b.mul(quotient, rest), bias)), states, lane, 32)
         escaping = b.icmp_unsigned("==", packed, s.every(entry))
-        s.store(s.compress(value, escaping), escapes, b.lshr(filled, ir.Constant(_I64, 32)))
-        more = b.shl(s.how_many(escaping), ir.Constant(_I64, 32))
+        s.store(s.compress(value, escaping), escapes, b.lshr(filled, ir.Constant(I64, 32)))
+        more = b.shl(s.how_many(escaping), ir.Constant(I64, 32))
         return b.add(filled, b.add(s.how_many(over), more))
 
     kinds = (data, types.int64, _P32, types.int64, _P64, _P16, types.uint32, _P16, types.int64)
@@ -156,17 +109,17 @@ def decode_step(typingctx, words, left, states, lane, table, values, out, at):
         words, left, states, lane, table, values, out, at = args
         s, b = _Steps(builder), builder
         x = s.load(states, lane, 32)
-        slot = b.and_(x, s.all(_WIDE, TOTAL - 1))
+        slot = b.and_(x, s.all(WIDE, TOTAL - 1))
         entry = s.gather(table, slot, 4)
         value = s.gather(values, slot, 2)  # and its neighbour, which the store cuts off
         s.store(value, out, at, signature.args[6].dtype.bitwidth)
-        frequency = b.and_(entry, s.all(_WIDE, TOTAL - 1))
-        scaled = b.mul(frequency, b.lshr(x, s.all(_WIDE, BITS)))
-        x = b.add(scaled, b.lshr(entry, s.all(_WIDE, BITS)))
-        short = b.icmp_unsigned("<", x, s.all(_WIDE, LOWEST))
+        frequency = b.and_(entry, s.all(WIDE, TOTAL - 1))
+        scaled = b.mul(frequency, b.lshr(x, s.all(WIDE, BITS)))
+        x = b.add(scaled, b.lshr(entry, s.all(WIDE, BITS)))
+        short = b.icmp_unsigned("<", x, s.all(WIDE, LOWEST))
         left = b.sub(left, s.how_many(short))
         word = s.expand(s.load(words, left), short)
-        longer = b.or_(b.shl(x, s.all(_WIDE, 16)), word)
+        longer = b.or_(b.shl(x, s.all(WIDE, 16)), word)
         s.store(b.select(short, longer, x), states, lane, 32)
         return left
 
@@ -183,7 +136,7 @@ def fill_step(typingctx, out, at, place, escapes, found):
         out, at, place, escapes, found = args
         s, b = _Steps(builder), builder
         value = s.load(out, at)
-        mask = b.icmp_unsigned("==", value, s.every(b.zext(place, _I32)))
+        mask = b.icmp_unsigned("==", value, s.every(b.zext(place, I32)))
         s.store(b.select(mask, s.expand(s.load(escapes, found), mask), value), out, at)
         return b.add(found, s.how_many(mask))
 

@@ -55,6 +55,18 @@ class Corrections:
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """What a subtraction found. changed: elements that differ. lost: what rounding lost.
+
+    squares: the sums of `kernels.norms_bf16`, where they were made on the way.
+    """
+
+    changed: int
+    lost: Corrections
+    squares: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Operand:
     """The raw bytes of a run of elements of one format."""
 
@@ -81,11 +93,11 @@ class Term:
 class Arithmetic(Protocol):
     """Both formulas on one chunk. An instance belongs to one thread: it reuses its scratch space."""
 
-    def subtract(self, post: Operand, base: Operand, stored: Operand) -> tuple[int, Corrections]:
-        """Fill `stored` with post - base; returns (elements that differ, what rounding lost).
+    def subtract(self, post: Operand, base: Operand, stored: Operand) -> Difference:
+        """Fill `stored` with post - base.
 
-        `base` may be shorter than `post`: elements that it lacks count as zero. The corrections'
-        arrays are valid until the next call.
+        `base` may be shorter than `post`: elements that it lacks count as zero. The arrays of what is
+        returned are valid until the next call.
         """
 
     def add(self, base: Operand, terms: Sequence[Term], result: Operand) -> int:
@@ -134,12 +146,14 @@ class CpuArithmetic:
         self._rest = np.empty(CHUNK_ELEMENTS, np.int32)
         self._lost_at = np.empty(CHUNK_ELEMENTS, np.uint32)
         self._lost = np.empty(CHUNK_ELEMENTS, np.uint16)
+        self._squares = np.empty(3)
 
-    def subtract(self, post: Operand, base: Operand, stored: Operand) -> tuple[int, Corrections]:
+    def subtract(self, post: Operand, base: Operand, stored: Operand) -> Difference:
         """See `Arithmetic.subtract`."""
         if post.dtype == base.dtype == stored.dtype == BF16:
             subtrahend = base.bits
-            if len(subtrahend) < len(post.bits):
+            as_long = len(base.data) == len(post.data)
+            if not as_long:
                 subtrahend = np.zeros(len(post.bits), BF16.bits)
                 subtrahend[: len(base.bits)] = base.bits
             changed, rests, losses = kernels.subtract_bf16(
@@ -150,17 +164,19 @@ class CpuArithmetic:
                 self._rest,
                 self._lost_at,
                 self._lost,
+                self._squares,
             )
-            return int(changed), Corrections(
+            lost = Corrections(
                 self._rest_at[:rests],
                 self._rest[:rests],
                 self._lost_at[:losses],
                 self._lost[:losses],
             )
+            return Difference(changed, lost, self._squares if as_long else None)
         with np.errstate(all="ignore"):  # overflow, NaN and infinity are data here
             return self._subtract_any(post, base, stored)
 
-    def _subtract_any(self, post: Operand, base: Operand, stored: Operand) -> tuple[int, Corrections]:
+    def _subtract_any(self, post: Operand, base: Operand, stored: Operand) -> Difference:
         width = compute_dtype(post.dtype, base.dtype)
         unsigned, signed = width.bits, f"<i{width.itemsize}"
         difference = self._widen(post, 0, width)
@@ -177,10 +193,8 @@ class CpuArithmetic:
         np.add(subtrahend, difference, out=kept)
         self._narrow(kept, restored)
         lost_at = np.flatnonzero(restored.bits != post.bits)
-        return int(changed), Corrections(
-            rest_at, rest,
-            lost_at.astype(np.uint32), post.bits[lost_at],
-        )  # fmt: skip
+        lost = Corrections(rest_at, rest, lost_at.astype(np.uint32), post.bits[lost_at])
+        return Difference(int(changed), lost)
 
     def add(self, base: Operand, terms: Sequence[Term], result: Operand) -> int:
         """See `Arithmetic.add`."""

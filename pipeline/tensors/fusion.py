@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.tensors.fingerprint import digest_bytes
-from pipeline.tensors.native import Functions, Source
+from pipeline.tensors.native import KERNELS, Functions, Source, address_of
 
 Floats = NDArray[np.float32]
 Counts = NDArray[np.int64]
@@ -39,9 +39,9 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "sum_products": (_DOUBLE, (_POINTER, _POINTER, _COUNT, _POINTER)),
     "elect": (None, (_POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _COUNT, _POINTER, _POINTER)),
 }
-_LANES, _SPAN = 512, 4096  # of `kernel_source`
+_LANES, _SPAN = 512, 4096  # of `fusion_source`
 _functions = Functions(
-    _SIGNATURES, Source("pipeline.tensors.fusion_source", ("pipeline.tensors.kernel_source",))
+    _SIGNATURES, Source("pipeline.tensors.fusion_source", (KERNELS.module, *KERNELS.parts))
 )
 
 
@@ -69,13 +69,15 @@ def count_high(values: Floats, bins: NDArray[np.uint32], others: NDArray[np.uint
     Fills `others` with the magnitudes that have lower bits, too, and returns how many those are. Its
     last place is scratch: if they are not fewer than it is long, it has not all of them.
     """
-    found = _functions["count_high"](_at(values), len(values), _at(bins), _at(others), len(others) - 1)
+    found = _functions["count_high"](
+        address_of(values), len(values), address_of(bins), address_of(others), len(others) - 1
+    )
     return int(found)
 
 
 def count_low(values: Floats, high: int, bins: NDArray[np.uint32]) -> None:
     """Count in `bins`, by the lower 15 bits, the values whose magnitude's upper 16 bits are `high`."""
-    _functions["count_low"](_at(values), len(values), high, _at(bins))
+    _functions["count_low"](address_of(values), len(values), high, address_of(bins))
 
 
 def keep_band(values: Floats, band: Band, seen: Counts, then: Counts) -> None:
@@ -91,12 +93,12 @@ def keep_band(values: Floats, band: Band, seen: Counts, then: Counts) -> None:
         keep_between(values, least, most)
         return
     ordinals = np.array([band.low_from, band.low_until, band.high_until, low_seen, high_seen], np.int64)
-    _functions["keep_band"](_at(values), len(values), band.low, band.high, _at(ordinals))
+    _functions["keep_band"](address_of(values), len(values), band.low, band.high, address_of(ordinals))
 
 
 def keep_between(values: Floats, least: int, most: int) -> None:
     """Leave out what is not of these magnitudes, as float32's bits, both ends included."""
-    _functions["keep_between"](_at(values), len(values), least, most)
+    _functions["keep_between"](address_of(values), len(values), least, most)
 
 
 def _all_or_none(first: int, stop: int, kept_from: int, kept_until: int) -> bool | None:
@@ -108,7 +110,7 @@ def _all_or_none(first: int, stop: int, kept_from: int, kept_until: int) -> bool
 
 def add_wide_bf16(base: NDArray[np.uint16], added: Floats, out: NDArray[np.uint16]) -> None:
     """out = base + added for bfloat16 bits, in float32, rounded once."""
-    _functions["add_wide_bf16"](_at(base), _at(added), _at(out), len(out))
+    _functions["add_wide_bf16"](address_of(base), address_of(added), address_of(out), len(out))
 
 
 def random_key(seed: int, number: int, name: str) -> int:
@@ -118,12 +120,12 @@ def random_key(seed: int, number: int, name: str) -> int:
 
 def keep_random(values: Floats, key: int, start: int, density: float) -> None:
     """Keep each with the chance `density`. start: the first one's number in its tensor."""
-    _functions["keep_random"](_at(values), len(values), key, start, round(density * CERTAIN))
+    _functions["keep_random"](address_of(values), len(values), key, start, round(density * CERTAIN))
 
 
 def keep_ranked(values: Floats, key: int, start: int, limits: Counts) -> None:
     """Keep each with the chance limits / 2^32; see `rank_limits`."""
-    _functions["keep_ranked"](_at(values), len(values), key, start, _at(limits))
+    _functions["keep_ranked"](address_of(values), len(values), key, start, address_of(limits))
 
 
 def rank_limits(rows: Floats, width: int, density: float, epsilon: float) -> Counts:
@@ -148,14 +150,16 @@ def rank_limits(rows: Floats, width: int, density: float, epsilon: float) -> Cou
 def sum_sizes(values: Floats) -> float:
     """The sum of |values|."""
     scratch = np.empty(_LANES)
-    return float(_functions["sum_sizes"](_at(values), len(values), _at(scratch)))
+    return float(_functions["sum_sizes"](address_of(values), len(values), address_of(scratch)))
 
 
 def sum_products(left: Floats, right: Floats) -> float:
     """The sum of left * right, as long as both are; products are exact."""
     count = min(len(left), len(right))
     scratch = np.empty(_LANES)
-    return float(_functions["sum_products"](_at(left), _at(right), count, _at(scratch)))
+    return float(
+        _functions["sum_products"](address_of(left), address_of(right), count, address_of(scratch))
+    )
 
 
 def elect(deltas: Floats, weights: Floats, out: Floats, *, normalize: bool) -> None:
@@ -167,11 +171,12 @@ def elect(deltas: Floats, weights: Floats, out: Floats, *, normalize: bool) -> N
     terms, stride = deltas.shape
     scratch = np.empty(2 * _SPAN, np.float32)
     _functions["elect"](
-        _at(deltas), _at(weights), terms, stride, len(out), normalize, _at(scratch), _at(out)
+        address_of(deltas),
+        address_of(weights),
+        terms,
+        stride,
+        len(out),
+        normalize,
+        address_of(scratch),
+        address_of(out),
     )
-
-
-def _at(array: NDArray[Any]) -> int:
-    """The address of an array's first element."""
-    assert array.flags.c_contiguous, "a kernel was given an array with gaps"
-    return array.ctypes.data

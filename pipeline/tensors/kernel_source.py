@@ -4,7 +4,7 @@ Only `pipeline.tensors.native` imports this module, and only to compile it.
 
 Loops run over bits rather than floats, because bfloat16 has no numpy type and because exactness is
 about bits: -0.0, infinities and NaN payloads count. The formulas are those of
-`pipeline.tensors.arithmetic`.
+`pipeline.tensors.arithmetic`; `bf16_source` has what takes nearly all the time, 16 elements at once.
 
 `U32(...)` around every operation is not decoration: numba widens integer results to 64 bits, which
 halves the width of the vector instructions that the compiler can use.
@@ -19,10 +19,14 @@ from llvmlite import ir
 from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
+from pipeline.tensors.bf16_source import LANES, ROW, add_step, squares_step, subtract_step
+from pipeline.tensors.vector_source import WIDTH, lowest
+
 U32 = np.uint32
 
-LANES = 512  # of sums side by side, each in order: the same for vectors of any width
-SPAN = 4096  # elements of the inner loops: what they leave behind stays in the first-level cache
+SPAN = 4096  # elements of the inner loop: what it leaves behind stays in the first-level cache
+SUMS = 3 * ROW  # float32 of sums in a kernel's room
+ROOM = SUMS + SPAN // 32  # all of them: behind the sums is a bit for each element of a span
 
 _SIXTEEN = U32(16)
 _ONE = U32(1)
@@ -30,7 +34,6 @@ _HALF = U32(0x7FFF)  # just under half a unit of bfloat16's last place
 _F32_INF = U32(0x7F800000)
 _F32_NAN = U32(0x7FC00000)
 _F32_MAGNITUDE = U32(0x7FFFFFFF)
-_BF16_INF = np.uint16(0x7F80)
 _BF16_NAN = U32(0x7FC0)
 
 
@@ -74,46 +77,6 @@ def difference(post, base):
     return _F32_NAN if U32(bits & _F32_MAGNITUDE) > _F32_INF else bits
 
 
-@njit(inline="always")
-def nearest_bf16(bits):
-    """`round_bf16` for finite values and infinities only."""
-    return U32(U32(bits + _HALF + U32(U32(bits >> _SIXTEEN) & _ONE)) >> _SIXTEEN)
-
-
-@njit
-def _subtract_simple(post, base, out, suspect):
-    """out = post - base where that is exact; `suspect` is nonzero where the caller must look again.
-
-    That is where the difference has bits below bfloat16's last place, or base + difference is not post
-    in float32 already. Where `out` is not finite, neither array says anything of value.
-    """
-    for i in range(post.size):
-        p = U32(U32(post[i]) << _SIXTEEN)
-        base_value = wide(base[i])
-        delta = float_of(p) - base_value
-        bits = bits_of(delta)
-        astray = U32(bits_of(base_value + delta) ^ p)
-        out[i] = np.uint16(U32(bits >> _SIXTEEN))
-        suspect[i] = np.uint16(U32(U32(bits | astray) | U32(astray >> _SIXTEEN)))
-
-
-@njit
-def _subtract_all(post, base, out, suspect):
-    """`out` for any values, an element at a time, and all of them suspect."""
-    for i in range(post.size):
-        out[i] = np.uint16(round_bf16(difference(post[i], base[i])))
-        suspect[i] = np.uint16(1)
-
-
-@njit
-def _count_differing(left, right):
-    """How many of at most SPAN elements differ; in 16 bits, for vectors of 16-bit lanes."""
-    total = np.uint16(0)
-    for i in range(left.size):
-        total = np.uint16(total + np.uint16(left[i] != right[i]))
-    return total
-
-
 @njit
 def _has_all_bits(source, mask):
     """Whether any of the uint16 has all bits of `mask` set: with the exponent's, is not finite."""
@@ -125,35 +88,36 @@ def _has_all_bits(source, mask):
 
 
 @njit
-def _find_nonzero(flags, groups, found):
-    """Fill `found` with the positions of nonzero flags, ascending; returns how many there are.
-
-    Without a branch for each, for a branch that is seldom taken and can't be foreseen costs more than
-    the element: first the groups of eight flags in which there is any, then the flags of those.
-    """
-    words = flags.view(np.uint64)
-    filled = np.int64(0)
-    for group in range(words.size // 2):
-        groups[filled] = np.uint16(group)
-        filled += np.int64((words[2 * group] | words[2 * group + 1]) != 0)
-    count = np.int64(0)
-    for k in range(filled):
-        first = 8 * np.int64(groups[k])
-        for i in range(first, first + 8):
-            found[count] = np.uint16(i)
-            count += np.int64(flags[i] != 0)
-    return count
+def _start_sums(sums):
+    """No squares yet, in any lane."""
+    for i in range(3 * ROW):
+        sums[i] = np.float32(0)
 
 
 @njit
-def _add_squares(post, base, deltas, bases, sizes):
-    """Add the squares of post - base and of base, lane by lane, and keep the largest |post - base|."""
-    for i in range(post.size):
-        value = wide(base[i])
-        delta = wide(post[i]) - value
-        deltas[i] += delta * delta
-        bases[i] += value * value
-        sizes[i] = max(sizes[i], U32(bits_of(delta) & _F32_MAGNITUDE))
+def _fold_sums(sums, result):
+    """result = the sums of squares of differences and of the base, lane by lane, and the largest."""
+    delta_squares = np.float64(0)
+    base_squares = np.float64(0)
+    largest = U32(0)
+    for i in range(LANES):
+        delta_squares += sums[i]
+        base_squares += sums[ROW + i]
+        largest = max(largest, bits_of(sums[2 * ROW + i]))  # magnitudes grow as their bits do
+    result[0] = delta_squares
+    result[1] = base_squares
+    result[2] = float_of(largest)
+
+
+@njit
+def _add_square(post, base, sums, lane):
+    """What a step adds to the sums, for one element."""
+    value = wide(base)
+    delta = wide(post) - value
+    sums[lane] += delta * delta
+    sums[ROW + lane] += value * value
+    largest = bits_of(sums[2 * ROW + lane])
+    sums[2 * ROW + lane] = float_of(max(largest, U32(bits_of(delta) & _F32_MAGNITUDE)))
 
 
 # --- Entry points: C functions of pointers and counts; `pipeline.tensors.kernels` has their contracts.
@@ -168,63 +132,64 @@ _COUNT = types.int64
 
 
 @cfunc(
-    types.void(_BITS, _BITS, _BITS, _COUNT, _BITS, _POSITIONS, _RESTS, _POSITIONS, _BITS, _TOTALS),
+    types.void(
+        _BITS, _BITS, _BITS, _COUNT, _FLOATS, _POSITIONS, _RESTS, _POSITIONS, _BITS, _TOTALS, _DOUBLES
+    ),
     error_model="numpy",
 )
-def subtract_bf16(post, base, out, count, scratch, rest_at, rest, lost_at, lost, totals):
-    all_post = carray(post, count)
-    all_base = carray(base, count)
-    all_out = carray(out, count)
-    suspect = carray(scratch, 3 * SPAN)[:SPAN]
-    groups = carray(scratch, 3 * SPAN)[SPAN : 2 * SPAN]
-    found = carray(scratch, 3 * SPAN)[2 * SPAN :]
-    rest_positions = carray(rest_at, count)
-    rests = carray(rest, count)
-    lost_positions = carray(lost_at, count)
-    losts = carray(lost, count)
-    changed = 0
-    rest_count = 0
-    lost_count = 0
+def subtract_bf16(post, base, out, count, room, rest_at, rest, lost_at, lost, totals, squares):
+    looks = carray(room, ROOM)[SUMS:].view(np.uint16)  # a bit for each element to be looked at again
+    words = looks.view(np.uint64)
+    changed = np.int64(0)
+    rests = np.int64(0)
+    losses = np.int64(0)
+    _start_sums(room)
     for start in range(0, count, SPAN):
-        p = all_post[start : start + SPAN]
-        b = all_base[start : start + SPAN]
-        o = all_out[start : start + SPAN]
-        for i in range(p.size, SPAN):
-            suspect[i] = 0
-        _subtract_simple(p, b, o, suspect)
-        if _has_all_bits(o, _BF16_INF):
-            _subtract_all(p, b, o, suspect)
-        changed += _count_differing(p, b)
-        for k in range(_find_nonzero(suspect, groups, found)):
-            i = found[k]
-            bits = difference(p[i], b[i])
-            high = round_bf16(bits)
-            o[i] = np.uint16(high)
-            low = np.int32(U32(bits - U32(high << _SIXTEEN)))
-            if low != 0:
-                rest_positions[rest_count] = start + i
-                rests[rest_count] = low
-                rest_count += 1
-            if round_bf16(bits_of(wide(b[i]) + float_of(bits))) != U32(p[i]):
-                lost_positions[lost_count] = start + i
-                losts[lost_count] = p[i]
-                lost_count += 1
-    result = carray(totals, 3)
-    result[0] = changed
-    result[1] = rest_count
-    result[2] = lost_count
+        stop = min(count, start + SPAN)
+        vectors = (stop - start) // WIDTH
+        for number in range(vectors):
+            first = WIDTH * number
+            found = subtract_step(post, base, out, start + first, room, first & (LANES - 1))
+            looks[number] = np.uint16(found)
+            changed += found >> 32
+        for number in range(vectors, SPAN // WIDTH):  # none but in the last span
+            looks[number] = np.uint16(0)
+        for i in range(start + WIDTH * vectors, stop):
+            _add_square(post[i], base[i], room, i & (LANES - 1))
+            changed += np.int64(post[i] != base[i])
+            looks[vectors] |= np.uint16(1 << (i & (WIDTH - 1)))
+        for number in range(SPAN // 64):
+            suspects = np.int64(words[number])
+            while suspects:
+                i = start + 64 * number + lowest(suspects)
+                suspects &= suspects - 1
+                bits = difference(post[i], base[i])
+                high = round_bf16(bits)
+                out[i] = np.uint16(high)
+                low = np.int32(U32(bits - U32(high << _SIXTEEN)))
+                if low != 0:
+                    rest_at[rests] = U32(i)
+                    rest[rests] = low
+                    rests += 1
+                if round_bf16(bits_of(wide(base[i]) + float_of(bits))) != U32(post[i]):
+                    lost_at[losses] = U32(i)
+                    lost[losses] = post[i]
+                    losses += 1
+    totals[0] = changed
+    totals[1] = rests
+    totals[2] = losses
+    _fold_sums(room, squares)
 
 
 @cfunc(types.void(_BITS, _BITS, types.float32, _BITS, _COUNT), error_model="numpy")
 def add_bf16(base, stored, scale, out, count):
-    bases = carray(base, count)
-    deltas = carray(stored, count)
-    results = carray(out, count)
-    for i in range(count):
-        results[i] = np.uint16(nearest_bf16(bits_of(wide(bases[i]) + scale * wide(deltas[i]))))
-    if _has_all_bits(results, _BF16_INF):  # seldom: infinities and NaNs want more care
-        for i in range(count):
-            results[i] = np.uint16(round_bf16(bits_of(wide(bases[i]) + scale * wide(deltas[i]))))
+    whole = count - count % WIDTH
+    strange = np.int64(0)
+    for start in range(0, whole, WIDTH):
+        strange |= add_step(base, stored, scale, out, start)
+    # Seldom more than the end: infinities and NaNs want more care.
+    for i in range(0 if strange else whole, count):
+        out[i] = np.uint16(round_bf16(bits_of(wide(base[i]) + scale * wide(stored[i]))))
 
 
 @cfunc(
@@ -257,30 +222,14 @@ def widen_bf16(source, out, count):
 
 
 @cfunc(types.void(_BITS, _BITS, _COUNT, _FLOATS, _DOUBLES), error_model="numpy")
-def norms_bf16(post, base, count, scratch, out):
-    all_post = carray(post, count)
-    all_base = carray(base, count)
-    deltas = carray(scratch, 3 * LANES)[:LANES]
-    bases = carray(scratch, 3 * LANES)[LANES : 2 * LANES]
-    sizes = carray(scratch, 3 * LANES)[2 * LANES :].view(np.uint32)  # magnitudes grow as their bits do
-    for i in range(LANES):
-        deltas[i] = np.float32(0)
-        bases[i] = np.float32(0)
-        sizes[i] = U32(0)
-    for start in range(0, count, LANES):
-        p = all_post[start : start + LANES]
-        _add_squares(p, all_base[start : start + LANES], deltas, bases, sizes)
-    delta_squares = np.float64(0)
-    base_squares = np.float64(0)
-    largest = U32(0)
-    for i in range(LANES):
-        delta_squares += deltas[i]
-        base_squares += bases[i]
-        largest = max(largest, sizes[i])
-    result = carray(out, 3)
-    result[0] = delta_squares
-    result[1] = base_squares
-    result[2] = float_of(largest)
+def norms_bf16(post, base, count, sums, squares):
+    whole = count - count % WIDTH
+    _start_sums(sums)
+    for start in range(0, whole, WIDTH):
+        squares_step(post, base, start, sums, start & (LANES - 1))
+    for i in range(whole, count):
+        _add_square(post[i], base[i], sums, i & (LANES - 1))
+    _fold_sums(sums, squares)
 
 
 @cfunc(types.void(_FLOATS, _BITS, _COUNT), error_model="numpy")

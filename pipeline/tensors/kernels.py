@@ -7,19 +7,20 @@ Arrays are flat and contiguous; bfloat16 values are their bits, as uint16. The l
 from __future__ import annotations
 
 import ctypes
+import threading
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tensors.native import Functions
+from pipeline.tensors.native import Functions, address_of
 
 U16Array = NDArray[np.uint16]
 U32Array = NDArray[np.uint32]
 
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "subtract_bf16": (None, (*[_POINTER] * 3, _COUNT, *[_POINTER] * 6)),
+    "subtract_bf16": (None, (*[_POINTER] * 3, _COUNT, *[_POINTER] * 7)),
     "add_bf16": (None, (_POINTER, _POINTER, ctypes.c_float, _POINTER, _COUNT)),
     "add_bf16_at": (
         None,
@@ -31,12 +32,21 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "narrow_bf16": (None, (_POINTER, _POINTER, _COUNT)),
     "round_to_odd": (None, (_POINTER, _POINTER, _COUNT)),
 }
-SCRATCH_ELEMENTS = 3 * 4096  # that `subtract_bf16` needs: three of `kernel_source.SPAN`
+_ROOM_BYTES = 4 * (3 * 528 + 128)  # `kernel_source.ROOM` floats
+_LINE = 64  # bytes of a cache line: a vector that lies across two takes twice as long
 
-NORM_SCRATCH = 3 * 512  # floats that `norms_bf16` needs: three of `kernel_source.LANES`
+
+class _Room(threading.local):
+    """A thread's room for what kernels keep while they run. at: its address."""
+
+    def __init__(self) -> None:
+        self._array = np.empty(_ROOM_BYTES + _LINE, np.uint8)
+        start = self._array.ctypes.data
+        self.at = start + -start % _LINE
 
 
 _functions = Functions(_SIGNATURES)
+_room = _Room()
 
 
 def subtract_bf16(
@@ -47,26 +57,25 @@ def subtract_bf16(
     rest: NDArray[np.int32],
     lost_at: U32Array,
     lost: U16Array,
+    squares: NDArray[np.float64],
 ) -> tuple[int, int, int]:
     """out = post - base in bfloat16, and what rounding lost; all arrays of post's length or longer.
 
     rest_at, rest: where, and by how much, the bits of the exact float32 difference exceed those of
     `out`. lost_at, lost: where base plus the exact difference, rounded, is not post; post's own bits.
-    Returns (changed elements, remainders, exceptions).
+    squares: as `norms_bf16` has it. Returns (changed elements, remainders, exceptions).
     """
-    scratch = np.empty(SCRATCH_ELEMENTS, np.uint16)
     totals = np.zeros(3, np.int64)
-    _functions["subtract_bf16"](
-        _at(post), _at(base), _at(out), len(post), _at(scratch),
-        _at(rest_at), _at(rest), _at(lost_at), _at(lost), _at(totals),
-    )  # fmt: skip
+    operands = (address_of(each) for each in (post, base, out))
+    found = (address_of(each) for each in (rest_at, rest, lost_at, lost, totals, squares))
+    _functions["subtract_bf16"](*operands, len(post), _room.at, *found)
     changed, rests, losses = totals.tolist()
     return changed, rests, losses
 
 
 def add_bf16(base: U16Array, stored: U16Array, scale: float, out: U16Array) -> None:
     """out = base + scale * stored, in float32, rounded once."""
-    _functions["add_bf16"](_at(base), _at(stored), scale, _at(out), len(base))
+    _functions["add_bf16"](address_of(base), address_of(stored), scale, address_of(out), len(base))
 
 
 def add_bf16_at(
@@ -79,29 +88,35 @@ def add_bf16_at(
 ) -> None:
     """`add_bf16` again at the positions `rest_at`, where `stored` needs its remainders `rest`."""
     _functions["add_bf16_at"](
-        _at(base), _at(stored), scale, _at(rest_at), _at(rest), len(rest_at), _at(out), len(base)
+        address_of(base),
+        address_of(stored),
+        scale,
+        address_of(rest_at),
+        address_of(rest),
+        len(rest_at),
+        address_of(out),
+        len(base),
     )
 
 
 def has_all_bits(source: U16Array, mask: int) -> bool:
     """Whether any element has all bits of `mask` set: with the exponent's, whether any is not finite."""
-    return bool(_functions["has_all_bits"](_at(source), mask, len(source)))
+    return bool(_functions["has_all_bits"](address_of(source), mask, len(source)))
 
 
 def norms_bf16(post: U16Array, base: U16Array, out: NDArray[np.float64]) -> None:
     """out = sum((post - base)^2), sum(base^2), max|post - base|; 512 sums side by side, in float32."""
-    scratch = np.empty(NORM_SCRATCH, np.float32)
-    _functions["norms_bf16"](_at(post), _at(base), len(post), _at(scratch), _at(out))
+    _functions["norms_bf16"](address_of(post), address_of(base), len(post), _room.at, address_of(out))
 
 
 def widen_bf16(source: U16Array, out: NDArray[np.float32]) -> None:
     """out = the values of bfloat16 bits."""
-    _functions["widen_bf16"](_at(source), _at(out), len(source))
+    _functions["widen_bf16"](address_of(source), address_of(out), len(source))
 
 
 def narrow_bf16(source: NDArray[np.float32], out: U16Array) -> None:
     """out = the bfloat16 bits nearest to the values, ties to even; a NaN stays one."""
-    _functions["narrow_bf16"](_at(source), _at(out), len(source))
+    _functions["narrow_bf16"](address_of(source), address_of(out), len(source))
 
 
 def round_to_odd(source: NDArray[np.float64], out: NDArray[np.float32]) -> None:
@@ -110,10 +125,4 @@ def round_to_odd(source: NDArray[np.float64], out: NDArray[np.float32]) -> None:
     A second rounding to a narrower format is then as good as one rounding from float64 (Boldo and
     Melquiond, "Emulation of FMA and correctly rounded sums", IEEE TC 2008).
     """
-    _functions["round_to_odd"](_at(source), _at(out), len(source))
-
-
-def _at(array: NDArray[Any]) -> int:
-    """The address of a flat array's first element."""
-    assert array.flags.c_contiguous, "a kernel was given an array with gaps"
-    return array.ctypes.data
+    _functions["round_to_odd"](address_of(source), address_of(out), len(source))

@@ -21,6 +21,7 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 from blake3 import blake3
+from numpy.typing import NDArray
 
 from pipeline.tensors.fingerprint import DIGEST_BYTES
 
@@ -43,7 +44,8 @@ class Source:
         return b"\0".join(path.read_bytes() for path in paths)
 
 
-KERNELS = Source("pipeline.tensors.kernel_source")
+VECTORS = "pipeline.tensors.vector_source"
+KERNELS = Source("pipeline.tensors.kernel_source", ("pipeline.tensors.bf16_source", VECTORS))
 
 Signatures = Mapping[str, tuple[Any, tuple[Any, ...]]]  # by name: ctypes of the result and the arguments
 
@@ -85,6 +87,15 @@ class Functions:
                         for each, (result, arguments) in self._signatures.items()
                     }
         return self._ready[name]
+
+
+def address_of(array: NDArray[Any]) -> int:
+    """The address of a flat array's first element."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))  # a third of `ctypes.data`'s time
+    except (TypeError, ValueError):  # it can't be written to, or is empty
+        assert array.flags.c_contiguous, "a kernel was given an array with gaps"
+        return array.ctypes.data
 
 
 def _compile(source: Source) -> bytes:

@@ -31,13 +31,18 @@ class Norms:
     delta_max: float | None = None
 
 
-def measure_into(row: NDArray[np.float64], post: Operand, base: Operand) -> None:
+def measure_into(
+    row: NDArray[np.float64], post: Operand, base: Operand, squares: NDArray[np.float64] | None = None
+) -> None:
     """Write sum(d^2), sum(base^2), max|d| of one chunk into `row`, where d = post - base.
 
-    `base` may be shorter than `post`: what it lacks counts as zero.
+    `base` may be shorter than `post`: what it lacks counts as zero. squares: of a `Difference` of them.
     """
     if post.dtype == base.dtype == BF16 and len(post.data) == len(base.data):
-        kernels.norms_bf16(post.bits, base.bits, row)
+        if squares is None:
+            kernels.norms_bf16(post.bits, base.bits, row)
+        else:
+            row[:] = squares
         if _are_safe(*row.tolist()):
             return
     lanes = np.zeros((2, _LANES))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipeline.tensors.arithmetic import Corrections, Operand, Term
+from pipeline.tensors.arithmetic import Corrections, Difference, Operand, Term
 from pipeline.tensors.dtypes import BF16, F16, F32, F64, DType, compute_dtype
 
 _FLOATS = {BF16: torch.bfloat16, F16: torch.float16, F32: torch.float32, F64: torch.float64}
@@ -30,7 +30,7 @@ class TorchArithmetic:
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
 
-    def subtract(self, post: Operand, base: Operand, stored: Operand) -> tuple[int, Corrections]:
+    def subtract(self, post: Operand, base: Operand, stored: Operand) -> Difference:
         """See `Arithmetic.subtract`."""
         width = compute_dtype(post.dtype, base.dtype)
         ours = self._widen(post, width)
@@ -43,13 +43,14 @@ class TorchArithmetic:
         restored = round_once(theirs + delta, _FLOATS[post.dtype])
         lost_at = torch.nonzero(as_bits(restored) != as_bits(self._load(post))).flatten()
         self._store(kept, stored)
-        lost = lost_at.cpu().numpy()
-        return changed, Corrections(
+        places = lost_at.cpu().numpy()
+        lost = Corrections(
             rest_at.cpu().numpy().astype(np.uint32),
             rest[rest_at].cpu().numpy(),
-            lost.astype(np.uint32),
-            post.bits[lost],
+            places.astype(np.uint32),
+            post.bits[places],
         )
+        return Difference(changed, lost)
 
     def add(self, base: Operand, terms: Sequence[Term], result: Operand) -> int:
         """See `Arithmetic.add`."""

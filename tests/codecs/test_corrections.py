@@ -74,9 +74,8 @@ def test_half_a_percent_of_remainders_takes_little_more():
     base = bf16(random.normal(0, 0.02, CHUNK))
     post = bf16(floats(base) + random.normal(0, 0.0002, CHUNK))
     stored = np.empty(2 * CHUNK, np.uint8)
-    _, lost = CpuArithmetic().subtract(
-        Operand(post.view(np.uint8), BF16), Operand(base.view(np.uint8), BF16), Operand(stored, BF16)
-    )
+    operands = (Operand(bits.view(np.uint8), BF16) for bits in (post, base, stored))
+    lost = CpuArithmetic().subtract(*operands).lost
     packed = pack(lost)
     assert 0.005 < len(lost.rest_at) / CHUNK < 0.006
     assert len(packed) / (2 * CHUNK) < 0.006

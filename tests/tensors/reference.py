@@ -133,14 +133,15 @@ def subtract(
 ) -> tuple[int, Operand, Corrections]:
     """What `arithmetic` makes of post - base: (changed, stored, corrections)."""
     out = operand(np.full(len(post.bits), 0xA5), stored)
-    changed, corrections = arithmetic.subtract(post, base, out)
+    found = arithmetic.subtract(post, base, out)
+    corrections = found.lost
     kept = Corrections(
         corrections.rest_at.copy(),
         corrections.rest.copy(),
         corrections.lost_at.copy(),
         corrections.lost.copy(),
     )
-    return changed, out, kept
+    return found.changed, out, kept
 
 
 def term(stored: Operand, corrections: Corrections, width: type, scale: float = 1.0) -> Term:

@@ -16,6 +16,7 @@ from tensors.reference import (
     operand,
     pairs,
     plain_term,
+    random_bits,
     specials,
     subtract,
     term,
@@ -115,6 +116,32 @@ def test_a_tensor_may_be_subtracted_in_pieces(make, stored):
     np.testing.assert_array_equal(np.concatenate(stored_parts), whole.bits)
     np.testing.assert_array_equal(np.concatenate(rest_at), lost.rest_at)
     np.testing.assert_array_equal(np.concatenate(lost_at), lost.lost_at)
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 63, 64, 65, 511, 512, 4095, 4096, 4097, 8199])
+@pytest.mark.parametrize("draw", [random_bits, weights])
+def test_bfloat16_is_subtracted_alike_by_both_whatever_the_number_of_elements(count, draw):
+    """One of them has vectors, spans and an end."""
+    ours, theirs = (operand(draw(BF16, count, seed), BF16) for seed in (count, count + 1))
+    first, second = (subtract(make(), ours, theirs, BF16) for make in IMPLEMENTATIONS.values())
+    assert first[0] == second[0]
+    np.testing.assert_array_equal(first[1].bits, second[1].bits)
+    for name in ("rest_at", "rest", "lost_at", "lost"):
+        np.testing.assert_array_equal(getattr(first[2], name), getattr(second[2], name))
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 511, 513, 4097])
+def test_one_number_that_is_none_leaves_those_beside_it_alone(count):
+    theirs = weights(BF16, count, 1)
+    ours = weights(BF16, count, 2, close_to=values(theirs, BF16, np.float64))
+    for place in {0, count // 2, count - 1}:
+        odd = ours.copy()
+        odd[place] = 0x7F80
+        for make in IMPLEMENTATIONS.values():
+            _, without, _ = subtract(make(), operand(ours, BF16), operand(theirs, BF16), BF16)
+            _, found, _ = subtract(make(), operand(odd, BF16), operand(theirs, BF16), BF16)
+            assert found.bits[place] == 0x7F80
+            np.testing.assert_array_equal(np.delete(found.bits, place), np.delete(without.bits, place))
 
 
 @by_both

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tensors.reference import FLOATS, operand, random_bits, specials, values, weights
 
-from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Operand
+from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, CpuArithmetic, Operand
 from pipeline.tensors.dtypes import BF16, F16, F32, F64, DType
 from pipeline.tensors.norms import Norms, fold, measure_into
 
@@ -62,6 +62,41 @@ def test_what_the_base_lacks_counts_as_zero(post: DType, base: DType) -> None:
     for have in (0, 1, 64, 1000, 2999):
         short = operand(before.bits[:have], base)
         np.testing.assert_allclose(measure(after, short), expected(after, short), rtol=1e-5)
+
+
+def lane_by_lane(post: Operand, base: Operand) -> list[float]:
+    """The sums as the manifest has them: 512 side by side in float32, each in order."""
+    rows = -(-len(post.bits) // 512)
+    sides = np.zeros((2, rows * 512), np.float32)
+    for side, source in zip(sides, (post, base), strict=True):
+        side[: len(source.bits)] = (source.bits.astype(np.uint32) << 16).view(np.float32)
+    delta = sides[0] - sides[1]
+    found = []
+    for numbers in (delta, sides[1]):
+        lanes = np.zeros(512, np.float32)
+        for row in numbers.reshape(rows, 512):
+            lanes += row * row
+        found.append(sum(lanes.tolist()))
+    return [*found, float(np.abs(delta).max())]
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 511, 512, 513, 4095, 4097, 40_000])
+def test_norms_of_bfloat16_have_the_same_bits_everywhere_and_however_they_were_made(count: int) -> None:
+    after, before = pair(BF16, BF16, count)
+    expected = lane_by_lane(after, before)
+    assert measure(after, before).tolist() == expected
+    room = Operand(np.empty_like(after.data), BF16)
+    row = np.full(3, 7.0)
+    measure_into(row, after, before, CpuArithmetic().subtract(after, before, room).squares)
+    assert row.tolist() == expected
+
+
+@pytest.mark.parametrize("have", [0, 100, 1999])
+def test_a_subtraction_of_a_shorter_base_leaves_the_norms_to_be_made(have: int) -> None:
+    after, before = pair(BF16, BF16, 2000)
+    short = operand(before.bits[:have], BF16)
+    room = Operand(np.empty_like(after.data), BF16)
+    assert CpuArithmetic().subtract(after, short, room).squares is None
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

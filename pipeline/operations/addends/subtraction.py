@@ -222,10 +222,10 @@ class _Subtractor:
             self._buffer = np.empty(0, np.uint8)  # not both at once
             self._buffer = np.empty(len(first), np.uint8)
         values = self._buffer[: len(first)]
-        _, corrections = self._arithmetic.subtract(
+        found = self._arithmetic.subtract(
             Operand(first, record.post), Operand(second, record.base), Operand(values, record.stored)
         )
-        return values, corrections
+        return values, found.lost
 
 
 def _form(pair: Pair) -> TensorForm:

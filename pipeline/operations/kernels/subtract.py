@@ -42,11 +42,10 @@ class SubtractKernel:
         if pair.post.entry.dtype.is_float:
             after = Operand(post, pair.post.entry.dtype)
             before = Operand(base, pair.base.entry.dtype)
-            changed, corrections = self.arithmetic.subtract(
-                after, before, Operand(out, self.stored[part.job])
-            )
-            counts = (changed, len(corrections.rest_at), len(corrections.lost_at))
-            measure_into(self.found.norms[part.row], after, before)
+            found = self.arithmetic.subtract(after, before, Operand(out, self.stored[part.job]))
+            corrections = found.lost
+            counts = (found.changed, len(corrections.rest_at), len(corrections.lost_at))
+            measure_into(self.found.norms[part.row], after, before, found.squares)
         else:
             out[:] = post
             counts = (_differing(post, base, pair), 0, 0)
