@@ -133,7 +133,9 @@ class ChunkDecoder:
         self._check(digests[STORED], stored, out.data, *parts_of(corrections))
         return out, corrections
 
-    def _check(self, digest: NDArray[np.uint8], stored: StoredTensor, *parts: memoryview) -> None:
+    def _check(
+        self, digest: NDArray[np.uint8], stored: StoredTensor, *parts: bytes | memoryview
+    ) -> None:
         digest_into(self._found, *parts)
         if not np.array_equal(self._found, digest):
             raise CorruptFile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from pipeline.errors import CorruptFile
 from pipeline.tensors.arithmetic import Corrections
 from pipeline.tensors.dtypes import Bytes, DType
 
+_COUNTS = struct.Struct("<2I")
 _NONE = np.empty(0, np.uint32)
 NO_CORRECTIONS = Corrections(_NONE, np.empty(0, np.int32), _NONE, _NONE)
 
@@ -20,7 +22,7 @@ def pack(corrections: Corrections) -> bytes:
     return b"".join(parts_of(corrections))
 
 
-def parts_of(corrections: Corrections) -> tuple[memoryview, ...]:
+def parts_of(corrections: Corrections) -> tuple[bytes | memoryview, ...]:
     """The parts that make the bytes of one chunk's corrections; none at all if nothing was lost.
 
     Two little-endian uint32, how many remainders and how many exceptions; the remainders' positions
@@ -30,9 +32,8 @@ def parts_of(corrections: Corrections) -> tuple[memoryview, ...]:
     rests, losses = len(corrections.rest_at), len(corrections.lost_at)
     if not rests and not losses:
         return ()
-    counts = np.array([rests, losses], "<u4")
-    parts = (counts, corrections.rest_at, corrections.rest, corrections.lost_at, corrections.lost)
-    return tuple(part.data.cast("B") for part in parts if part.nbytes)
+    lists = (corrections.rest_at, corrections.rest, corrections.lost_at, corrections.lost)
+    return (_COUNTS.pack(rests, losses), *(part.data.cast("B") for part in lists if part.nbytes))
 
 
 def packed_bound(elements: int) -> int:
@@ -50,11 +51,11 @@ def unpack(data: Bytes, *, elements: int, width: DType, post: DType, where: str)
     if not len(data):
         return Corrections(_NONE, np.empty(0, signed), _NONE, np.empty(0, post.bits))
     raw = data.tobytes()
-    rests, losses = (int(n) for n in np.frombuffer(raw, "<u4", 2)) if len(raw) >= 8 else (0, 0)
-    size = 8 + rests * (4 + signed.itemsize) + losses * (4 + post.itemsize)
+    rests, losses = _COUNTS.unpack_from(raw) if len(raw) >= _COUNTS.size else (0, 0)
+    size = _COUNTS.size + rests * (4 + signed.itemsize) + losses * (4 + post.itemsize)
     if size != len(raw) or not rests + losses:
         raise CorruptFile(f"{len(raw)} bytes of corrections where {size} belong", where=where)
-    at = 8
+    at = _COUNTS.size
 
     def take(dtype: Any, count: int) -> NDArray[Any]:
         nonlocal at
@@ -66,8 +67,10 @@ def unpack(data: Bytes, *, elements: int, width: DType, post: DType, where: str)
         take("<u4", rests), take(signed, rests), take("<u4", losses), take(post.bits, losses)
     )
     for positions in (corrections.rest_at, corrections.lost_at):
-        if len(positions) and int(positions.max()) >= elements:
-            raise CorruptFile("a correction lies outside its chunk", where=where)
+        if not len(positions):
+            continue
         if np.any(positions[1:] <= positions[:-1]):
             raise CorruptFile("corrections are not in order", where=where)
+        if positions[-1] >= elements:
+            raise CorruptFile("a correction lies outside its chunk", where=where)
     return corrections

@@ -142,11 +142,7 @@ class CpuArithmetic:
 
     def __init__(self) -> None:
         self._scratch: dict[tuple[int, DType], NDArray[Any]] = {}
-        self._rest_at = np.empty(CHUNK_ELEMENTS, np.uint32)
-        self._rest = np.empty(CHUNK_ELEMENTS, np.int32)
-        self._lost_at = np.empty(CHUNK_ELEMENTS, np.uint32)
-        self._lost = np.empty(CHUNK_ELEMENTS, np.uint16)
-        self._squares = np.empty(3)
+        self._found = kernels.Lost(CHUNK_ELEMENTS)
 
     def subtract(self, post: Operand, base: Operand, stored: Operand) -> Difference:
         """See `Arithmetic.subtract`."""
@@ -156,23 +152,15 @@ class CpuArithmetic:
             if not as_long:
                 subtrahend = np.zeros(len(post.bits), BF16.bits)
                 subtrahend[: len(base.bits)] = base.bits
-            changed, rests, losses = kernels.subtract_bf16(
-                post.bits,
-                subtrahend,
-                stored.bits,
-                self._rest_at,
-                self._rest,
-                self._lost_at,
-                self._lost,
-                self._squares,
-            )
+            found = self._found
+            changed, rests, losses = kernels.subtract_bf16(post.bits, subtrahend, stored.bits, found)
             lost = Corrections(
-                self._rest_at[:rests],
-                self._rest[:rests],
-                self._lost_at[:losses],
-                self._lost[:losses],
+                found.rest_at[:rests],
+                found.rest[:rests],
+                found.lost_at[:losses],
+                found.lost[:losses],
             )
-            return Difference(changed, lost, self._squares if as_long else None)
+            return Difference(changed, lost, found.squares if as_long else None)
         with np.errstate(all="ignore"):  # overflow, NaN and infinity are data here
             return self._subtract_any(post, base, stored)
 
@@ -198,12 +186,13 @@ class CpuArithmetic:
 
     def add(self, base: Operand, terms: Sequence[Term], result: Operand) -> int:
         """See `Arithmetic.add`."""
-        with np.errstate(all="ignore"):
-            if len(terms) == 1 and self._is_plain_bf16(base, terms[0], result):
-                self._add_bf16(base, terms[0], result)
-            else:
+        if len(terms) == 1 and self._is_plain_bf16(base, terms[0], result):
+            finite = self._add_bf16(base, terms[0], result)
+        else:
+            finite = False  # as far as is known
+            with np.errstate(all="ignore"):
                 self._add_any(base, terms, result)
-        return count_nonfinite(result)
+        return 0 if finite else count_nonfinite(result)
 
     @staticmethod
     def _is_plain_bf16(base: Operand, term: Term, result: Operand) -> bool:
@@ -211,11 +200,14 @@ class CpuArithmetic:
         return same_type and len(base.data) == len(term.stored.data) == len(result.data)
 
     @staticmethod
-    def _add_bf16(base: Operand, term: Term, result: Operand) -> None:
-        kernels.add_bf16(base.bits, term.stored.bits, term.scale, result.bits)
-        kernels.add_bf16_at(
-            base.bits, term.stored.bits, term.scale, term.rest_at, term.rest, result.bits
-        )
+    def _add_bf16(base: Operand, term: Term, result: Operand) -> bool:
+        """The sum, if `_is_plain_bf16`. Returns whether it is finite; if not, it may be all the same:
+
+        without their remainders elements may be infinite that are not with them.
+        """
+        before, stored, out = base.bits, term.stored.bits, result.bits
+        finite = kernels.add_bf16(before, stored, term.scale, out)
+        return kernels.add_bf16_at(before, stored, term.scale, term.rest_at, term.rest, out) and finite
 
     def _add_any(self, base: Operand, terms: Sequence[Term], result: Operand) -> None:
         width = compute_dtype(base.dtype, *(term.width for term in terms))

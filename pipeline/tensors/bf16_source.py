@@ -113,6 +113,7 @@ def add_step(typingctx, base, stored, scale, out, at):
         odd = b.and_(b.lshr(bits, s.all(WIDE, 16)), s.all(WIDE, 1))
         rounded = b.add(bits, b.add(odd, s.all(WIDE, _HALF)))
         s.store(b.lshr(rounded, s.all(WIDE, 16)), out, at)
-        return s.mask(s.is_not_finite(b.and_(rounded, s.all(WIDE, _MAGNITUDE))))
+        sizes = (b.and_(each, s.all(WIDE, _MAGNITUDE)) for each in (bits, rounded))
+        return s.mask(b.or_(*(s.is_not_finite(size) for size in sizes)))  # rounding may wrap a NaN
 
     return types.int64(_BITS, _BITS, types.float32, _BITS, types.int64), codegen

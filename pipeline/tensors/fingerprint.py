@@ -52,7 +52,7 @@ def digest_into(row: NDArray[np.uint8], *parts: bytes | memoryview) -> None:
     hasher = blake3()
     for part in parts:
         hasher.update(part)
-    row[:] = np.frombuffer(hasher.digest(), np.uint8)
+    row.data[:] = hasher.digest()
 
 
 def fold_tensor(dtype: DType, shape: Sequence[int], chunks: NDArray[np.uint8]) -> Digest:

@@ -34,6 +34,7 @@ _HALF = U32(0x7FFF)  # just under half a unit of bfloat16's last place
 _F32_INF = U32(0x7F800000)
 _F32_NAN = U32(0x7FC00000)
 _F32_MAGNITUDE = U32(0x7FFFFFFF)
+_BF16_INF = np.uint16(0x7F80)
 _BF16_NAN = U32(0x7FC0)
 
 
@@ -181,7 +182,7 @@ def subtract_bf16(post, base, out, count, room, rest_at, rest, lost_at, lost, to
     _fold_sums(room, squares)
 
 
-@cfunc(types.void(_BITS, _BITS, types.float32, _BITS, _COUNT), error_model="numpy")
+@cfunc(types.int64(_BITS, _BITS, types.float32, _BITS, _COUNT), error_model="numpy")
 def add_bf16(base, stored, scale, out, count):
     whole = count - count % WIDTH
     strange = np.int64(0)
@@ -190,10 +191,12 @@ def add_bf16(base, stored, scale, out, count):
     # Seldom more than the end: infinities and NaNs want more care.
     for i in range(0 if strange else whole, count):
         out[i] = np.uint16(round_bf16(bits_of(wide(base[i]) + scale * wide(stored[i]))))
+        strange |= np.int64((out[i] & _BF16_INF) == _BF16_INF)
+    return strange
 
 
 @cfunc(
-    types.void(_BITS, _BITS, types.float32, _POSITIONS, _RESTS, _COUNT, _BITS, _COUNT),
+    types.int64(_BITS, _BITS, types.float32, _POSITIONS, _RESTS, _COUNT, _BITS, _COUNT),
     error_model="numpy",
 )
 def add_bf16_at(base, stored, scale, rest_at, rest, rests, out, count):
@@ -202,10 +205,13 @@ def add_bf16_at(base, stored, scale, rest_at, rest, rests, out, count):
     results = carray(out, count)
     positions = carray(rest_at, rests)
     values = carray(rest, rests)
+    strange = np.int64(0)
     for k in range(rests):
         i = positions[k]
         delta = float_of(U32(U32(U32(deltas[i]) << _SIXTEEN) + U32(values[k])))
         results[i] = np.uint16(round_bf16(bits_of(wide(bases[i]) + scale * delta)))
+        strange |= np.int64((results[i] & _BF16_INF) == _BF16_INF)
+    return strange
 
 
 @cfunc(types.int64(_BITS, types.uint16, _COUNT), error_model="numpy")

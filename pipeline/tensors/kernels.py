@@ -21,9 +21,9 @@ U32Array = NDArray[np.uint32]
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "subtract_bf16": (None, (*[_POINTER] * 3, _COUNT, *[_POINTER] * 7)),
-    "add_bf16": (None, (_POINTER, _POINTER, ctypes.c_float, _POINTER, _COUNT)),
+    "add_bf16": (_COUNT, (_POINTER, _POINTER, ctypes.c_float, _POINTER, _COUNT)),
     "add_bf16_at": (
-        None,
+        _COUNT,
         (_POINTER, _POINTER, ctypes.c_float, _POINTER, _POINTER, _COUNT, _POINTER, _COUNT),
     ),
     "has_all_bits": (ctypes.c_int64, (_POINTER, ctypes.c_uint16, _COUNT)),
@@ -49,33 +49,43 @@ _functions = Functions(_SIGNATURES)
 _room = _Room()
 
 
-def subtract_bf16(
-    post: U16Array,
-    base: U16Array,
-    out: U16Array,
-    rest_at: U32Array,
-    rest: NDArray[np.int32],
-    lost_at: U32Array,
-    lost: U16Array,
-    squares: NDArray[np.float64],
-) -> tuple[int, int, int]:
-    """out = post - base in bfloat16, and what rounding lost; all arrays of post's length or longer.
+class Lost:
+    """Room for what `subtract_bf16` finds, for up to `count` elements.
 
-    rest_at, rest: where, and by how much, the bits of the exact float32 difference exceed those of
-    `out`. lost_at, lost: where base plus the exact difference, rounded, is not post; post's own bits.
-    squares: as `norms_bf16` has it. Returns (changed elements, remainders, exceptions).
+    rest_at, rest: where, and by how much, the bits of the exact float32 difference exceed those that are
+    stored. lost_at, lost: where base plus the exact difference, rounded, is not post; post's own bits.
+    squares: as `norms_bf16` has them.
     """
-    totals = np.zeros(3, np.int64)
-    operands = (address_of(each) for each in (post, base, out))
-    found = (address_of(each) for each in (rest_at, rest, lost_at, lost, totals, squares))
-    _functions["subtract_bf16"](*operands, len(post), _room.at, *found)
-    changed, rests, losses = totals.tolist()
+
+    def __init__(self, count: int) -> None:
+        self.rest_at = np.empty(count, np.uint32)
+        self.rest = np.empty(count, np.int32)
+        self.lost_at = np.empty(count, np.uint32)
+        self.lost = np.empty(count, np.uint16)
+        self.totals = np.empty(3, np.int64)
+        self.squares = np.empty(3, np.float64)
+        arrays = (self.rest_at, self.rest, self.lost_at, self.lost, self.totals, self.squares)
+        self.places = tuple(address_of(array) for array in arrays)
+
+
+def subtract_bf16(post: U16Array, base: U16Array, out: U16Array, found: Lost) -> tuple[int, int, int]:
+    """out = post - base in bfloat16, and what rounding lost; base and out have post's length.
+
+    Returns (changed elements, remainders, exceptions), which lie at the beginning of `found`'s arrays.
+    """
+    _functions["subtract_bf16"](
+        address_of(post), address_of(base), address_of(out), len(post), _room.at, *found.places
+    )
+    changed, rests, losses = found.totals.tolist()
     return changed, rests, losses
 
 
-def add_bf16(base: U16Array, stored: U16Array, scale: float, out: U16Array) -> None:
-    """out = base + scale * stored, in float32, rounded once."""
-    _functions["add_bf16"](address_of(base), address_of(stored), scale, address_of(out), len(base))
+def add_bf16(base: U16Array, stored: U16Array, scale: float, out: U16Array) -> bool:
+    """out = base + scale * stored, in float32, rounded once; returns whether all of it is finite."""
+    strange = _functions["add_bf16"](
+        address_of(base), address_of(stored), scale, address_of(out), len(base)
+    )
+    return not strange
 
 
 def add_bf16_at(
@@ -85,9 +95,12 @@ def add_bf16_at(
     rest_at: U32Array,
     rest: NDArray[np.int32],
     out: U16Array,
-) -> None:
-    """`add_bf16` again at the positions `rest_at`, where `stored` needs its remainders `rest`."""
-    _functions["add_bf16_at"](
+) -> bool:
+    """`add_bf16` again at the positions `rest_at`, where `stored` needs its remainders `rest`.
+
+    Returns whether all of those are finite.
+    """
+    strange = _functions["add_bf16_at"](
         address_of(base),
         address_of(stored),
         scale,
@@ -97,6 +110,7 @@ def add_bf16_at(
         address_of(out),
         len(base),
     )
+    return not strange
 
 
 def has_all_bits(source: U16Array, mask: int) -> bool:

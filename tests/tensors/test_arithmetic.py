@@ -25,6 +25,7 @@ from tensors.reference import (
     wide,
 )
 
+from pipeline.tensors.arithmetic import Term
 from pipeline.tensors.dtypes import BF16, F16, F32, F64
 
 by_both = pytest.mark.parametrize("make", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
@@ -242,6 +243,33 @@ def test_remainders_take_part_in_the_sum(make):
             delta = np.float32(scale) * difference(ours, F32, theirs, BF16)
             wanted = values(other, BF16, np.float32) + delta
         np.testing.assert_array_equal(result.bits.view(np.float32), wanted)
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 4096, 8199])
+@pytest.mark.parametrize("draw", [random_bits, weights])
+@pytest.mark.parametrize("scale", [1.0, 0.7, 1e30])
+def test_bfloat16_is_added_alike_by_both_whatever_the_number_of_elements(count, draw, scale):
+    """With remainders, and with what is not finite, which is counted."""
+    base, stored = (operand(draw(BF16, count, seed), BF16) for seed in (count, count + 1))
+    at = np.arange(0, count, 3, dtype=np.uint32)
+    rest = np.random.default_rng(1).integers(-32768, 32768, len(at), np.int32)
+    found = []
+    for make in IMPLEMENTATIONS.values():
+        out = operand(np.zeros(count), BF16)
+        strange = make().add(base, [Term(stored, scale, at, rest, F32)], out)
+        assert strange == np.count_nonzero(~is_finite(out.bits, BF16))
+        found.append(out.bits)
+    np.testing.assert_array_equal(*found)
+
+
+def test_what_only_a_remainder_makes_infinite_is_counted():
+    largest = operand([0x7F7F], BF16)
+    out = operand([0], BF16)
+    rest = np.array([0x10000], np.int32)  # half a unit of the last place, so the sum rounds up
+    term = Term(operand([0x7AFF], BF16), 1.0, np.zeros(1, np.uint32), rest, F32)
+    for make in IMPLEMENTATIONS.values():
+        assert make().add(largest, [plain_term(term.stored, 1.0)], out) == 0
+        assert make().add(largest, [term], out) == 1, hex(out.bits[0])
 
 
 @by_both
