@@ -27,7 +27,7 @@ from pipeline.deltas.stored import StoredTensor
 from pipeline.errors import CorruptFile
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Corrections
 from pipeline.tensors.dtypes import Bytes, DType, compute_dtype
-from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_into
+from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_into, digest_parts
 
 _CODER = 16  # bytes an element of a `ChunkCodec`'s scratch space
 
@@ -93,7 +93,6 @@ class ChunkDecoder:
         self._where = where
         self._codec = None if codec == PLAIN else ChunkCodec()
         self._buffer = np.empty(0, np.uint8)
-        self._found = np.empty(DIGEST_BYTES, np.uint8)
 
     def __call__(
         self, stored: StoredTensor, chunk: int, values: Bytes, rest: Bytes
@@ -136,8 +135,7 @@ class ChunkDecoder:
     def _check(
         self, digest: NDArray[np.uint8], stored: StoredTensor, *parts: bytes | memoryview
     ) -> None:
-        digest_into(self._found, *parts)
-        if not np.array_equal(self._found, digest):
+        if digest_parts(*parts) != digest.tobytes():
             raise CorruptFile(
                 f"tensor {stored.record.name!r} does not match its digest",
                 where=self._where,

@@ -47,12 +47,17 @@ def digest_bytes(data: bytes) -> Digest:
     return Digest(blake3(data).digest())
 
 
-def digest_into(row: NDArray[np.uint8], *parts: bytes | memoryview) -> None:
-    """Write the digest of the bytes of `parts`, one after another, into `row` (32 bytes)."""
+def digest_parts(*parts: bytes | memoryview) -> bytes:
+    """The raw digest of the bytes of `parts`, one after another."""
     hasher = blake3()
     for part in parts:
         hasher.update(part)
-    row.data[:] = hasher.digest()
+    return hasher.digest()
+
+
+def digest_into(row: NDArray[np.uint8], *parts: bytes | memoryview) -> None:
+    """Write `digest_parts` into `row` (32 bytes)."""
+    row.data[:] = digest_parts(*parts)
 
 
 def fold_tensor(dtype: DType, shape: Sequence[int], chunks: NDArray[np.uint8]) -> Digest:
