@@ -21,6 +21,8 @@ from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 
 ALIGNMENT = 64  # bytes: a cache line, and more than any element needs
 
+_FEW = 3  # blocks of a tensor, of which none is left out
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -193,12 +195,8 @@ class Plan:
         """The rows of one job's chunks in tables that have a row for each chunk."""
         return slice(self.first_rows[job], self.first_rows[job + 1])
 
-    def largest_block_bytes(self, block_bytes: int) -> int:
-        """Memory for the largest of `blocks(block_bytes)`, each range aligned."""
-        return self.largest_block(block_bytes)[0]
-
     def largest_block(self, block_bytes: int, part: Part | None = None) -> tuple[int, int]:
-        """`largest_block_bytes`, and the most elements that any of the blocks writes."""
+        """Of `blocks(block_bytes)`: memory for the largest, each range aligned; most elements of any."""
         nbytes = elements = 0
         plan = self if part else self._shortened(block_bytes)
         for block in plan.blocks(block_bytes, part):
@@ -212,7 +210,7 @@ class Plan:
         jobs, gone = [], 0
         for job in self.jobs:
             kept = _without_alike(job, block_bytes)
-            jobs.append(replace(kept, offset=job.offset - gone))
+            jobs.append(replace(kept, offset=job.offset - gone) if gone else kept)
             gone += (job.count - kept.count) * job.itemsize
         return Plan(jobs)
 
@@ -264,6 +262,8 @@ class Plan:
 
 def _without_alike(job: Job, block_bytes: int) -> Job:
     """`job` without the blocks in its middle that are all alike, but for one; see `Plan._shortened`."""
+    if job.count <= _FEW * CHUNK_ELEMENTS:
+        return job
     sources = [
         source for source in job.inputs if isinstance(source, Input) and source.count == job.count
     ]
@@ -271,6 +271,6 @@ def _without_alike(job: Job, block_bytes: int) -> Job:
         return job
     size = CHUNK_ELEMENTS * (job.itemsize or sum(source.itemsize for source in sources))
     together = max(1, block_bytes // max(size, 1))
-    alike = job.count // CHUNK_ELEMENTS // together - 3  # one, and those at either end, stay
+    alike = job.count // CHUNK_ELEMENTS // together - _FEW  # one, and those at either end, stay
     count = job.count - max(0, alike) * together * CHUNK_ELEMENTS
     return replace(job, count=count, inputs=tuple(replace(source, count=count) for source in sources))

@@ -7,6 +7,7 @@ not in one that depends on a processor's vectors.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,13 +55,14 @@ def measure_into(
             for sums, values in zip(lanes, (delta, others), strict=True):
                 sums += np.add.reduce(np.square(values).reshape(-1, _LANES), axis=0)
             largest = float(np.maximum(largest, np.max(np.abs(delta, out=delta))))
-    row[:] = _sum(lanes[0]), _sum(lanes[1]), largest
+    row[:] = *(_sum(sums) for sums in lanes.tolist()), largest
 
 
 def fold(rows: NDArray[np.float64]) -> Norms:
     """The norms of a tensor, or of a model, from its chunks' sums, an array of shape (chunks, 3)."""
-    largest = float(np.max(rows[:, 2], initial=0.0))
-    return Norms(_root(rows[:, 0]), _root(rows[:, 1]), largest if math.isfinite(largest) else None)
+    deltas, bases, sizes = rows.T.tolist()
+    finite = all(map(math.isfinite, sizes))
+    return Norms(_root(deltas), _root(bases), max(sizes, default=0.0) if finite else None)
 
 
 def _are_safe(delta: float, base: float, largest: float) -> bool:
@@ -68,17 +70,18 @@ def _are_safe(delta: float, base: float, largest: float) -> bool:
     return (largest == 0 or _SAFE[0] < delta < _SAFE[1]) and _SAFE[0] < base < _SAFE[1]
 
 
-def _root(squares: NDArray[np.float64]) -> float | None:
+def _root(squares: Sequence[float]) -> float | None:
     total = _sum(squares)
     return math.sqrt(total) if math.isfinite(total) else None
 
 
-def _sum(values: NDArray[np.float64]) -> float:
+def _sum(values: Sequence[float]) -> float:
     """The exact sum, rounded once; NaN if it or a value is not finite."""
     try:
-        return math.fsum(values.tolist()) if np.all(np.isfinite(values)) else math.nan
-    except OverflowError:
+        total = math.fsum(values)
+    except (OverflowError, ValueError):  # the latter for infinities of both signs
         return math.nan
+    return total if math.isfinite(total) else math.nan
 
 
 def _piece(source: Operand, start: int) -> NDArray[np.float64]:

@@ -101,7 +101,7 @@ def test_neighbours_that_fit_share_a_block(plan, block_bytes):
 @few
 @given(plans(), st.integers(1, 16 << 20))
 def test_the_memory_for_a_block_is_enough_for_any_block(plan, block_bytes):
-    room = plan.largest_block_bytes(block_bytes)
+    room = plan.largest_block(block_bytes)[0]
     for block in plan.blocks(block_bytes):
         ranges = [block.nbytes, *(span.nbytes for span in block.spans)]
         assert sum(-(-size // ALIGNMENT) * ALIGNMENT for size in ranges) <= room
@@ -177,7 +177,7 @@ def test_an_input_of_ragged_chunks_is_read_chunk_by_chunk(sizes, count):
 
 def test_an_empty_tensor_and_an_empty_plan_make_no_work():
     for plan in (Plan([]), copies([0, 0])):
-        assert (plan.rows, plan.moved_bytes, plan.largest_block_bytes(1 << 20)) == (0, 0, 0)
+        assert (plan.rows, plan.moved_bytes, plan.largest_block(1 << 20)[0]) == (0, 0, 0)
         assert list(plan.blocks(1 << 20)) == []
 
 
@@ -191,6 +191,6 @@ def test_what_is_only_read_is_cut_into_blocks_too():
     plan = Plan(jobs)
     blocks = list(plan.blocks(2 * 2 * CHUNK_ELEMENTS))
     assert {len(block.slices) for block in blocks} <= {1, 2}
-    assert plan.largest_block_bytes(2 * 2 * CHUNK_ELEMENTS) < 5 * CHUNK_ELEMENTS * 2
+    assert plan.largest_block(2 * 2 * CHUNK_ELEMENTS)[0] < 5 * CHUNK_ELEMENTS * 2
     assert (plan.written_bytes, plan.moved_bytes) == (0, plan.read_bytes)
     assert sum(block.moved_bytes for block in blocks) == plan.read_bytes

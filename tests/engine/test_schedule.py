@@ -38,9 +38,9 @@ def test_a_schedule_never_takes_more_than_the_memory(
             scratch_bytes=scratch,
         )
     except UsageError:
-        assert memory < plan.largest_block_bytes(SMALLEST_BLOCK_BYTES) + scratch
+        assert memory < plan.largest_block(SMALLEST_BLOCK_BYTES)[0] + scratch
         return
-    each = plan.largest_block_bytes(found.block_bytes) + scratch
+    each = plan.largest_block(found.block_bytes)[0] + scratch
     assert found.workers * each <= memory
     assert found.buffer_bytes == each - scratch
     assert 1 <= found.workers <= max(workers, REMOTE_WORKERS if remote else 1)
