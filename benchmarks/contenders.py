@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -148,11 +148,13 @@ class Bench:
                 [delta, ours],
                 check=[self._check_sum(ours)],
             ),
+            self._script_for("ours, in one pass", "one_pass.py", ours),
         ]
         if mergekit is not None:
             contenders.append(self._mergekit(mergekit))
         if peers:
-            contenders.append(self._whole_model())
+            whole = self._script_for("whole models in memory", "whole_model.py", self.out("whole"))
+            contenders.append(replace(whole, needs_bytes=4 * model_bytes(self.size)))
         return Job("transfer: base2 + (post − base)", contenders)
 
     def _compute(self, delta: Path, codec: str = "none") -> Command:
@@ -209,16 +211,10 @@ class Bench:
             needs_bytes=3 * model_bytes(self.size),
         )
 
-    def _whole_model(self) -> Contender:
-        result = self.out("whole")
-        folders = [self.model(name) for name in MODELS]
-        return Contender(
-            "whole models in memory",
-            [self._script("whole_model.py", *folders, result)],
-            [result],
-            check=[self._check_sum(result)],
-            needs_bytes=4 * model_bytes(self.size),
-        )
+    def _script_for(self, name: str, script: str, result: Path) -> Contender:
+        """A script that takes the three models, and does the whole job."""
+        command = self._script(script, *(self.model(model) for model in MODELS), result)
+        return Contender(name, [command], [result], check=[self._check_sum(result)])
 
     def _check_sum(self, result: Path) -> Command:
         return self._script("check.py", "sum", *(self.model(name) for name in MODELS), result)

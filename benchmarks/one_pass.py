@@ -1,0 +1,22 @@
+"""The job with the Python function in one pass: the difference is used, and not written.
+
+python benchmarks/one_pass.py BASE POST BASE2 OUTPUT
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline import Difference, apply
+
+
+def main(base: str, post: str, base2: str, output: str) -> None:
+    """output = base2 + (post - base)."""
+    apply(base2, [Difference(base, post)], output)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
