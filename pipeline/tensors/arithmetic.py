@@ -55,7 +55,7 @@ class Corrections:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Subtracted:
     """What a subtraction found. changed: elements that differ. lost: what rounding lost.
 
     squares: the sums of `kernels.norms_bf16`, where they were made on the way.
@@ -93,7 +93,7 @@ class Term:
 class Arithmetic(Protocol):
     """Both formulas on one chunk. An instance belongs to one thread: it reuses its scratch space."""
 
-    def subtract(self, post: Operand, base: Operand, stored: Operand) -> Difference:
+    def subtract(self, post: Operand, base: Operand, stored: Operand) -> Subtracted:
         """Fill `stored` with post - base.
 
         `base` may be shorter than `post`: elements that it lacks count as zero. The arrays of what is
@@ -144,7 +144,7 @@ class CpuArithmetic:
         self._scratch: dict[tuple[int, DType], NDArray[Any]] = {}
         self._found = kernels.Lost(CHUNK_ELEMENTS)
 
-    def subtract(self, post: Operand, base: Operand, stored: Operand) -> Difference:
+    def subtract(self, post: Operand, base: Operand, stored: Operand) -> Subtracted:
         """See `Arithmetic.subtract`."""
         if post.dtype == base.dtype == stored.dtype == BF16:
             subtrahend = base.bits
@@ -160,11 +160,11 @@ class CpuArithmetic:
                 found.lost_at[:losses],
                 found.lost[:losses],
             )
-            return Difference(changed, lost, found.squares if as_long else None)
+            return Subtracted(changed, lost, found.squares if as_long else None)
         with np.errstate(all="ignore"):  # overflow, NaN and infinity are data here
             return self._subtract_any(post, base, stored)
 
-    def _subtract_any(self, post: Operand, base: Operand, stored: Operand) -> Difference:
+    def _subtract_any(self, post: Operand, base: Operand, stored: Operand) -> Subtracted:
         width = compute_dtype(post.dtype, base.dtype)
         unsigned, signed = width.bits, f"<i{width.itemsize}"
         difference = self._widen(post, 0, width)
@@ -182,7 +182,7 @@ class CpuArithmetic:
         self._narrow(kept, restored)
         lost_at = np.flatnonzero(restored.bits != post.bits)
         lost = Corrections(rest_at, rest, lost_at.astype(np.uint32), post.bits[lost_at])
-        return Difference(int(changed), lost)
+        return Subtracted(int(changed), lost)
 
     def add(self, base: Operand, terms: Sequence[Term], result: Operand) -> int:
         """See `Arithmetic.add`."""

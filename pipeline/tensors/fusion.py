@@ -39,7 +39,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "sum_products": (_DOUBLE, (_POINTER, _POINTER, _COUNT, _POINTER)),
     "elect": (None, (_POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _COUNT, _POINTER, _POINTER)),
 }
-_LANES, _SPAN = 512, 4096  # of `fusion_source`
+_LANES, _SPAN = 512, 4096  # of `bf16_source` and `kernel_source`
 _functions = Functions(
     _SIGNATURES, Source("pipeline.tensors.fusion_source", (KERNELS.module, *KERNELS.parts))
 )

@@ -13,13 +13,11 @@ import numpy as np
 from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]
 
 from pipeline.tensors.bf16_source import LANES
-from pipeline.tensors.kernel_source import U32, bits_of, round_bf16, wide
+from pipeline.tensors.kernel_source import SPAN, U32, bits_of, round_bf16, wide
 
 _MAGNITUDE = U32(0x7FFFFFFF)
 _LOW_BITS = U32(15)
 _LOW_MASK = U32(0x7FFF)
-
-SPAN = 4096  # elements of the inner loops: what they leave behind stays in the first-level cache
 
 _BITS = types.CPointer(types.uint16)
 _FLOATS = types.CPointer(types.float32)

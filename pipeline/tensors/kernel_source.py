@@ -24,7 +24,7 @@ from pipeline.tensors.vector_source import WIDTH, lowest
 
 U32 = np.uint32
 
-SPAN = 4096  # elements of the inner loop: what it leaves behind stays in the first-level cache
+SPAN = 4096  # elements of the inner loops: what they leave behind stays in the first-level cache
 SUMS = 3 * ROW  # float32 of sums in a kernel's room
 ROOM = SUMS + SPAN // 32  # all of them: behind the sums is a bit for each element of a span
 
@@ -76,16 +76,6 @@ def difference(post, base):
     """The float32 bits of post - base for bfloat16 bits; every NaN is the one canonical NaN."""
     bits = bits_of(wide(post) - wide(base))
     return _F32_NAN if U32(bits & _F32_MAGNITUDE) > _F32_INF else bits
-
-
-@njit
-def _has_all_bits(source, mask):
-    """Whether any of the uint16 has all bits of `mask` set: with the exponent's, is not finite."""
-    largest = np.uint16(0)
-    for i in range(source.size):
-        value = np.uint16(source[i] & mask)
-        largest = value if value > largest else largest
-    return largest == mask
 
 
 @njit
@@ -216,7 +206,12 @@ def add_bf16_at(base, stored, scale, rest_at, rest, rests, out, count):
 
 @cfunc(types.int64(_BITS, types.uint16, _COUNT), error_model="numpy")
 def has_all_bits(source, mask, count):
-    return np.int64(_has_all_bits(carray(source, count), mask))
+    bits = carray(source, count)
+    largest = np.uint16(0)
+    for i in range(count):
+        value = np.uint16(bits[i] & mask)
+        largest = value if value > largest else largest
+    return np.int64(largest == mask)
 
 
 @cfunc(types.void(_BITS, _FLOATS, _COUNT), error_model="numpy")

@@ -37,7 +37,7 @@ def measure_into(
 ) -> None:
     """Write sum(d^2), sum(base^2), max|d| of one chunk into `row`, where d = post - base.
 
-    `base` may be shorter than `post`: what it lacks counts as zero. squares: of a `Difference` of them.
+    `base` may be shorter than `post`: what it lacks counts as zero. squares: of a `Subtracted` of them.
     """
     if post.dtype == base.dtype == BF16 and len(post.data) == len(base.data):
         if squares is None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipeline.tensors.arithmetic import Corrections, Difference, Operand, Term
+from pipeline.tensors.arithmetic import Corrections, Operand, Subtracted, Term
 from pipeline.tensors.dtypes import BF16, F16, F32, F64, DType, compute_dtype
 
 _FLOATS = {BF16: torch.bfloat16, F16: torch.float16, F32: torch.float32, F64: torch.float64}
@@ -30,7 +30,7 @@ class TorchArithmetic:
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
 
-    def subtract(self, post: Operand, base: Operand, stored: Operand) -> Difference:
+    def subtract(self, post: Operand, base: Operand, stored: Operand) -> Subtracted:
         """See `Arithmetic.subtract`."""
         width = compute_dtype(post.dtype, base.dtype)
         ours = self._widen(post, width)
@@ -50,7 +50,7 @@ class TorchArithmetic:
             places.astype(np.uint32),
             post.bits[places],
         )
-        return Difference(changed, lost)
+        return Subtracted(changed, lost)
 
     def add(self, base: Operand, terms: Sequence[Term], result: Operand) -> int:
         """See `Arithmetic.add`."""

@@ -14,7 +14,6 @@ WIDTH = 16  # elements of a vector
 
 BIT, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 16, 32, 64))
 FLAGS = ir.VectorType(BIT, WIDTH)
-NARROW = ir.VectorType(I16, WIDTH)
 WIDE = ir.VectorType(I32, WIDTH)
 FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
 
