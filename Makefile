@@ -7,8 +7,11 @@ AZURITE := azurite@3.37.0
 FAMILY := examples/family
 QUICK := build/quickstart
 
-# Without compiling thousands of modules of which few are ever imported: that takes a minute.
+# pip would compile on one core, for a minute; this takes all of them. Compiled it must be: where
+# PYTHONDONTWRITEBYTECODE is set, as in many images, every start would compile all that it imports again.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
+# torch's own tests, left out, have files for newer Pythons.
+COMPILE := $(BIN)/python -m compileall -q -j 0 -x /torch/testing/ $(VENV)/lib pipeline cli.py
 
 .PHONY: setup quickstart test test-long test-real test-ray test-harness test-mergekit test-page lint bench clean help
 
@@ -67,10 +70,12 @@ $(VENV)/.python:
 
 $(VENV)/.runtime: requirements.txt | $(VENV)/.python
 	$(PIP) -r requirements.txt
+	$(COMPILE)
 	touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
 	$(PIP) -r requirements-dev.txt
+	$(COMPILE)
 	touch $@
 
 # Without its dependencies: they compile for minutes, and only the weights in it are wanted.

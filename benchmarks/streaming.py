@@ -28,7 +28,9 @@ from shapes import CONFIGS, MODELS, model_bytes
 
 DEFAULT_SIZES = ("0.1B", "1.2B")
 LARGE = "3B"
-PRIVATE = ("PIPELINE_", "AZURE_")  # settings that would change what is measured
+# Settings that would change what is measured. Without bytecode each start would compile what it imports:
+# mergekit's torch as well as our modules.
+PRIVATE = ("PIPELINE_", "AZURE_", "PYTHONDONTWRITEBYTECODE")
 OUTPUTS_AT_ONCE = 3  # in models: the delta that apply reads, another, and what it restores
 SPARE_BYTES = 5 * 10**9  # for the disk is seldom ours alone
 
