@@ -1,10 +1,16 @@
-"""Contenders of one job in turn, A B C A B C …, so that a busy machine hits them all alike."""
+"""Contenders of one job in turn, A B C A B C …, so that a busy machine hits them all alike.
+
+They also begin alike. A virtual machine gives free memory back to its host after two seconds, and has to
+ask for it again page by page: a run right after another's big file was removed would take up to half the
+time of a run after a pause.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +20,7 @@ from machine import memory_bytes
 from processes import CommandFailed, Usage, run
 
 Say = Callable[[str], object]
+REST_SECONDS = 4.0  # until free memory is the host's
 
 
 @dataclass(slots=True)
@@ -34,11 +41,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """How contenders are run: where, in which environment, and who is told what goes on."""
+    """How contenders are run: where, in which environment, and who is told what goes on.
+
+    rested: whether each begins after a pause, and not right after a plain copy of its bytes was removed.
+    """
 
     folder: Path
     env: Mapping[str, str]
     say: Say
+    rested: bool
 
     def hold(self, job: Job, *, rounds: int, warm_up: bool) -> list[Outcome]:
         """Run every contender once a round; one that fails is left out from then on.
@@ -53,6 +64,7 @@ class Race:
                     continue
                 self.say(f"{contender.name}, {f'run {number} of {rounds}' if number else 'warm-up'}")
                 try:
+                    self._prepare(job.contenders[0])
                     usage = self._take_turn(contender, outcome, check=number == rounds)
                 except CommandFailed as error:
                     if contender is job.contenders[0]:
@@ -64,6 +76,14 @@ class Race:
                     outcome.usages.append(usage)
                     outcome.ratios.append(usage.wall / limit)
         return outcomes
+
+    def _prepare(self, limit: Contender) -> None:
+        """Let the next contender find memory as all others do. Raises CommandFailed."""
+        if self.rested:
+            time.sleep(REST_SECONDS)
+        else:
+            self._measure(limit)
+            self._remove(limit)
 
     def _take_turn(self, contender: Contender, outcome: Outcome, *, check: bool) -> Usage:
         """One run from a clean start, and the check of its result if asked for."""

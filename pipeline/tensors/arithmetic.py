@@ -146,23 +146,29 @@ class CpuArithmetic:
 
     def subtract(self, post: Operand, base: Operand, stored: Operand) -> Subtracted:
         """See `Arithmetic.subtract`."""
-        if post.dtype == base.dtype == stored.dtype == BF16:
-            subtrahend = base.bits
-            as_long = len(base.data) == len(post.data)
-            if not as_long:
-                subtrahend = np.zeros(len(post.bits), BF16.bits)
-                subtrahend[: len(base.bits)] = base.bits
-            found = self._found
-            changed, rests, losses = kernels.subtract_bf16(post.bits, subtrahend, stored.bits, found)
-            lost = Corrections(
-                found.rest_at[:rests],
-                found.rest[:rests],
-                found.lost_at[:losses],
-                found.lost[:losses],
-            )
-            return Subtracted(changed, lost, found.squares if as_long else None)
+        if post.dtype == base.dtype == BF16 and stored.dtype in (BF16, F32):
+            return self._subtract_bf16(post, base, stored)
         with np.errstate(all="ignore"):  # overflow, NaN and infinity are data here
             return self._subtract_any(post, base, stored)
+
+    def _subtract_bf16(self, post: Operand, base: Operand, stored: Operand) -> Subtracted:
+        """The difference of bfloat16 values, in the same format or in float32, in which it is exact."""
+        subtrahend = base.bits
+        as_long = len(base.data) == len(post.data)
+        if not as_long:
+            subtrahend = np.zeros(len(post.bits), BF16.bits)
+            subtrahend[: len(base.bits)] = base.bits
+        found, rests, squares = self._found, 0, None
+        if stored.dtype == F32:
+            out = stored.data.view(NUMPY_FLOATS[F32])
+            changed, losses = kernels.subtract_wide_bf16(post.bits, subtrahend, out, found)
+        else:
+            changed, rests, losses = kernels.subtract_bf16(post.bits, subtrahend, stored.bits, found)
+            squares = found.squares if as_long else None
+        lost = Corrections(
+            found.rest_at[:rests], found.rest[:rests], found.lost_at[:losses], found.lost[:losses]
+        )
+        return Subtracted(changed, lost, squares)
 
     def _subtract_any(self, post: Operand, base: Operand, stored: Operand) -> Subtracted:
         width = compute_dtype(post.dtype, base.dtype)
@@ -196,8 +202,10 @@ class CpuArithmetic:
 
     @staticmethod
     def _is_plain_bf16(base: Operand, term: Term, result: Operand) -> bool:
-        same_type = base.dtype == term.stored.dtype == result.dtype == BF16 and term.width == F32
-        return same_type and len(base.data) == len(term.stored.data) == len(result.data)
+        kinds = {BF16} if len(term.rest_at) else {BF16, F32}
+        same_type = base.dtype == result.dtype == BF16 and term.stored.dtype in kinds
+        same_length = len(base.bits) == len(term.stored.bits) == len(result.bits)
+        return same_type and same_length and term.width == F32
 
     @staticmethod
     def _add_bf16(base: Operand, term: Term, result: Operand) -> bool:
@@ -205,9 +213,12 @@ class CpuArithmetic:
 
         without their remainders elements may be infinite that are not with them.
         """
-        before, stored, out = base.bits, term.stored.bits, result.bits
-        finite = kernels.add_bf16(before, stored, term.scale, out)
-        return kernels.add_bf16_at(before, stored, term.scale, term.rest_at, term.rest, out) and finite
+        before, stored, out = base.bits, term.stored, result.bits
+        if stored.dtype == F32:
+            return kernels.add_wide_bf16(before, stored.data.view(NUMPY_FLOATS[F32]), term.scale, out)
+        finite = kernels.add_bf16(before, stored.bits, term.scale, out)
+        at, rest = term.rest_at, term.rest
+        return kernels.add_bf16_at(before, stored.bits, term.scale, at, rest, out) and finite
 
     def _add_any(self, base: Operand, terms: Sequence[Term], result: Operand) -> None:
         width = compute_dtype(base.dtype, *(term.width for term in terms))

@@ -23,7 +23,7 @@ _INF = 0x7F800000
 _MAGNITUDE = 0x7FFFFFFF
 
 _BITS = types.CPointer(types.uint16)
-_SUMS = types.CPointer(types.float32)
+_FLOATS = types.CPointer(types.float32)
 
 
 class _Arithmetic(Steps):
@@ -42,6 +42,17 @@ class _Arithmetic(Steps):
 
     def is_not_finite(self, magnitude):
         return self.b.icmp_unsigned(">=", magnitude, self.all(WIDE, _INF))
+
+    def put_sum(self, base, delta, scale, out, at):
+        """out = base + scale * delta; returns a bit for each element that is not finite."""
+        b = self.b
+        scaled = b.fmul(self.every(scale, FLOATS), delta)
+        bits = self.bits(b.fadd(self.floats(self.widen(base, at)), scaled))
+        odd = b.and_(b.lshr(bits, self.all(WIDE, 16)), self.all(WIDE, 1))
+        rounded = b.add(bits, b.add(odd, self.all(WIDE, _HALF)))
+        self.store(b.lshr(rounded, self.all(WIDE, 16)), out, at)
+        sizes = (b.and_(each, self.all(WIDE, _MAGNITUDE)) for each in (bits, rounded))
+        return self.mask(b.or_(*(self.is_not_finite(size) for size in sizes)))  # a NaN may wrap
 
     def add_squares(self, difference, base, magnitude, sums, lane):
         """Add to the sums from lane number `lane` on."""
@@ -79,7 +90,7 @@ def subtract_step(typingctx, post, base, out, at, sums, lane):
         differ = s.how_many(b.icmp_unsigned("!=", ours, theirs))
         return b.or_(suspect, b.shl(differ, ir.Constant(I64, 32)))
 
-    kinds = (_BITS, _BITS, _BITS, types.int64, _SUMS, types.int64)
+    kinds = (_BITS, _BITS, _BITS, types.int64, _FLOATS, types.int64)
     return types.int64(*kinds), codegen
 
 
@@ -95,7 +106,29 @@ def squares_step(typingctx, post, base, at, sums, lane):
         s.add_squares(bits, theirs, magnitude, sums, lane)
         return context.get_dummy_value()
 
-    return types.void(_BITS, _BITS, types.int64, _SUMS, types.int64), codegen
+    return types.void(_BITS, _BITS, types.int64, _FLOATS, types.int64), codegen
+
+
+@intrinsic
+def subtract_wide_step(typingctx, post, base, out, at):
+    """out = post - base in float32 from element `at` on, where that is finite.
+
+    Returns a bit for each element that must be looked at again: the difference is not finite, or base +
+    difference is not post in float32 already. And 2^32 times how many elements differ.
+    """
+
+    def codegen(context, builder, signature, args):
+        post, base, out, at = args
+        s, b = _Arithmetic(builder), builder
+        ours, theirs = s.widen(post, at), s.widen(base, at)
+        bits, magnitude = s.difference(ours, theirs)
+        s.store(bits, out, at, 32)
+        astray = b.icmp_unsigned("!=", s.bits(b.fadd(s.floats(theirs), s.floats(bits))), ours)
+        suspect = s.mask(b.or_(astray, s.is_not_finite(magnitude)))
+        differ = s.how_many(b.icmp_unsigned("!=", ours, theirs))
+        return b.or_(suspect, b.shl(differ, ir.Constant(I64, 32)))
+
+    return types.int64(_BITS, _BITS, _FLOATS, types.int64), codegen
 
 
 @intrinsic
@@ -107,13 +140,19 @@ def add_step(typingctx, base, stored, scale, out, at):
 
     def codegen(context, builder, signature, args):
         base, stored, scale, out, at = args
-        s, b = _Arithmetic(builder), builder
-        scaled = b.fmul(s.every(scale, FLOATS), s.floats(s.widen(stored, at)))
-        bits = s.bits(b.fadd(s.floats(s.widen(base, at)), scaled))
-        odd = b.and_(b.lshr(bits, s.all(WIDE, 16)), s.all(WIDE, 1))
-        rounded = b.add(bits, b.add(odd, s.all(WIDE, _HALF)))
-        s.store(b.lshr(rounded, s.all(WIDE, 16)), out, at)
-        sizes = (b.and_(each, s.all(WIDE, _MAGNITUDE)) for each in (bits, rounded))
-        return s.mask(b.or_(*(s.is_not_finite(size) for size in sizes)))  # rounding may wrap a NaN
+        s = _Arithmetic(builder)
+        return s.put_sum(base, s.floats(s.widen(stored, at)), scale, out, at)
 
     return types.int64(_BITS, _BITS, types.float32, _BITS, types.int64), codegen
+
+
+@intrinsic
+def add_wide_step(typingctx, base, delta, scale, out, at):
+    """`add_step` for a delta in float32."""
+
+    def codegen(context, builder, signature, args):
+        base, delta, scale, out, at = args
+        s = _Arithmetic(builder)
+        return s.put_sum(base, s.floats(s.load(delta, at, 32)), scale, out, at)
+
+    return types.int64(_BITS, _FLOATS, types.float32, _BITS, types.int64), codegen

@@ -32,7 +32,6 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "count_low": (None, (_POINTER, _COUNT, _U32, _POINTER)),
     "keep_band": (None, (_POINTER, _COUNT, _U32, _U32, _POINTER)),
     "keep_between": (None, (_POINTER, _COUNT, _U32, _U32)),
-    "add_wide_bf16": (None, (_POINTER, _POINTER, _POINTER, _COUNT)),
     "keep_random": (None, (_POINTER, _COUNT, _U64, _COUNT, _U64)),
     "keep_ranked": (None, (_POINTER, _COUNT, _U64, _COUNT, _POINTER)),
     "sum_sizes": (_DOUBLE, (_POINTER, _COUNT, _POINTER)),
@@ -106,11 +105,6 @@ def _all_or_none(first: int, stop: int, kept_from: int, kept_until: int) -> bool
     if first >= stop or (kept_from <= first and stop <= kept_until):
         return True
     return False if first >= kept_until or stop <= kept_from else None
-
-
-def add_wide_bf16(base: NDArray[np.uint16], added: Floats, out: NDArray[np.uint16]) -> None:
-    """out = base + added for bfloat16 bits, in float32, rounded once."""
-    _functions["add_wide_bf16"](address_of(base), address_of(added), address_of(out), len(out))
 
 
 def random_key(seed: int, number: int, name: str) -> int:

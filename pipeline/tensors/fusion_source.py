@@ -13,7 +13,7 @@ import numpy as np
 from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]
 
 from pipeline.tensors.bf16_source import LANES
-from pipeline.tensors.kernel_source import SPAN, U32, bits_of, round_bf16, wide
+from pipeline.tensors.kernel_source import SPAN, U32, bits_of
 
 _MAGNITUDE = U32(0x7FFFFFFF)
 _LOW_BITS = U32(15)
@@ -92,15 +92,6 @@ def keep_between(values, count, least, most):
     for i in range(count):
         bits = U32(bits_of(floats[i]) & _MAGNITUDE)
         floats[i] *= np.float32((bits >= least) & (bits <= most))
-
-
-@cfunc(types.void(_BITS, _FLOATS, _BITS, _COUNT), error_model="numpy")
-def add_wide_bf16(base, added, out, count):
-    bases = carray(base, count)
-    deltas = carray(added, count)
-    results = carray(out, count)
-    for i in range(count):
-        results[i] = np.uint16(round_bf16(bits_of(wide(bases[i]) + deltas[i])))
 
 
 @cfunc(types.void(_FLOATS, _COUNT, types.uint64, types.int64, types.uint64), error_model="numpy")
@@ -202,7 +193,6 @@ ENTRY_POINTS: tuple[Any, ...] = (
     count_low,
     keep_band,
     keep_between,
-    add_wide_bf16,
     keep_random,
     keep_ranked,
     sum_sizes,

@@ -19,7 +19,15 @@ from llvmlite import ir
 from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
-from pipeline.tensors.bf16_source import LANES, ROW, add_step, squares_step, subtract_step
+from pipeline.tensors.bf16_source import (
+    LANES,
+    ROW,
+    add_step,
+    add_wide_step,
+    squares_step,
+    subtract_step,
+    subtract_wide_step,
+)
 from pipeline.tensors.vector_source import WIDTH, lowest
 
 U32 = np.uint32
@@ -36,6 +44,7 @@ _F32_NAN = U32(0x7FC00000)
 _F32_MAGNITUDE = U32(0x7FFFFFFF)
 _BF16_INF = np.uint16(0x7F80)
 _BF16_NAN = U32(0x7FC0)
+_SUSPECTS = np.int64((1 << WIDTH) - 1)  # of what a step says, the bits of elements to be looked at again
 
 
 @intrinsic
@@ -76,6 +85,12 @@ def difference(post, base):
     """The float32 bits of post - base for bfloat16 bits; every NaN is the one canonical NaN."""
     bits = bits_of(wide(post) - wide(base))
     return _F32_NAN if U32(bits & _F32_MAGNITUDE) > _F32_INF else bits
+
+
+@njit(inline="always")
+def is_astray(post, base, difference_bits):
+    """Whether base + difference, rounded, is not post, bit for bit."""
+    return round_bf16(bits_of(wide(base) + float_of(difference_bits))) != U32(post)
 
 
 @njit
@@ -162,7 +177,7 @@ def subtract_bf16(post, base, out, count, room, rest_at, rest, lost_at, lost, to
                     rest_at[rests] = U32(i)
                     rest[rests] = low
                     rests += 1
-                if round_bf16(bits_of(wide(base[i]) + float_of(bits))) != U32(post[i]):
+                if is_astray(post[i], base[i], bits):
                     lost_at[losses] = U32(i)
                     lost[losses] = post[i]
                     losses += 1
@@ -170,6 +185,41 @@ def subtract_bf16(post, base, out, count, room, rest_at, rest, lost_at, lost, to
     totals[1] = rests
     totals[2] = losses
     _fold_sums(room, squares)
+
+
+@njit(inline="always")
+def _subtract_wide(post, base, out, i, lost_at, lost, losses):
+    """out = post - base for element number `i`; returns how many exceptions there are, with its own."""
+    bits = difference(post[i], base[i])
+    out[i] = float_of(bits)
+    if not is_astray(post[i], base[i], bits):
+        return losses
+    lost_at[losses] = U32(i)
+    lost[losses] = post[i]
+    return losses + 1
+
+
+@cfunc(
+    types.void(_BITS, _BITS, _FLOATS, _COUNT, _POSITIONS, _BITS, _TOTALS),
+    error_model="numpy",
+)
+def subtract_wide_bf16(post, base, out, count, lost_at, lost, totals):
+    whole = count - count % WIDTH
+    changed = np.int64(0)
+    losses = np.int64(0)
+    for start in range(0, whole, WIDTH):
+        found = subtract_wide_step(post, base, out, start)
+        changed += found >> 32
+        suspects = found & _SUSPECTS
+        while suspects:
+            i = start + lowest(suspects)
+            suspects &= suspects - 1
+            losses = _subtract_wide(post, base, out, i, lost_at, lost, losses)
+    for i in range(whole, count):
+        changed += np.int64(post[i] != base[i])
+        losses = _subtract_wide(post, base, out, i, lost_at, lost, losses)
+    totals[0] = changed
+    totals[1] = losses
 
 
 @cfunc(types.int64(_BITS, _BITS, types.float32, _BITS, _COUNT), error_model="numpy")
@@ -181,6 +231,18 @@ def add_bf16(base, stored, scale, out, count):
     # Seldom more than the end: infinities and NaNs want more care.
     for i in range(0 if strange else whole, count):
         out[i] = np.uint16(round_bf16(bits_of(wide(base[i]) + scale * wide(stored[i]))))
+        strange |= np.int64((out[i] & _BF16_INF) == _BF16_INF)
+    return strange
+
+
+@cfunc(types.int64(_BITS, _FLOATS, types.float32, _BITS, _COUNT), error_model="numpy")
+def add_wide_bf16(base, delta, scale, out, count):
+    whole = count - count % WIDTH
+    strange = np.int64(0)
+    for start in range(0, whole, WIDTH):
+        strange |= add_wide_step(base, delta, scale, out, start)
+    for i in range(0 if strange else whole, count):
+        out[i] = np.uint16(round_bf16(bits_of(wide(base[i]) + scale * delta[i])))
         strange |= np.int64((out[i] & _BF16_INF) == _BF16_INF)
     return strange
 
@@ -258,7 +320,9 @@ def round_to_odd(source, out, count):
 
 ENTRY_POINTS: tuple[Any, ...] = (
     subtract_bf16,
+    subtract_wide_bf16,
     add_bf16,
+    add_wide_bf16,
     add_bf16_at,
     has_all_bits,
     norms_bf16,

@@ -21,7 +21,9 @@ U32Array = NDArray[np.uint32]
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "subtract_bf16": (None, (*[_POINTER] * 3, _COUNT, *[_POINTER] * 7)),
+    "subtract_wide_bf16": (None, (*[_POINTER] * 3, _COUNT, *[_POINTER] * 3)),
     "add_bf16": (_COUNT, (_POINTER, _POINTER, ctypes.c_float, _POINTER, _COUNT)),
+    "add_wide_bf16": (_COUNT, (_POINTER, _POINTER, ctypes.c_float, _POINTER, _COUNT)),
     "add_bf16_at": (
         _COUNT,
         (_POINTER, _POINTER, ctypes.c_float, _POINTER, _POINTER, _COUNT, _POINTER, _COUNT),
@@ -80,10 +82,34 @@ def subtract_bf16(post: U16Array, base: U16Array, out: U16Array, found: Lost) ->
     return changed, rests, losses
 
 
+def subtract_wide_bf16(
+    post: U16Array, base: U16Array, out: NDArray[np.float32], found: Lost
+) -> tuple[int, int]:
+    """out = post - base in float32, which is exact as far as float32 is; all have post's length.
+
+    Returns (changed elements, exceptions), which lie at the beginning of `found`'s arrays. There are no
+    remainders.
+    """
+    _, _, lost_at, lost, totals, _ = found.places
+    _functions["subtract_wide_bf16"](
+        address_of(post), address_of(base), address_of(out), len(post), lost_at, lost, totals
+    )
+    changed, losses, _ = found.totals.tolist()
+    return changed, losses
+
+
 def add_bf16(base: U16Array, stored: U16Array, scale: float, out: U16Array) -> bool:
     """out = base + scale * stored, in float32, rounded once; returns whether all of it is finite."""
     strange = _functions["add_bf16"](
         address_of(base), address_of(stored), scale, address_of(out), len(base)
+    )
+    return not strange
+
+
+def add_wide_bf16(base: U16Array, delta: NDArray[np.float32], scale: float, out: U16Array) -> bool:
+    """`add_bf16` for a delta in float32."""
+    strange = _functions["add_wide_bf16"](
+        address_of(base), address_of(delta), scale, address_of(out), len(base)
     )
     return not strange
 

@@ -121,10 +121,11 @@ def test_a_tensor_may_be_subtracted_in_pieces(make, stored):
 
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 63, 64, 65, 511, 512, 4095, 4096, 4097, 8199])
 @pytest.mark.parametrize("draw", [random_bits, weights])
-def test_bfloat16_is_subtracted_alike_by_both_whatever_the_number_of_elements(count, draw):
+@pytest.mark.parametrize("stored", [BF16, F32], ids=str)
+def test_bfloat16_is_subtracted_alike_by_both_whatever_the_number_of_elements(count, draw, stored):
     """One of them has vectors, spans and an end."""
     ours, theirs = (operand(draw(BF16, count, seed), BF16) for seed in (count, count + 1))
-    first, second = (subtract(make(), ours, theirs, BF16) for make in IMPLEMENTATIONS.values())
+    first, second = (subtract(make(), ours, theirs, stored) for make in IMPLEMENTATIONS.values())
     assert first[0] == second[0]
     np.testing.assert_array_equal(first[1].bits, second[1].bits)
     for name in ("rest_at", "rest", "lost_at", "lost"):
@@ -132,16 +133,17 @@ def test_bfloat16_is_subtracted_alike_by_both_whatever_the_number_of_elements(co
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 511, 513, 4097])
-def test_one_number_that_is_none_leaves_those_beside_it_alone(count):
+@pytest.mark.parametrize("stored", [BF16, F32], ids=str)
+def test_one_number_that_is_none_leaves_those_beside_it_alone(count, stored):
     theirs = weights(BF16, count, 1)
     ours = weights(BF16, count, 2, close_to=values(theirs, BF16, np.float64))
     for place in {0, count // 2, count - 1}:
         odd = ours.copy()
         odd[place] = 0x7F80
         for make in IMPLEMENTATIONS.values():
-            _, without, _ = subtract(make(), operand(ours, BF16), operand(theirs, BF16), BF16)
-            _, found, _ = subtract(make(), operand(odd, BF16), operand(theirs, BF16), BF16)
-            assert found.bits[place] == 0x7F80
+            _, without, _ = subtract(make(), operand(ours, BF16), operand(theirs, BF16), stored)
+            _, found, _ = subtract(make(), operand(odd, BF16), operand(theirs, BF16), stored)
+            assert found.bits[place] == nearest(np.array([np.inf]), stored)[0]
             np.testing.assert_array_equal(np.delete(found.bits, place), np.delete(without.bits, place))
 
 
@@ -248,10 +250,11 @@ def test_remainders_take_part_in_the_sum(make):
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 4096, 8199])
 @pytest.mark.parametrize("draw", [random_bits, weights])
 @pytest.mark.parametrize("scale", [1.0, 0.7, 1e30])
-def test_bfloat16_is_added_alike_by_both_whatever_the_number_of_elements(count, draw, scale):
-    """With remainders, and with what is not finite, which is counted."""
-    base, stored = (operand(draw(BF16, count, seed), BF16) for seed in (count, count + 1))
-    at = np.arange(0, count, 3, dtype=np.uint32)
+@pytest.mark.parametrize("kind", [BF16, F32], ids=str)
+def test_bfloat16_is_added_alike_by_both_whatever_the_number_of_elements(count, draw, scale, kind):
+    """With remainders, where there are any, and with what is not finite, which is counted."""
+    base, stored = operand(draw(BF16, count, count), BF16), operand(draw(kind, count, count + 1), kind)
+    at = np.arange(0, count if kind == BF16 else 0, 3, dtype=np.uint32)
     rest = np.random.default_rng(1).integers(-32768, 32768, len(at), np.int32)
     found = []
     for make in IMPLEMENTATIONS.values():

@@ -1,7 +1,8 @@
 """A difference that is made on the way: post and base are read, and no delta is written.
 
-Its chunks come from the very subtraction that compute does, with all that rounding lost, so that a sum
-has the same bits as with the stored delta, and post comes back on its own base.
+Its chunks come from the very subtraction that compute does, but they are not rounded for a file: they
+stay in the format of the arithmetic, in which a stored delta comes back. So a sum has the same bits as
+with that, and post comes back on its own base.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from pipeline.tensors.arithmetic import (
     Operand,
     subtract_bytes,
 )
-from pipeline.tensors.dtypes import Bytes, DType
+from pipeline.tensors.dtypes import Bytes, DType, compute_dtype
 from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_into, fold_tensor
 
 
@@ -131,8 +132,7 @@ class Subtraction:
     def scratch_bytes(self) -> int:
         """The subtraction's own, and the values that it makes."""
         dtypes = self._floats
-        widest = max((dtype.itemsize for dtype in dtypes), default=0)
-        return CHUNK_ELEMENTS * widest + subtract_bytes(dtypes)
+        return CHUNK_ELEMENTS * compute_dtype(*dtypes).itemsize + subtract_bytes(dtypes)
 
     @property
     def _floats(self) -> set[DType]:
@@ -218,10 +218,11 @@ class _Subtractor:
             digest_into(digests[BASE], second.data)
         if record.carried:
             return first, NO_CORRECTIONS
-        if len(self._buffer) < len(first):
+        nbytes = len(first) // record.post.itemsize * record.stored.itemsize
+        if len(self._buffer) < nbytes:
             self._buffer = np.empty(0, np.uint8)  # not both at once
-            self._buffer = np.empty(len(first), np.uint8)
-        values = self._buffer[: len(first)]
+            self._buffer = np.empty(nbytes, np.uint8)
+        values = self._buffer[:nbytes]
         found = self._arithmetic.subtract(
             Operand(first, record.post), Operand(second, record.base), Operand(values, record.stored)
         )
@@ -229,9 +230,10 @@ class _Subtractor:
 
 
 def _form(pair: Pair) -> TensorForm:
-    """What compute would store of a pair."""
+    """A pair's difference, unrounded; of one that is carried post's own values."""
     post, base = pair.post.entry, pair.base.entry
-    return TensorForm(pair.name, post.shape, base.shape, post.dtype, base.dtype, post.dtype)
+    kept = compute_dtype(post.dtype, base.dtype) if post.dtype.is_float else post.dtype
+    return TensorForm(pair.name, post.shape, base.shape, kept, base.dtype, post.dtype)
 
 
 def _versions(model: Checkpoint) -> list[tuple[str, str, int]]:

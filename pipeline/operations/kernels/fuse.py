@@ -15,9 +15,9 @@ from pipeline.operations.fit import Fitted
 from pipeline.operations.fusion.layout import Fused
 from pipeline.operations.kernels.add import AddKernel, Decoded
 from pipeline.operations.kernels.deltas import Deltas, Edges, Recipe
-from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Operand, Term, count_nonfinite
-from pipeline.tensors.dtypes import BF16, F32, Bytes
-from pipeline.tensors.fusion import Floats, add_wide_bf16, elect
+from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Operand, Term
+from pipeline.tensors.dtypes import F32, Bytes
+from pipeline.tensors.fusion import Floats, elect
 
 
 @dataclass
@@ -64,15 +64,6 @@ class FuseKernel(AddKernel):
                 base = self._between(item, base, recipe.ends, factor, mixed)
             else:
                 self._mix(item, part, recipe, factor, mixed)
-            self._add_mixed(item, part, base, mixed, out)
-
-    def _add_mixed(self, item: Fitted, part: Slice, base: Bytes, mixed: Floats, out: Bytes) -> None:
-        """The base plus what is mixed, by the shorter way where that is the commonest case."""
-        if item.base.dtype == item.result.dtype == BF16 and len(base) == len(out):
-            result = Operand(out, BF16)
-            add_wide_bf16(Operand(base, BF16).bits, mixed, result.bits)
-            self.found.nonfinite[part.row] = count_nonfinite(result)
-        else:
             self._sum(item, part, base, [_term(mixed)], out)
 
     def _fill(self, item: Fitted, part: Slice, decoded: Sequence[Decoded]) -> None:
