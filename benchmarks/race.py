@@ -41,15 +41,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """How contenders are run: where, in which environment, and who is told what goes on.
-
-    rested: whether each begins after a pause, and not right after a plain copy of its bytes was removed.
-    """
+    """How contenders are run: where, in which environment, and who is told what goes on."""
 
     folder: Path
     env: Mapping[str, str]
     say: Say
-    rested: bool
 
     def hold(self, job: Job, *, rounds: int, warm_up: bool) -> list[Outcome]:
         """Run every contender once a round; one that fails is left out from then on.
@@ -64,7 +60,6 @@ class Race:
                     continue
                 self.say(f"{contender.name}, {f'run {number} of {rounds}' if number else 'warm-up'}")
                 try:
-                    self._prepare(job.contenders[0])
                     usage = self._take_turn(contender, outcome, check=number == rounds)
                 except CommandFailed as error:
                     if contender is job.contenders[0]:
@@ -77,20 +72,13 @@ class Race:
                     outcome.ratios.append(usage.wall / limit)
         return outcomes
 
-    def _prepare(self, limit: Contender) -> None:
-        """Let the next contender find memory as all others do. Raises CommandFailed."""
-        if self.rested:
-            time.sleep(REST_SECONDS)
-        else:
-            self._measure(limit)
-            self._remove(limit)
-
     def _take_turn(self, contender: Contender, outcome: Outcome, *, check: bool) -> Usage:
         """One run from a clean start, and the check of its result if asked for."""
         if contender.needs_bytes > (free := memory_bytes("MemAvailable")):
             raise CommandFailed(f"left out: needs {contender.needs_bytes / 1e9:.0f} GB of memory, "
                                 f"{free / 1e9:.0f} GB are free")  # fmt: skip
         self._remove(contender)
+        time.sleep(REST_SECONDS)
         try:
             usage = self._measure(contender)
             if check and contender.check:

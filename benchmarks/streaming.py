@@ -46,9 +46,6 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--peer-runs", type=int, default=1, help="rounds with mergekit and transformers")
     parser.add_argument("--fsync", action="store_true", help="force ours and the limit to the disk")
-    parser.add_argument(
-        "--memory", choices=("rested", "used"), default="rested", help="what a run finds; see README.md"
-    )
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="folder for all files")
     parser.add_argument("--json", type=Path, help="write every single figure there")
     options = parser.parse_args(words)
@@ -123,7 +120,7 @@ def main(words: list[str]) -> int:
         try:
             require_room(bench)
             with console.status(size) as status:
-                race = Race(work, env, status.update, options.memory == "rested")
+                race = Race(work, env, status.update)
                 results[size] = measure(bench, options, mergekit, race)
         except CommandFailed as error:
             console.print(f"{size}: {error}", style="red", highlight=False)
