@@ -36,8 +36,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# Python looks for cycles after every 700 new objects. A model of many tensors makes millions of objects and no
-# cycles, and a fifth of its run would go by looking.
+# Python looks for cycles after every 700 new objects. A model of many tensors makes millions of objects
+# and no cycles, and a fifth of its run would go by looking.
 COLLECTED_AFTER = (20_000, 20, 20)
 COMMANDS: dict[str, Callable[..., None]] = {
     "compute": compute,
