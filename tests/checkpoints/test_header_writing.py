@@ -62,8 +62,8 @@ def test_we_read_back_what_we_write(tensors, metadata):
 
 @few
 @given(TENSORS)
-def test_tensors_begin_on_a_multiple_of_eight_bytes(tensors):
-    assert len(build_header(tensors, {})) % 8 == 0
+def test_tensors_begin_on_a_cache_line(tensors):
+    assert len(build_header(tensors, {})) % 64 == 0
 
 
 @few
