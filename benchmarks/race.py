@@ -1,8 +1,8 @@
 """Contenders of one job in turn, A B C A B C …, so that a busy machine hits them all alike.
 
 They also begin alike. A virtual machine gives free memory back to its host after two seconds, and has to
-ask for it again page by page: a run right after another's big file was removed would take up to half the
-time of a run after a pause.
+ask for it again page by page: right after another's big file was removed, a run may take half the time
+that it takes after a pause.
 """
 
 from __future__ import annotations
