@@ -17,6 +17,7 @@ from dotenv import dotenv_values
 
 from pipeline.errors import UsageError
 from pipeline.redaction import know, know_connection_string, know_sas
+from pipeline.user_cache import cache_folder
 
 DEFAULT_STORE = "./store"
 HubCache = Literal["auto", "on", "off"]
@@ -92,6 +93,7 @@ class Settings:
     hub_cache: HubCache = "auto"
     sign_password: str | None = field(default=None, repr=False)
     log: str | None = None
+    digest_cache: Path | None = None  # where digests of local weights are kept, if they are
     dequantize: bool = False  # whether 8-bit floats are read as what they mean, else refused
 
     @classmethod
@@ -101,13 +103,16 @@ class Settings:
         store: str | None = None,
         tier: str | None = None,
         hub_cache: str | None = None,
+        digest_cache: str | None = None,
         dequantize: bool = False,
         folder: Path | None = None,
     ) -> Settings:
         """The settings in force: what is given, then the environment, then `.env` in `folder`."""
         dotenv = dotenv_values((folder or Path.cwd()) / ".env")
         env = {**dotenv, **os.environ}
-        found = cls.from_mapping(env, store=store, tier=tier, hub_cache=hub_cache)
+        found = cls.from_mapping(
+            env, store=store, tier=tier, hub_cache=hub_cache, digest_cache=digest_cache
+        )
         return replace(found, dequantize=dequantize)
 
     @classmethod
@@ -118,6 +123,7 @@ class Settings:
         store: str | None = None,
         tier: str | None = None,
         hub_cache: str | None = None,
+        digest_cache: str | None = None,
     ) -> Settings:
         """The settings that the variables `env` make; an empty value counts as not set.
 
@@ -150,6 +156,7 @@ class Settings:
             hub_cache=_parse_hub_cache(hub_cache or first("PIPELINE_HUB_CACHE") or "auto"),
             sign_password=first("PIPELINE_SIGN_PASSWORD"),
             log=first("PIPELINE_LOG"),
+            digest_cache=_digest_cache(digest_cache or first("PIPELINE_DIGEST_CACHE") or "off"),
         )
 
 
@@ -160,3 +167,12 @@ def _parse_hub_cache(text: str) -> HubCache:
     raise UsageError(
         f"{text!r} is not a way to use the Hub's cache", hint="use auto, on or off (PIPELINE_HUB_CACHE)"
     )
+
+
+def _digest_cache(text: str) -> Path | None:
+    match text:
+        case "off":
+            return None
+        case "on":
+            return cache_folder("digests")
+    return Path(text).expanduser()

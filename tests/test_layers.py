@@ -30,7 +30,7 @@ LAYERS = [
     ["tensors"],
     ["storage"],
     ["settings", "progress", "logs"],
-    ["units"],
+    ["units", "user_cache"],
     ["errors", "version"],
     ["redaction"],
 ]

@@ -85,6 +85,20 @@ class FromHub(TypedDict):
     ]
 
 
+class KeepingDigests(TypedDict):
+    """Whether digests of what was read before are made again."""
+
+    digest_cache: Annotated[
+        str | None,
+        Option(
+            None,
+            metavar="off|on|FOLDER",
+            help="Keep digests of local weights, and do not make them again while a file is unchanged. "
+            "[default: PIPELINE_DIGEST_CACHE, else off]",
+        ),
+    ]
+
+
 class Dequantizing(TypedDict):
     """Whether weights that are codes are read as what they mean."""
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, Unpack
 from typer import Argument, Option
 
 from pipeline.commands.command import command
-from pipeline.commands.options import Dequantizing, FromHub, Planned, Replacing, Working
+from pipeline.commands.options import (
+    Dequantizing,
+    FromHub,
+    KeepingDigests,
+    Planned,
+    Replacing,
+    Working,
+)
 from pipeline.progress import bar
 from pipeline.rendering import show_evaluation
 
@@ -85,7 +92,9 @@ class Kept(TypedDict):
     ]
 
 
-class Evaluating(Against, Measured, Kept, FromHub, Dequantizing, Working, Replacing, Planned):
+class Evaluating(
+    Against, Measured, Kept, FromHub, KeepingDigests, Dequantizing, Working, Replacing, Planned
+):
     """Options of evaluate."""
 
 

@@ -13,6 +13,7 @@ from pipeline.commands.options import (
     Dequantizing,
     FromHub,
     InStore,
+    KeepingDigests,
     Planned,
     Replacing,
     Scaled,
@@ -71,8 +72,8 @@ class Making(Mixed, Related):
 
 
 class Sweeping(
-    Ranging, HeldAgainst, Measured, Making, Finding, InStore, FromHub, Dequantizing, Working, Replacing,
-    Planned,
+    Ranging, HeldAgainst, Measured, Making, Finding, InStore, FromHub, KeepingDigests, Dequantizing,
+    Working, Replacing, Planned,
 ):  # fmt: skip
     """Options of sweep."""
 

@@ -14,6 +14,7 @@ from pipeline.commands.options import (
     DTypeName,
     FromHub,
     InStore,
+    KeepingDigests,
     NewDelta,
     OnDevice,
     Packed,
@@ -56,7 +57,7 @@ class _Decided(TypedDict):
     ]
 
 
-class _Read(OnDevice, FromHub, Dequantizing, Working):
+class _Read(OnDevice, FromHub, KeepingDigests, Dequantizing, Working):
     """How models are read and what computes."""
 
 

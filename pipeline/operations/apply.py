@@ -14,6 +14,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Unpack
 
+from pipeline.checkpoints.kept_digests import KeptDigests
 from pipeline.checkpoints.output import SHARD_BYTES
 from pipeline.engine.work import Work
 from pipeline.operations.arguments import Difference, ScaledAddend, scaled
@@ -141,12 +142,20 @@ class _Run:
         carried = tuple(name for name in layout.carried() if name not in what.fused.left_out())
         report = replace(self._report(layout), carried=carried)
         found = Found.empty(layout.plan.rows)
+        folder = self.place.setup.settings.digest_cache
+        known = KeptDigests(what.base, folder)
+        if folder:
+            recalled = known.nbytes + sum(addend.recalled_bytes for addend in what.addends)
+            report = replace(report, recalled_bytes=recalled)
         release = what.release(layout)
 
         def finish() -> Beside:
             nonlocal report
             if not what.same_base:
                 refuse_overflow(layout, found.overflows, where=self.place.location)
+            known.keep(layout.by_tensor(found.base))
+            for addend in what.addends:
+                addend.keep_digests()
             fingerprints = release.fingerprints(found.base, found.result)
             report = replace(
                 report,
@@ -158,16 +167,16 @@ class _Run:
             files = other_files(release, report, fingerprints, self.place.setup.signer)
             return Beside(release.labels(fingerprints), files)
 
-        names = write_model(self.place, self._work(layout, found), layout.shards, finish)
+        names = write_model(self.place, self._work(layout, found, known), layout.shards, finish)
         return replace(report, files=names)
 
-    def _work(self, layout: SumPlan, found: Found) -> Work:
+    def _work(self, layout: SumPlan, found: Found, known: KeptDigests) -> Work:
         what, setup = self.sum, self.place.setup
         arithmetic = setup.resources.arithmetic
 
         def make_kernel() -> AddKernel:
             decoders = [addend.decoder(arithmetic) for addend in what.addends]
-            inputs = (layout.tensors, what.addends, what.scales, found, arithmetic(), decoders)
+            inputs = (layout.tensors, what.addends, what.scales, found, known, arithmetic(), decoders)
             return AddKernel(*inputs, what.same_base)
 
         work = Work(
@@ -189,7 +198,7 @@ class _Run:
             return work
         from pipeline.operations.fusion.work import fusing_work
 
-        return fusing_work(work, what, layout, found, setup)
+        return fusing_work(work, what, layout, found, known, setup)
 
 
 def _dtypes(layout: SumPlan) -> Iterator[DType]:

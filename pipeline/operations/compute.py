@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Self, Unpack
 
 from pipeline.checkpoints.adapters.post import notes_of, open_post
@@ -11,9 +12,10 @@ from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.config_policy import require_one_architecture
 from pipeline.checkpoints.header import Tensor
+from pipeline.checkpoints.kept_digests import KeptDigests, Rows
 from pipeline.checkpoints.vocabulary_table import VocabularyTable
 from pipeline.deltas.base_rows import BaseRows
-from pipeline.deltas.format import CARRIED, DEFAULT_CODEC, Codec, parse_codec
+from pipeline.deltas.format import BASE, CARRIED, DEFAULT_CODEC, POST, Codec, parse_codec
 from pipeline.deltas.identity import identify
 from pipeline.deltas.layout import DeltaLayout
 from pipeline.deltas.manifest import Manifest, TensorRecord
@@ -71,6 +73,7 @@ class ComputeReport:
     upload_bytes: int = 0
     memory_bytes: int = 0
     vocabulary: VocabularyTable | None = None
+    recalled_bytes: int | None = None
     notes: Sequence[str] = ()
 
 
@@ -112,8 +115,12 @@ def compute(
         report = run.report(place)
         if setup.dry_run:
             return report
-        manifest, size = run.write(place)
+        known = run.known(setup.settings.digest_cache)
+        manifest, size = run.write(place, known)
         report = replace(report, written_bytes=size, **_summary(manifest))
+        if setup.settings.digest_cache:
+            recalled = sum(model.nbytes for model in known.values())
+            report = replace(report, recalled_bytes=recalled)
     return replace(report, pushed=hub.delta(output).pushed) if hub else report
 
 
@@ -181,7 +188,7 @@ class Computation:
     def _readers(self) -> list[Reader]:
         return [*self.post.readers, *self.base.readers]
 
-    def write(self, place: Place) -> tuple[Manifest, int]:
+    def write(self, place: Place, known: Mapping[int, KeptDigests]) -> tuple[Manifest, int]:
         """Write the delta; returns its manifest and its size in bytes."""
         stored = [tensor.dtype for tensor in self.layout.tensors]
         dtypes = {side.entry.dtype for pair in self.pairs for side in (pair.post, pair.base)}
@@ -193,7 +200,7 @@ class Computation:
             plan=self.plan,
             readers=self._readers,
             make_kernel=lambda: SubtractKernel(
-                self.pairs, stored, found, arithmetic(), output.encoder()
+                self.pairs, stored, found, known, arithmetic(), output.encoder()
             ),
             findings=[found.counts, found.norms],
             scratch_bytes=subtract_bytes(dtypes.union(stored)) + SCRATCH_BYTES,
@@ -201,9 +208,20 @@ class Computation:
         companions = self.post.read_companions()
 
         def describe() -> Manifest:
+            for side, model in known.items():
+                model.keep(self._found(found, side))
             return self._manifest(describe_difference(found, self.plan, self.pairs, stored), companions)
 
         return output.write(place, work, companions, describe)
+
+    def known(self, digest_cache: Path | None) -> dict[int, KeptDigests]:
+        """What is known of `BASE` and of `POST`, as an earlier run left it in `digest_cache`."""
+        return {BASE: KeptDigests(self.base, digest_cache), POST: KeptDigests(self.post, digest_cache)}
+
+    def _found(self, found: Findings, side: int) -> dict[str, Rows]:
+        """The digests of the chunks of base or of post, by tensor."""
+        rows = found.tables.digests[:, side]
+        return {pair.name: rows[self.plan.rows_of(job)] for job, pair in enumerate(self.pairs)}
 
     def _manifest(self, tensors: Sequence[TensorRecord], companions: Mapping[str, bytes]) -> Manifest:
         base_digests = {record.name: record.base_digest for record in tensors if record.base_digest}

@@ -1,12 +1,15 @@
-"""The fingerprint of a checkpoint that nothing is known of: every byte of it is read once."""
+"""The fingerprint of a checkpoint: every byte of it is read once, unless its digests were kept."""
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Unpack
 
 import numpy as np
 
 from pipeline.checkpoints.adapters.post import open_model
+from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.kept_digests import KeptDigests, Rows
 from pipeline.engine.plan import Job, Plan
 from pipeline.engine.walk import walk
 from pipeline.engine.work import Work
@@ -23,20 +26,27 @@ def fingerprint(model: str, *, base: str | None = None, **options: Unpack[Readin
     """
     setup = Setup.of(options)
     with open_model(model, base=base, settings=setup.settings) as checkpoint:
-        entries = [source.entry for source in checkpoint.tensors.values()]
-        plan = Plan([Job(None, 0, 0, entry.count, (checkpoint.input(entry.name),)) for entry in entries])
-        rows = np.zeros((plan.rows, DIGEST_BYTES), np.uint8)
-        work = Work(
-            title=f"read {checkpoint.location}",
-            plan=plan,
-            readers=checkpoint.readers,
-            make_kernel=lambda: DigestKernel(rows),
-            findings=[rows],
-        )
-        walk(work, setup.resources.limits, setup.progress)
+        known = KeptDigests(checkpoint, setup.settings.digest_cache)
+        found = known.rows | _read(checkpoint, known.rows.keys(), setup)
+        known.keep(found)
+        entries = {name: source.entry for name, source in checkpoint.tensors.items()}
         return fold_checkpoint(
-            {
-                entry.name: fold_tensor(entry.dtype, entry.shape, rows[plan.rows_of(job)])
-                for job, entry in enumerate(entries)
-            }
+            {name: fold_tensor(each.dtype, each.shape, found[name]) for name, each in entries.items()}
         )
+
+
+def _read(model: Checkpoint, known: Container[str], setup: Setup) -> dict[str, Rows]:
+    """The digests of the chunks of all tensors but those that are known."""
+    names = [name for name in model.tensors if name not in known]
+    plan = Plan([Job(None, 0, 0, source.count, (source,)) for source in map(model.input, names)])
+    rows = np.zeros((plan.rows, DIGEST_BYTES), np.uint8)
+    work = Work(
+        title=f"read {model.location}",
+        plan=plan,
+        readers=model.readers,
+        make_kernel=lambda: DigestKernel(rows),
+        findings=[rows],
+    )
+    if names:
+        walk(work, setup.resources.limits, setup.progress)
+    return {name: rows[plan.rows_of(job)] for job, name in enumerate(names)}

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.checkpoints.alignment import is_absent, is_grown, name_problems, show
 from pipeline.checkpoints.buffers import is_buffer
 from pipeline.checkpoints.checkpoint import Checkpoint
@@ -48,6 +51,10 @@ class SumPlan:
     shards: Sequence[Shard]
     tensors: Sequence[Fitted]
     plan: Plan
+
+    def by_tensor(self, table: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
+        """The rows of each of the result's tensors in a table with a row for each chunk."""
+        return {item.result.name: table[self.plan.rows_of(job)] for job, item in enumerate(self.tensors)}
 
     def carried(self) -> tuple[str, ...]:
         """The tensors that are taken whole from a post, for they are not float and differ from its base.

@@ -38,11 +38,13 @@ class Reading(Running, total=False):
     """Options of everything that reads models.
 
     hub_cache: whether weights go through the Hub's cache on the disk: "on", "off", or "auto", where
-    there is room. dequantize: whether weights in 8-bit floats are read as the float32 that they mean;
-    otherwise they are refused.
+    there is room. digest_cache: where digests of local weights are kept from run to run: "off", "on"
+    for the user's own cache, or a folder. dequantize: whether weights in 8-bit floats are read as the
+    float32 that they mean; otherwise they are refused.
     """
 
     hub_cache: str | None
+    digest_cache: str | None
     dequantize: bool
 
 
@@ -135,7 +137,9 @@ class Setup:
         given: dict[str, Any] = {**options}
         if unknown := given.keys() - Transferring.__annotations__.keys():
             raise TypeError(f"there is no option {', '.join(sorted(unknown))}")
-        loaded = Settings.load(**_take(given, "store", "tier", "hub_cache", "dequantize"))
+        loaded = Settings.load(
+            **_take(given, "store", "tier", "hub_cache", "digest_cache", "dequantize")
+        )
         resources = Resources.parse(**_take(given, "memory", "workers", "device", "limits"))
         key = given.pop("sign_key", None)
         signer = Signer.load(key, loaded.sign_password) if key else None

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import os
-import secrets
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ import llvmlite.binding as llvm
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from pipeline.tensors.fingerprint import DIGEST_BYTES
+from pipeline.user_cache import cache_folder, read_cached, write_cached
 
 _ROOT = Path(__file__).parents[2]
 _OPTIMISATION = 3
@@ -54,11 +52,11 @@ def load(names: Iterable[str], source: Source = KERNELS) -> dict[str, int]:
     """The addresses of the entry points called `names`; 0 for one that this processor's code lacks."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    path = _cache_folder() / f"kernels-{_key(source)}.o"
-    code = _kept(path)
+    path = cache_folder() / f"kernels-{_key(source)}.o"
+    code = read_cached(path)
     if code is None:
         code = _compile(source)
-        _keep(path, code)
+        write_cached(path, code)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
     engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(code))
     engine.finalize_object()
@@ -162,32 +160,3 @@ def _key(source: Source) -> str:
     )
     hasher.update("\0".join(parts).encode())
     return hasher.hexdigest(length=16)
-
-
-def _cache_folder() -> Path:
-    """Of the user, never shared: what lies there is run."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "paramdelta"
-
-
-def _kept(path: Path) -> bytes | None:
-    """The code that an earlier process left, if it is whole: damaged code would crash this one."""
-    try:
-        if path.stat().st_uid != os.getuid():
-            return None  # somebody else's: it would be run as us
-        data = path.read_bytes()
-    except OSError:
-        return None
-    digest, code = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
-    return code if blake3(code).digest() == digest else None
-
-
-def _keep(path: Path, code: bytes) -> None:
-    """Leave the code for the next process; atomically, for others may do the same."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = path.with_suffix(f".{secrets.token_hex(4)}")
-        draft.write_bytes(blake3(code).digest() + code)
-        draft.replace(path)
-    except OSError:
-        return  # no cache, then: the next process compiles again

@@ -96,6 +96,16 @@ class Addend(Protocol):
         """What its decoders find out; an interrupted run must get it back."""
 
     @property
+    def recalled_bytes(self) -> int:
+        """Of the models that it reads, the bytes whose digests are known without."""
+
+    def keep_digests(self) -> None:
+        """Keep those of the models that it reads, if asked to; once all its chunks are decoded.
+
+        Raises CorruptFile if a model was changed meanwhile.
+        """
+
+    @property
     def scratch_bytes(self) -> int:
         """What a decoder needs at most, what it returns included."""
 

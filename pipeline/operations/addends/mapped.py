@@ -112,6 +112,15 @@ class MappedAddend:
         return self.addend.findings
 
     @property
+    def recalled_bytes(self) -> int:
+        """See `Addend`."""
+        return self.addend.recalled_bytes
+
+    def keep_digests(self) -> None:
+        """See `Addend`."""
+        self.addend.keep_digests()
+
+    @property
     def scratch_bytes(self) -> int:
         """See `Addend`."""
         return self.addend.scratch_bytes

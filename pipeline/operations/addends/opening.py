@@ -39,7 +39,7 @@ def _open_difference(
     settings, dry_run = setup.settings, setup.dry_run
     base = stack.enter_context(open_checkpoint(what.base, settings=settings, headers_only=dry_run))
     post = stack.enter_context(open_post(what.post, base, settings=settings, headers_only=dry_run))
-    found = Subtraction.of(base, post, headers_only=setup.dry_run)
+    found = Subtraction.of(base, post, settings.digest_cache, headers_only=dry_run)
     if verifier is not None:
         raise Unsigned(
             "is made on the way, so it is not signed",

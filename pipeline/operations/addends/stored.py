@@ -61,6 +61,14 @@ class StoredAddend:
         return ()
 
     @property
+    def recalled_bytes(self) -> int:
+        """None: it reads no model."""
+        return 0
+
+    def keep_digests(self) -> None:
+        """Nothing to keep."""
+
+    @property
     def scratch_bytes(self) -> int:
         """See `Addend`."""
         return self.delta.decoding_bytes

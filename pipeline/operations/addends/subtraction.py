@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.kept_digests import KeptDigests
 from pipeline.checkpoints.meeting import forms_of
 from pipeline.checkpoints.vocabulary import Vocabulary
 from pipeline.checkpoints.vocabulary_rows import vocabulary_of
@@ -47,7 +49,7 @@ from pipeline.tensors.arithmetic import (
     subtract_bytes,
 )
 from pipeline.tensors.dtypes import Bytes, DType, compute_dtype
-from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_into, fold_tensor
+from pipeline.tensors.fingerprint import DIGEST_BYTES, fold_tensor
 
 
 @dataclass(frozen=True)
@@ -77,20 +79,23 @@ class SubtractedTensor:
 class Subtraction:
     """post - base, both opened; see `Addend`. headers_only: whether their weights may not be read.
 
-    table: a row for each chunk, of the digests of base and post. found: base and post as they lie, of
-    which `base` and `post` were made to meet.
+    table: a row for each chunk, of the digests of base and post. known: of either, before. found:
+    base and post as they lie, of which `base` and `post` were made to meet.
     """
 
     base: Checkpoint
     post: Checkpoint
     tensors: Mapping[str, SubtractedTensor]
     table: NDArray[np.uint8]
+    known: Mapping[int, KeptDigests]
     headers_only: bool
     found: tuple[Checkpoint, Checkpoint]
     base_rows: BaseRows | None = None
 
     @classmethod
-    def of(cls, base: Checkpoint, post: Checkpoint, *, headers_only: bool) -> Self:
+    def of(
+        cls, base: Checkpoint, post: Checkpoint, digest_cache: Path | None, *, headers_only: bool
+    ) -> Self:
         """The difference of two checkpoints. Raises what compute would raise for them."""
         met = Pairing.of(base, post, reads=False)
         base, post = met.base, met.post
@@ -101,7 +106,9 @@ class Subtraction:
             form.name: SubtractedTensor(form, rows, base, post)
             for form, rows in zip(forms, np.split(table, ends[:-1]), strict=True)
         }
-        return cls(base, post, tensors, table, headers_only, met.found, BaseRows.of(met.aligned))
+        known = {BASE: KeptDigests(base, digest_cache), POST: KeptDigests(post, digest_cache)}
+        rows = BaseRows.of(met.aligned)
+        return cls(base, post, tensors, table, known, headers_only, met.found, rows)
 
     @property
     def location(self) -> str:
@@ -127,6 +134,16 @@ class Subtraction:
     def findings(self) -> Tables:
         """See `Addend`."""
         return [self.table]
+
+    @property
+    def recalled_bytes(self) -> int:
+        """See `Addend`."""
+        return sum(model.nbytes for model in self.known.values())
+
+    def keep_digests(self) -> None:
+        """See `Addend`."""
+        for side, model in self.known.items():
+            model.keep({name: tensor.digests[:, side] for name, tensor in self.tensors.items()})
 
     @property
     def scratch_bytes(self) -> int:
@@ -162,7 +179,7 @@ class Subtraction:
 
     def decoder(self, arithmetic: MakeArithmetic) -> Decoder:
         """See `Addend`."""
-        return _Subtractor(self.tensors, arithmetic())
+        return _Subtractor(self.tensors, self.known, arithmetic())
 
     def is_on(self, base: Checkpoint, probes: Sequence[str]) -> bool:
         """Told without reading where `base` is read from the same files as the difference's own base.
@@ -204,8 +221,14 @@ class Subtraction:
 class _Subtractor:
     """The decoder of a difference: it subtracts, and digests what it reads."""
 
-    def __init__(self, tensors: Mapping[str, SubtractedTensor], arithmetic: Arithmetic) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, SubtractedTensor],
+        known: Mapping[int, KeptDigests],
+        arithmetic: Arithmetic,
+    ) -> None:
         self._tensors = tensors
+        self._base, self._post = known[BASE], known[POST]
         self._arithmetic = arithmetic  # its own: what it returns must outlive other subtractions
         self._buffer = np.empty(0, np.uint8)
 
@@ -213,9 +236,9 @@ class _Subtractor:
         """See `Decoder`. The inputs are those of post and of base."""
         tensor = self._tensors[name]
         record, digests = tensor.record, tensor.digests[chunk]
-        digest_into(digests[POST], first.data)
+        self._post.digest_into(digests[POST], name, chunk, first)
         if len(second):  # else rows that only post has
-            digest_into(digests[BASE], second.data)
+            self._base.digest_into(digests[BASE], name, chunk, second)
         if record.carried:
             return first, NO_CORRECTIONS
         nbytes = len(first) // record.post.itemsize * record.stored.itemsize

@@ -1,17 +1,13 @@
 """Results kept from one evaluation to the next, by everything that they depend on.
 
-An entry is a file whose name is the digest of model, data and settings, and whose first line is the
-digest of the rest: one that is damaged, is not the user's own, or says anything unexpected counts as not
-there. Entries are put in place by one rename, so runs at the same time do not disturb each other.
+An entry is a file whose name is the digest of model, data and settings: see `pipeline.user_cache`. One
+that says anything unexpected counts as not there.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +16,7 @@ from blake3 import blake3
 
 from pipeline.checkpoints.strict_json import is_deep, parse_json
 from pipeline.units import MIB
+from pipeline.user_cache import cache_folder, read_cached, write_cached
 
 Record = Mapping[str, Any]
 
@@ -40,23 +37,18 @@ class Cache:
             return cls(None)
         if place:
             return cls(Path(place).expanduser())
-        home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        return cls(Path(home).expanduser() / "paramdelta" / "evaluations")
+        return cls(cache_folder("evaluations"))
 
     def get(self, key: str) -> list[Record] | None:
         """What was kept under `key`: objects of JSON; None if there is nothing to be relied on."""
         if self.folder is None:
             return None
-        path = self._path(key)
+        body = read_cached(self._path(key), most_bytes=_MAX_ENTRY_BYTES)
+        if body is None:
+            return None
         try:
-            found = path.stat()
-            if found.st_uid != os.getuid() or found.st_size > _MAX_ENTRY_BYTES:
-                return None  # somebody else's: it may say what it likes
-            digest, _, body = path.read_bytes().partition(b"\n")
-            if blake3(body).hexdigest().encode() != digest:
-                return None
             records = parse_json(body)
-        except (OSError, ValueError, AttributeError):  # no getuid, no owners
+        except ValueError:
             return None
         whole = isinstance(records, list) and not is_deep(records)
         return records if whole and all(isinstance(each, dict) for each in records) else None
@@ -69,15 +61,7 @@ class Cache:
             body = json.dumps([*records], ensure_ascii=False, allow_nan=False).encode()
         except ValueError:
             return  # NaN: such a model is soon measured again
-        path = self._path(key)
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            draft.write_bytes(blake3(body).hexdigest().encode() + b"\n" + body)
-            draft.replace(path)
-        except OSError:
-            with suppress(OSError):
-                draft.unlink()
+        write_cached(self._path(key), body)
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None

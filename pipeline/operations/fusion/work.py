@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pipeline.checkpoints.kept_digests import KeptDigests
 from pipeline.engine.walk import timetable_of
 from pipeline.engine.work import Work
 from pipeline.operations.fit import SumPlan
@@ -15,7 +16,9 @@ from pipeline.operations.setup import Setup
 from pipeline.operations.sum import Sum
 
 
-def fusing_work(work: Work, what: Sum, layout: SumPlan, found: Found, setup: Setup) -> Work:
+def fusing_work(
+    work: Work, what: Sum, layout: SumPlan, found: Found, known: KeptDigests, setup: Setup
+) -> Work:
     """The work of a sum, with the kernels and the memory of its fusion.
 
     What the method must know of whole tensors is found out here; for that they may be read.
@@ -30,7 +33,7 @@ def fusing_work(work: Work, what: Sum, layout: SumPlan, found: Found, setup: Set
 
     def make() -> AddKernel:
         decoders = [addend.decoder(arithmetic) for addend in addends]
-        inputs = (layout.tensors, addends, what.scales, found, arithmetic(), decoders)
+        inputs = (layout.tensors, addends, what.scales, found, known, arithmetic(), decoders)
         return FuseKernel(*inputs, what.same_base, fused, recipes)
 
     return replace(work, make_kernel=make)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.checkpoints.alignment import is_absent
+from pipeline.checkpoints.kept_digests import KeptDigests
 from pipeline.deltas.format import BASE, POST
 from pipeline.engine.plan import Slice
 from pipeline.errors import CorruptFile, OtherCheckpoint, PipelineError
@@ -89,12 +90,16 @@ class Decoded:
 
 @dataclass
 class AddKernel:
-    """One worker's kernel: new base and what the decoders take in, the result out."""
+    """One worker's kernel: new base and what the decoders take in, the result out.
+
+    known: of the new base, before it is read.
+    """
 
     tensors: Sequence[Fitted]
     addends: Sequence[Addend]
     scales: Sequence[float]
     found: Found
+    known: KeptDigests
     arithmetic: Arithmetic
     decoders: Sequence[Decoder]
     same_base: bool
@@ -107,7 +112,7 @@ class AddKernel:
         if len(old):
             self._measure(item, part, base, old, decoded)
         if len(base):  # else rows that only an addend has
-            digest_into(self.found.base[part.row], base.data)
+            self.known.digest_into(self.found.base[part.row], item.result.name, part.chunk, base)
         if self.same_base and not self._matches(self.found.base, item, part, BASE):
             raise NotTheSameBase(f"{item.result.name} differs")
         if item.result.dtype.is_float:

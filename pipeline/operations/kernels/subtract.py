@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.checkpoints.alignment import Pair
+from pipeline.checkpoints.kept_digests import KeptDigests
 from pipeline.deltas.chunks import ChunkEncoder
 from pipeline.deltas.format import BASE, POST, STORED
 from pipeline.deltas.manifest import TensorRecord
@@ -15,18 +16,22 @@ from pipeline.engine.plan import Plan, Slice
 from pipeline.operations.kernels.findings import Findings
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS, Arithmetic, Operand
 from pipeline.tensors.dtypes import Bytes, DType
-from pipeline.tensors.fingerprint import digest_into, fold_tensor
+from pipeline.tensors.fingerprint import fold_tensor
 from pipeline.tensors.norms import Norms, measure_into
 from pipeline.tensors.norms import fold as fold_norms
 
 
 @dataclass
 class SubtractKernel:
-    """One worker's kernel: post and base in, the stored chunk out, corrections to the tail."""
+    """One worker's kernel: post and base in, the stored chunk out, corrections to the tail.
+
+    known: of `BASE` and of `POST`.
+    """
 
     pairs: Sequence[Pair]
     stored: Sequence[DType]
     found: Findings
+    known: Mapping[int, KeptDigests]
     arithmetic: Arithmetic
     encode: ChunkEncoder
 
@@ -36,8 +41,8 @@ class SubtractKernel:
         pair = self.pairs[part.job]
         digests = self.found.tables.digests[part.row]
         if len(base):  # else rows that only post has
-            digest_into(digests[BASE], base.data)
-        digest_into(digests[POST], post.data)
+            self.known[BASE].digest_into(digests[BASE], pair.name, part.chunk, base)
+        self.known[POST].digest_into(digests[POST], pair.name, part.chunk, post)
         corrections = None
         if pair.post.entry.dtype.is_float:
             after = Operand(post, pair.post.entry.dtype)

@@ -182,7 +182,7 @@ def _origin(release: Release, report: ApplyReport) -> dict[str, Any]:
     content = asdict(report)
     for key in (
         "output", "dry_run", "deltas", "files", "read_bytes", "written_bytes", "fingerprint",
-        "download_bytes", "upload_bytes", "memory_bytes",
+        "download_bytes", "upload_bytes", "memory_bytes", "recalled_bytes",
         "base_fingerprint", "addend_fingerprints", "pushed",
     ):  # fmt: skip
         del content[key]

@@ -33,7 +33,8 @@ class ApplyReport:
     only_post, left_out, untied: see `NameNotes`. config_table: the keys on which new base, post and
     result do not all agree. derived: which models were not stored as they are read, and from what
     their values were made. fusion: the method, its figures and patterns, if it is more than a sum;
-    skipped: the tensors that it leaves as they are in the new base.
+    skipped: the tensors that it leaves as they are in the new base. recalled_bytes: of the models that
+    are read, those whose digests an earlier run had made, if digests are kept.
     """
 
     output: str
@@ -73,3 +74,4 @@ class ApplyReport:
     upload_bytes: int = 0
     memory_bytes: int = 0
     vocabulary: VocabularyTable | None = None
+    recalled_bytes: int | None = None

@@ -13,6 +13,7 @@ import errno
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -42,6 +43,7 @@ from pipeline.storage.names import safe_name, safe_prefix
 from pipeline.units import MIB
 
 BLOCK_BYTES = MIB  # one compute slice: still in the cache when it is written
+TICK_NS = 2 * 10**9  # the coarsest step of any file system's clock, FAT's
 
 
 class LocalReader:
@@ -57,9 +59,17 @@ class LocalReader:
         except OSError as error:
             raise explain(error, path) from error
         self._path = path
-        found = os.fstat(self._fd)
+        found, now = os.fstat(self._fd), time.time_ns()
         self.nbytes = found.st_size
-        self.version = f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}"
+        self.version = _version(found)
+        # Which file of this machine it is, in which version; None while a change might not show in that.
+        is_settled = now - found.st_ctime_ns > TICK_NS
+        self.stamp = f"{found.st_dev}-{self.version}" if is_settled else None
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the file is still the version that was opened."""
+        return _version(os.fstat(self._fd)) == self.version
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset`; see `Reader.read_into`."""
@@ -302,3 +312,8 @@ class LocalStore:
         """Stop before the first byte when the disk can't hold the result."""
         if nbytes > free_bytes(path):
             raise explain(OSError(errno.ENOSPC, "no space left"), path)
+
+
+def _version(found: os.stat_result) -> str:
+    """Another for every content: of a file's times, nothing sets that of the last change back."""
+    return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}-{found.st_ino}"
