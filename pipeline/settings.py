@@ -15,9 +15,9 @@ from typing import Literal, get_args
 
 from dotenv import dotenv_values
 
+from pipeline.cache import cache_folder
 from pipeline.errors import UsageError
 from pipeline.redaction import know, know_connection_string, know_sas
-from pipeline.user_cache import cache_folder
 
 DEFAULT_STORE = "./store"
 HubCache = Literal["auto", "on", "off"]

@@ -30,7 +30,7 @@ LAYERS = [
     ["tensors"],
     ["storage"],
     ["settings", "progress", "logs"],
-    ["units", "user_cache"],
+    ["units", "cache"],
     ["errors", "version"],
     ["redaction"],
 ]
@@ -121,7 +121,7 @@ def test_no_modules_import_each_other_in_a_circle():
 def test_tensors_and_codecs_do_no_input_and_output(module):
     used = module.packages & INPUT_AND_OUTPUT
     if module.path == COMPILES:
-        assert used == {"os", "pathlib"}
+        assert used == {"pathlib"}
     else:
         assert not used | module.names() & {"open", "print", "input"}
     assert not [each.module for each in module.imports if each.module.startswith("pipeline.storage")]

@@ -22,6 +22,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from pipeline.cache import read_cached, write_cached
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.header import Entry
 from pipeline.errors import CorruptFile
@@ -29,7 +30,6 @@ from pipeline.storage.local.store import LocalReader
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 from pipeline.tensors.dtypes import Bytes
 from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_into
-from pipeline.user_cache import read_cached, write_cached
 
 Rows = NDArray[np.uint8]  # (chunks, DIGEST_BYTES)
 _Place = tuple[int, int, int]  # of a tensor in its file: where it begins, its bytes, those of an element

@@ -21,7 +21,7 @@ import llvmlite.binding as llvm
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from pipeline.user_cache import cache_folder, read_cached, write_cached
+from pipeline.cache import cache_folder, read_cached, write_cached
 
 _ROOT = Path(__file__).parents[2]
 _OPTIMISATION = 3

@@ -1,6 +1,6 @@
 """Results kept from one evaluation to the next, by everything that they depend on.
 
-An entry is a file whose name is the digest of model, data and settings: see `pipeline.user_cache`. One
+An entry is a file whose name is the digest of model, data and settings: see `pipeline.cache`. One
 that says anything unexpected counts as not there.
 """
 
@@ -14,9 +14,9 @@ from typing import Any, Self
 
 from blake3 import blake3
 
+from pipeline.cache import cache_folder, read_cached, write_cached
 from pipeline.checkpoints.strict_json import is_deep, parse_json
 from pipeline.units import MIB
-from pipeline.user_cache import cache_folder, read_cached, write_cached
 
 Record = Mapping[str, Any]
 
