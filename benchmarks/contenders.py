@@ -87,9 +87,18 @@ class Bench:
         """The command that makes the models unless they are there."""
         return self._script("synthesise.py", self.size, self.model("base").parent)
 
-    def make_deltas(self) -> list[Command]:
-        """The commands that make the delta that `apply` reads, in both forms."""
-        return [self._compute(self.delta), self._compute(self.packed, "rans")]
+    def prepare(self) -> list[Command]:
+        """The commands that make the delta that `apply` reads, in both forms, and keep all digests."""
+        return [
+            [*self._compute(self.delta), *self._kept],
+            self._compute(self.packed, "rans"),
+            [*self._apply("base2", self.delta, self.by_the_way), *self._kept],
+        ]
+
+    @property
+    def by_the_way(self) -> Path:
+        """What `prepare` leaves that nobody reads."""
+        return self.out("prepared")
 
     def compute(self) -> Job:
         """The first half."""
@@ -105,6 +114,12 @@ class Bench:
             [
                 self._limit(inputs, copy, nbytes),
                 Contender("ours: cli.py compute", [self._compute(ours)], [ours, restored], check=check),
+                Contender(
+                    "ours, digests kept",
+                    [[*self._compute(ours), *self._kept]],
+                    [ours, restored],
+                    check=check,
+                ),
                 Contender("ours, packed", [self._compute(ours, "rans")], [ours, restored], check=check),
                 *self._other_copies(inputs, copy, nbytes),
             ],
@@ -122,6 +137,12 @@ class Bench:
                 Contender(
                     "ours: cli.py apply",
                     [self._apply("base2", self.delta, ours)],
+                    [ours],
+                    check=[self._check_sum(ours)],
+                ),
+                Contender(
+                    "ours, digests kept",
+                    [[*self._apply("base2", self.delta, ours), *self._kept]],
                     [ours],
                     check=[self._check_sum(ours)],
                 ),
@@ -149,6 +170,7 @@ class Bench:
                 check=[self._check_sum(ours)],
             ),
             self._script_for("ours, in one pass", "one_pass.py", ours),
+            self._script_for("ours, in one pass, digests kept", "one_pass.py", ours, self._digests),
         ]
         if mergekit is not None:
             contenders.append(self._mergekit(mergekit))
@@ -211,9 +233,20 @@ class Bench:
             needs_bytes=3 * model_bytes(self.size),
         )
 
-    def _script_for(self, name: str, script: str, result: Path) -> Contender:
+    @property
+    def _digests(self) -> Path:
+        """Where `prepare` keeps those of all models."""
+        return self.out("digests")
+
+    @property
+    def _kept(self) -> Command:
+        """What lets ours take them from there."""
+        return ["--digest-cache", self._digests]
+
+    def _script_for(self, name: str, script: str, result: Path, *options: str | Path) -> Contender:
         """A script that takes the three models, and does the whole job."""
-        command = self._script(script, *(self.model(model) for model in MODELS), result)
+        models = [self.model(model) for model in MODELS]
+        command = self._script(script, *models, result, *options)
         return Contender(name, [command], [result], check=[self._check_sum(result)])
 
     def _check_sum(self, result: Path) -> Command:

@@ -82,9 +82,10 @@ def measure(bench: Bench, options: argparse.Namespace, mergekit: Path | None, ra
     shutil.rmtree(bench.out(""), ignore_errors=True)
     bench.out("").mkdir(parents=True)
     try:
-        race.say("making the delta that apply reads, in both forms")
-        for command in bench.make_deltas():
+        race.say("making the delta that apply reads, in both forms, and digests to keep")
+        for command in bench.prepare():
             run(command, folder=race.folder, env=race.env)
+        shutil.rmtree(bench.by_the_way)
         sections: list[tuple[str, list[Outcome]]] = []
         for job in (bench.compute(), bench.apply()):
             sections.append((job.title, race.hold(job, rounds=options.runs, warm_up=True)))
