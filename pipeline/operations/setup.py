@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self, TypedDict
 
 from pipeline.deltas.signing import Signer
@@ -39,7 +39,7 @@ class Reading(Running, total=False):
 
     hub_cache: whether weights go through the Hub's cache on the disk: "on", "off", or "auto", where
     there is room. digest_cache: where digests of local weights are kept from run to run: "off", "on"
-    for the user's own cache, or a folder. dequantize: whether weights in 8-bit floats are read as the
+    for the user's own cache, or a folder; a run that signs makes all anew. dequantize: whether weights in 8-bit floats are read as the
     float32 that they mean; otherwise they are refused.
     """
 
@@ -143,6 +143,8 @@ class Setup:
         resources = Resources.parse(**_take(given, "memory", "workers", "device", "limits"))
         key = given.pop("sign_key", None)
         signer = Signer.load(key, loaded.sign_password) if key else None
+        if signer:  # for what it has not seen itself, nobody signs
+            loaded = replace(loaded, digest_cache=None)
         return cls(loaded, resources, signer=signer, **given)
 
 

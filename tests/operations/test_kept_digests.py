@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from keys import make_pair
 from operations.conftest import Family, Snapshot
 from tokenizers_for_tests import put, words
 
@@ -213,6 +214,17 @@ def test_rows_in_another_order_are_made_on_the_way_and_digested_anew(family: Fam
     moved = family.state("base")["model.embed_tokens.weight"].nbytes
     assert len({report.fingerprint for report in reports}) == 1
     assert reports[2].recalled_bytes == nbytes(family.base, family.post) - moved
+
+
+def test_a_run_that_signs_trusts_nobody_s_digests(family: Family, kept: str) -> None:
+    key = make_pair(family.folder, "ed25519").private
+    output = str(family.folder / "d.safetensors")
+    for _ in range(2):
+        report = compute(
+            family.base, family.post, output, digest_cache=kept, sign_key=key, overwrite=True
+        )
+        assert report.recalled_bytes is None
+    assert not Path(kept).exists()
 
 
 def test_nothing_is_kept_unless_it_is_asked_for(
