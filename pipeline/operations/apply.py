@@ -20,7 +20,7 @@ from pipeline.engine.work import Work
 from pipeline.operations.arguments import Difference, ScaledAddend, scaled
 from pipeline.operations.fit import SumPlan
 from pipeline.operations.fusion.choice import Fusion
-from pipeline.operations.kernels.add import AddKernel, Found, NotTheSameBase
+from pipeline.operations.kernels.add import Adding, AddKernel, Found, NotTheSameBase
 from pipeline.operations.lineage.figures import Lineage
 from pipeline.operations.lineage.probing import probe_lineage
 from pipeline.operations.outputs.model import Beside, write_model
@@ -144,18 +144,16 @@ class _Run:
         found = Found.empty(layout.plan.rows)
         folder = self.place.setup.settings.digest_cache
         known = KeptDigests(what.base, folder)
+        adding = Adding(layout.tensors, what.addends, what.scales, found, known, what.same_base)
         if folder:
-            recalled = known.nbytes + sum(addend.recalled_bytes for addend in what.addends)
-            report = replace(report, recalled_bytes=recalled)
+            report = replace(report, recalled_bytes=adding.recalled_bytes)
         release = what.release(layout)
 
         def finish() -> Beside:
             nonlocal report
             if not what.same_base:
                 refuse_overflow(layout, found.overflows, where=self.place.location)
-            known.keep(layout.by_tensor(found.base))
-            for addend in what.addends:
-                addend.keep_digests()
+            adding.keep_digests(layout.by_tensor(found.base))
             fingerprints = release.fingerprints(found.base, found.result)
             report = replace(
                 report,
@@ -167,23 +165,16 @@ class _Run:
             files = other_files(release, report, fingerprints, self.place.setup.signer)
             return Beside(release.labels(fingerprints), files)
 
-        names = write_model(self.place, self._work(layout, found, known), layout.shards, finish)
+        names = write_model(self.place, self._work(layout, adding), layout.shards, finish)
         return replace(report, files=names)
 
-    def _work(self, layout: SumPlan, found: Found, known: KeptDigests) -> Work:
-        what, setup = self.sum, self.place.setup
-        arithmetic = setup.resources.arithmetic
-
-        def make_kernel() -> AddKernel:
-            decoders = [addend.decoder(arithmetic) for addend in what.addends]
-            inputs = (layout.tensors, what.addends, what.scales, found, known, arithmetic(), decoders)
-            return AddKernel(*inputs, what.same_base)
-
+    def _work(self, layout: SumPlan, adding: Adding) -> Work:
+        what, setup, found = self.sum, self.place.setup, adding.found
         work = Work(
             title=f"apply {self.place.location}",
             plan=layout.plan,
             readers=what.readers,
-            make_kernel=make_kernel,
+            make_kernel=lambda: AddKernel.of(adding, setup.resources.arithmetic),
             findings=[
                 *(found.base, found.result, found.nonfinite, found.overflows, found.distance),
                 *(found.change, found.way),
@@ -198,7 +189,7 @@ class _Run:
             return work
         from pipeline.operations.fusion.work import fusing_work
 
-        return fusing_work(work, what, layout, found, known, setup)
+        return fusing_work(work, what, layout, adding, setup)
 
 
 def _dtypes(layout: SumPlan) -> Iterator[DType]:

@@ -39,8 +39,8 @@ class Reading(Running, total=False):
 
     hub_cache: whether weights go through the Hub's cache on the disk: "on", "off", or "auto", where
     there is room. digest_cache: where digests of local weights are kept from run to run: "off", "on"
-    for the user's own cache, or a folder; a run that signs makes all anew. dequantize: whether weights in 8-bit floats are read as the
-    float32 that they mean; otherwise they are refused.
+    for the user's own cache, or a folder; a run that signs makes all anew. dequantize: whether weights
+    in 8-bit floats are read as the float32 that they mean; otherwise they are refused.
     """
 
     hub_cache: str | None

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.checkpoints.alignment import is_absent
-from pipeline.checkpoints.kept_digests import KeptDigests
+from pipeline.checkpoints.kept_digests import KeptDigests, Rows
 from pipeline.deltas.format import BASE, POST
 from pipeline.engine.plan import Slice
 from pipeline.errors import CorruptFile, OtherCheckpoint, PipelineError
-from pipeline.operations.addends.addend import AddedTensor, Addend, Decoder
+from pipeline.operations.addends.addend import AddedTensor, Addend, Decoder, MakeArithmetic
 from pipeline.operations.fit import Fitted
 from pipeline.operations.kernels.overflow import count_overflows
 from pipeline.operations.kernels.rows import settle_rows
@@ -88,11 +89,11 @@ class Decoded:
         return Term(stored, self.scale, lost.rest_at, lost.rest, record.width)
 
 
-@dataclass
-class AddKernel:
-    """One worker's kernel: new base and what the decoders take in, the result out.
+@dataclass(frozen=True, slots=True)
+class Adding:
+    """What all workers of a sum have in common.
 
-    known: of the new base, before it is read.
+    tensors: by job. known: of the new base, before it is read. same_base: whether a post is restored.
     """
 
     tensors: Sequence[Fitted]
@@ -100,39 +101,69 @@ class AddKernel:
     scales: Sequence[float]
     found: Found
     known: KeptDigests
+    same_base: bool
+
+    @property
+    def recalled_bytes(self) -> int:
+        """Of the models that are read, the bytes whose digests are known before."""
+        return self.known.nbytes + sum(addend.recalled_bytes for addend in self.addends)
+
+    def keep_digests(self, base: Mapping[str, Rows]) -> None:
+        """Keep those of all models, once the walk is done. base: those of the new base, by tensor.
+
+        Raises CorruptFile if a model was changed meanwhile.
+        """
+        self.known.keep(base)
+        for addend in self.addends:
+            addend.keep_digests()
+
+
+@dataclass
+class AddKernel:
+    """One worker's kernel: new base and what the decoders take in, the result out."""
+
+    adding: Adding
     arithmetic: Arithmetic
     decoders: Sequence[Decoder]
-    same_base: bool
+
+    @classmethod
+    def of(cls, adding: Adding, arithmetic: MakeArithmetic, *more: Any) -> Self:
+        """A kernel with its own decoders. more: what only this kind takes."""
+        decoders = [addend.decoder(arithmetic) for addend in adding.addends]
+        return cls(adding, arithmetic(), decoders, *more)
 
     def __call__(self, part: Slice, inputs: Sequence[Bytes], out: Bytes) -> bytes:
         """See `Kernel`."""
-        item = self.tensors[part.job]
+        adding, found = self.adding, self.adding.found
+        item = adding.tensors[part.job]
         base, old = inputs[:2]
         decoded = list(self._decoded(item, part, inputs))
         if len(old):
             self._measure(item, part, base, old, decoded)
         if len(base):  # else rows that only an addend has
-            self.known.digest_into(self.found.base[part.row], item.result.name, part.chunk, base)
-        if self.same_base and not self._matches(self.found.base, item, part, BASE):
+            adding.known.digest_into(found.base[part.row], item.result.name, part.chunk, base)
+        if adding.same_base and not self._matches(found.base, item, part, BASE):
             raise NotTheSameBase(f"{item.result.name} differs")
         if item.result.dtype.is_float:
             self._add(item, part, base, decoded, out)
-            if not self.same_base and len(base):
+            if not adding.same_base and len(base):
                 self._measure_change(item, part, base, out)
         else:
             _carry(item, base, decoded, out)
-        digest_into(self.found.result[part.row], out.data)
-        if self.same_base and not self._matches(self.found.result, item, part, POST):
+        digest_into(found.result[part.row], out.data)
+        if adding.same_base and not self._matches(found.result, item, part, POST):
             raise CorruptFile(
                 f"{item.result.name} does not come out as post's, bit for bit",
-                where=self.addends[0].location,
+                where=adding.addends[0].location,
                 hint="the delta's corrections are damaged: fetch or compute it again",
             )
         return b""
 
     def _decoded(self, item: Fitted, part: Slice, inputs: Sequence[Bytes]) -> Iterator[Decoded]:
         """Each addend's chunk, but for those that end before it: the new base has rows they know not."""
-        parts = zip(item.added, self.scales, self.decoders, inputs[2::2], inputs[3::2], strict=True)
+        parts = zip(
+            item.added, self.adding.scales, self.decoders, inputs[2::2], inputs[3::2], strict=True
+        )
         for tensor, scale, decode, first, second in parts:
             if part.chunk < len(tensor.digests):
                 if is_absent(tensor.record.base_shape, tensor.record.shape):
@@ -149,7 +180,7 @@ class AddKernel:
             return
         before = Operand(base, item.base.dtype)
         after = Operand(out[: len(before.bits) * item.result.dtype.itemsize], item.result.dtype)
-        row = self.found.change[part.row]
+        row = self.adding.found.change[part.row]
         measure_into(row, after, before)
         row[:2] *= min(CHANGE_STEP, -(-item.result.count // CHUNK_ELEMENTS) - part.chunk)
 
@@ -162,16 +193,16 @@ class AddKernel:
         first = item.added[0]
         if not np.array_equal(found, first.digests[part.chunk, BASE]):
             raise OtherCheckpoint(
-                f"{item.result.name} is not that of the base of {self.addends[0].location}",
+                f"{item.result.name} is not that of the base of {self.adding.addends[0].location}",
                 where="--old-base",
                 hint="see `cli.py inspect` for the base that the delta was made on",
             )
         if item.base.dtype.is_float and len(old) // first.record.base.itemsize <= part.count:
             before = Operand(old, first.record.base)
             after = Operand(base, item.base.dtype)
-            measure_into(self.found.distance[part.row], after, before)
+            measure_into(self.adding.found.distance[part.row], after, before)
             if decoded:  # of what is left out nothing is decoded
-                correlate_into(self.found.way[part.row], after, before, decoded[0].term)
+                correlate_into(self.adding.found.way[part.row], after, before, decoded[0].term)
 
     def _add(
         self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[Decoded], out: Bytes
@@ -180,11 +211,11 @@ class AddKernel:
         before, terms = Operand(base, item.base.dtype), [each.term for each in decoded]
         self._put_together(item, part, base, decoded, out)
         if item.rules:
-            self.found.nonfinite[part.row] += self._settle_rows(item, part, base, decoded, result)
-        if self.found.nonfinite[part.row]:
-            self.found.overflows[part.row] = count_overflows(before, terms, result)
+            self.adding.found.nonfinite[part.row] += self._settle_rows(item, part, base, decoded, result)
+        if self.adding.found.nonfinite[part.row]:
+            self.adding.found.overflows[part.row] = count_overflows(before, terms, result)
         whole = item.is_whole and len(decoded) == 1
-        if self.same_base or (whole and decoded[0].tensor.record.post == result.dtype):
+        if self.adding.same_base or (whole and decoded[0].tensor.record.post == result.dtype):
             exceptions = decoded[0].corrections
             result.bits[exceptions.lost_at] = exceptions.lost
 
@@ -192,7 +223,7 @@ class AddKernel:
         self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[Decoded], out: Bytes
     ) -> None:
         """Fill `out` from base and deltas, by their sum, and count what is not finite."""
-        self.found.nonfinite[part.row] = self.arithmetic.add(
+        self.adding.found.nonfinite[part.row] = self.arithmetic.add(
             Operand(base, item.base.dtype),
             [each.term for each in decoded],
             Operand(out, item.result.dtype),

@@ -116,7 +116,7 @@ class FuseKernel(AddKernel):
         return base
 
     def _sum(self, item: Fitted, part: Slice, base: Bytes, terms: Sequence[Term], out: Bytes) -> None:
-        self.found.nonfinite[part.row] = self.arithmetic.add(
+        self.adding.found.nonfinite[part.row] = self.arithmetic.add(
             Operand(base, item.base.dtype), terms, Operand(out, item.result.dtype)
         )
 
