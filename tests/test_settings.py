@@ -123,3 +123,14 @@ def test_the_hubs_cache_is_used_as_the_option_says_and_else_the_environment() ->
     assert Settings.from_mapping(env, hub_cache="on").hub_cache == "on"
     with pytest.raises(UsageError, match="PIPELINE_HUB_CACHE"):
         Settings.from_mapping({"PIPELINE_HUB_CACHE": "sometimes"})
+
+
+def test_digests_are_kept_where_the_option_says_and_else_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    env = {"PIPELINE_DIGEST_CACHE": "on"}
+    assert Settings.from_mapping({}).digest_cache is None
+    assert Settings.from_mapping(env).digest_cache == Path("/caches/paramdelta/digests")
+    assert Settings.from_mapping(env, digest_cache="off").digest_cache is None
+    assert Settings.from_mapping(env, digest_cache="./here").digest_cache == Path("here")
