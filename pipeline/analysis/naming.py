@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from pipeline.analysis.report import Group
+if TYPE_CHECKING:
+    from pipeline.analysis.report import Group
 
 _LAYERS = {"layers", "layer", "h", "blocks", "block"}  # what a layer's number stands behind
 _LAST = {"weight", "bias"}

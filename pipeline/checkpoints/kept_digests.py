@@ -2,10 +2,9 @@
 
 Digests are a third of a run's work, and the same models are read over and over: one base by many deltas,
 all by each candidate of a sweep. What is kept of a file is found again by its device, number, size and
-times (stat(2)), as backup tools find what they have read before. None of a program's calls sets back the
-time of the last change of status, so a file that has another content has another version, but for two
-cases, which are left to their makers: a clock that was turned back, and a file that a program has mapped
-and goes on writing to.
+times (stat(2)), as backup tools know what they have read before. No program sets back the time of the
+last change of status, so other content means another version. Not noticed are a clock that was turned
+back, a file that a program has mapped and goes on writing to, and a disk that rots.
 
 A file of digests: how many tensors (a little-endian number of 8 bytes); for each of them three such
 numbers, where it begins in the file of weights, its bytes, those of an element; and 32 bytes for each of
@@ -72,6 +71,7 @@ class KeptDigests:
     def keep(self, found: Mapping[str, Rows]) -> None:
         """Keep the digests in `found`, rows for all chunks of tensors and perhaps more.
 
+        Those of a tensor with a row of zeros are not kept: that chunk was not read.
         Raises CorruptFile if a file of which digests were known was changed while it was read.
         """
         for number, (reader, path) in self._files.items():
@@ -88,7 +88,9 @@ class KeptDigests:
             for name, source in self._model.tensors.items():
                 if source.file == number and name in found:
                     place = _place(source.entry)
-                    new[place] = found[name][: _chunks(place)]
+                    rows = found[name][: _chunks(place)]
+                    if rows.any(axis=1).all():
+                        new[place] = rows
             if new.keys() - kept.keys():
                 write_cached(path, _packed(kept | new))
 

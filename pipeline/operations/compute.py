@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self, Unpack
 
-from pipeline.checkpoints.adapters.post import notes_of, open_post
+from pipeline.checkpoints.adapters.adapted import notes_of
+from pipeline.checkpoints.adapters.post import open_post
 from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pipeline.checkpoints.config_policy import require_one_architecture
@@ -188,6 +189,10 @@ class Computation:
     def _readers(self) -> list[Reader]:
         return [*self.post.readers, *self.base.readers]
 
+    def known(self, digest_cache: Path | None) -> dict[int, KeptDigests]:
+        """What is known of `BASE` and of `POST`, as an earlier run left it in `digest_cache`."""
+        return {BASE: KeptDigests(self.base, digest_cache), POST: KeptDigests(self.post, digest_cache)}
+
     def write(self, place: Place, known: Mapping[int, KeptDigests]) -> tuple[Manifest, int]:
         """Write the delta; returns its manifest and its size in bytes."""
         stored = [tensor.dtype for tensor in self.layout.tensors]
@@ -213,10 +218,6 @@ class Computation:
             return self._manifest(describe_difference(found, self.plan, self.pairs, stored), companions)
 
         return output.write(place, work, companions, describe)
-
-    def known(self, digest_cache: Path | None) -> dict[int, KeptDigests]:
-        """What is known of `BASE` and of `POST`, as an earlier run left it in `digest_cache`."""
-        return {BASE: KeptDigests(self.base, digest_cache), POST: KeptDigests(self.post, digest_cache)}
 
     def _found(self, found: Findings, side: int) -> dict[str, Rows]:
         """The digests of the chunks of base or of post, by tensor."""

@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from pipeline.errors import Unreachable
@@ -29,6 +28,8 @@ def retry_after_s(value: str | None) -> float | None:
         return None
     with suppress(ValueError):
         return max(0.0, float(value))
+    from email.utils import parsedate_to_datetime  # slow to import
+
     with suppress(ValueError):
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     return None

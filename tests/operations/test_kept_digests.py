@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from keys import make_pair
 from operations.conftest import Family, Snapshot
 from tokenizers_for_tests import put, words
@@ -178,9 +179,22 @@ def test_what_is_learnt_of_one_tensor_is_added_to_what_is_known_of_others(
         for number, name in enumerate(names):
             before = KeptDigests(model, Path(kept))
             assert list(before.rows) == names[:number]
-            before.keep({name: np.full((1, 32), number, np.uint8)})
+            before.keep({name: np.full((1, 32), number + 1, np.uint8)})
         rows = KeptDigests(model, Path(kept)).rows
-    assert [int(rows[name][0, 31]) for name in names] == list(range(len(names)))
+    assert [int(rows[name][0, 31]) for name in names] == [number + 1 for number in range(len(names))]
+
+
+def test_a_tensor_that_was_not_read_to_its_end_is_not_known(family: Family, kept: str) -> None:
+    name, rows = "model.norm.weight", 3
+    family.add("base", {name: torch.ones(rows << 19, dtype=torch.bfloat16)})
+    with open_checkpoint(family.base) as model:
+        for row in range(rows):
+            found = np.ones((rows, 32), np.uint8)
+            found[row] = 0
+            KeptDigests(model, Path(kept)).keep({name: found})
+            assert not KeptDigests(model, Path(kept)).rows
+        KeptDigests(model, Path(kept)).keep({name: np.ones((rows, 32), np.uint8)})
+        assert KeptDigests(model, Path(kept)).rows[name].shape == (rows, 32)
 
 
 @pytest.mark.parametrize("side", ["base", "post"])

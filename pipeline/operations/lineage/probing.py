@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import prod, sqrt
-from statistics import median
 
 import numpy as np
 
@@ -160,4 +159,4 @@ def _fits(base: Checkpoint, form: TensorForm) -> bool:
 
 def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return median(known) if known else None
+    return float(np.median(known)) if known else None
