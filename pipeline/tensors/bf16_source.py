@@ -12,10 +12,11 @@ from llvmlite import ir
 from numba import types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
-from pipeline.tensors.vector_source import FLOATS, I64, WIDE, Steps
+from pipeline.tensors.vector_source import FLOATS, I64, WIDE, WIDTH, Steps
 
 LANES = 512  # of sums side by side, each in order: the same for vectors of any width
 ROW = LANES + 16  # from a sum to the next one of its lane
+SUMMED = 128  # elements of a step of addition
 
 _LOW = 0xFFFF
 _HALF = 0x7FFF  # just under half a unit of bfloat16's last place
@@ -44,15 +45,26 @@ class _Arithmetic(Steps):
         return self.b.icmp_unsigned(">=", magnitude, self.all(WIDE, _INF))
 
     def put_sum(self, base, delta, scale, out, at):
-        """out = base + scale * delta; returns a bit for each element that is not finite."""
+        """out = base + scale * delta; returns magnitudes, infinity's or more where it is not finite."""
         b = self.b
         scaled = b.fmul(self.every(scale, FLOATS), delta)
         bits = self.bits(b.fadd(self.floats(self.widen(base, at)), scaled))
         odd = b.and_(b.lshr(bits, self.all(WIDE, 16)), self.all(WIDE, 1))
-        rounded = b.add(bits, b.add(odd, self.all(WIDE, _HALF)))
-        self.store(b.lshr(rounded, self.all(WIDE, 16)), out, at)
-        sizes = (b.and_(each, self.all(WIDE, _MAGNITUDE)) for each in (bits, rounded))
-        return self.mask(b.or_(*(self.is_not_finite(size) for size in sizes)))  # a NaN may wrap
+        more = b.add(odd, self.all(WIDE, _HALF))
+        self.store(b.lshr(b.add(bits, more), self.all(WIDE, 16)), out, at)
+        return b.add(b.and_(bits, self.all(WIDE, _MAGNITUDE)), more)  # without its sign no NaN wraps
+
+    def put_sums(self, base, delta, scale, out, at):
+        """`put_sum` for `SUMMED` elements; returns a bit for each lane with one that is not finite.
+
+        delta: makes 16 elements of it, from the one with a number on.
+        """
+        largest = self.all(WIDE, 0)
+        for first in range(0, SUMMED, WIDTH):
+            here = self.b.add(at, ir.Constant(I64, first))
+            size = self.put_sum(base, delta(here), scale, out, here)
+            largest = self.b.select(self.b.icmp_unsigned(">", size, largest), size, largest)
+        return self.mask(self.is_not_finite(largest))
 
     def add_squares(self, difference, base, magnitude, sums, lane):
         """Add to the sums from lane number `lane` on."""
@@ -133,15 +145,15 @@ def subtract_wide_step(typingctx, post, base, out, at):
 
 @intrinsic
 def add_step(typingctx, base, stored, scale, out, at):
-    """out = base + scale * stored from element `at` on, rounded once, where that is finite.
+    """out = base + scale * stored for `SUMMED` elements from `at` on, rounded once, if that is finite.
 
-    Returns a bit for each element that is not.
+    Returns 0 if all of it is.
     """
 
     def codegen(context, builder, signature, args):
         base, stored, scale, out, at = args
         s = _Arithmetic(builder)
-        return s.put_sum(base, s.floats(s.widen(stored, at)), scale, out, at)
+        return s.put_sums(base, lambda here: s.floats(s.widen(stored, here)), scale, out, at)
 
     return types.int64(_BITS, _BITS, types.float32, _BITS, types.int64), codegen
 
@@ -153,6 +165,6 @@ def add_wide_step(typingctx, base, delta, scale, out, at):
     def codegen(context, builder, signature, args):
         base, delta, scale, out, at = args
         s = _Arithmetic(builder)
-        return s.put_sum(base, s.floats(s.load(delta, at, 32)), scale, out, at)
+        return s.put_sums(base, lambda here: s.floats(s.load(delta, here, 32)), scale, out, at)
 
     return types.int64(_BITS, _FLOATS, types.float32, _BITS, types.int64), codegen

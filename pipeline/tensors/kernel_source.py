@@ -22,6 +22,7 @@ from numba.extending import intrinsic
 from pipeline.tensors.bf16_source import (
     LANES,
     ROW,
+    SUMMED,
     add_step,
     add_wide_step,
     squares_step,
@@ -224,9 +225,9 @@ def subtract_wide_bf16(post, base, out, count, lost_at, lost, totals):
 
 @cfunc(types.int64(_BITS, _BITS, types.float32, _BITS, _COUNT), error_model="numpy")
 def add_bf16(base, stored, scale, out, count):
-    whole = count - count % WIDTH
+    whole = count - count % SUMMED
     strange = np.int64(0)
-    for start in range(0, whole, WIDTH):
+    for start in range(0, whole, SUMMED):
         strange |= add_step(base, stored, scale, out, start)
     # Seldom more than the end: infinities and NaNs want more care.
     for i in range(0 if strange else whole, count):
@@ -237,9 +238,9 @@ def add_bf16(base, stored, scale, out, count):
 
 @cfunc(types.int64(_BITS, _FLOATS, types.float32, _BITS, _COUNT), error_model="numpy")
 def add_wide_bf16(base, delta, scale, out, count):
-    whole = count - count % WIDTH
+    whole = count - count % SUMMED
     strange = np.int64(0)
-    for start in range(0, whole, WIDTH):
+    for start in range(0, whole, SUMMED):
         strange |= add_wide_step(base, delta, scale, out, start)
     for i in range(0 if strange else whole, count):
         out[i] = np.uint16(round_bf16(bits_of(wide(base[i]) + scale * delta[i])))
