@@ -31,7 +31,7 @@ def fingerprint_as_found(model: Checkpoint, view: Checkpoint, digests: Mapping[s
     found = {}
     for name, source in model.tensors.items():
         digest = known.get(_place(source))
-        found[name] = digest if digest is not None else _read(model, name)
+        found[name] = digest if digest is not None else read_digest(model, name)
     return fold_checkpoint(found)
 
 
@@ -41,7 +41,8 @@ def _place(source: Source) -> tuple[object, ...]:
     return source.file, entry.offset, entry.dtype, entry.shape
 
 
-def _read(model: Checkpoint, name: str) -> Digest:
+def read_digest(model: Checkpoint, name: str) -> Digest:
+    """The fingerprint of the tensor called `name`, read chunk by chunk."""
     entry, whole = model.tensors[name].entry, model.input(name)
     rows = np.zeros((-(-entry.count // CHUNK_ELEMENTS), DIGEST_BYTES), np.uint8)
     room = np.empty(min(entry.count, CHUNK_ELEMENTS) * entry.dtype.itemsize, np.uint8)

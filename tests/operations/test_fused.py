@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipeline.errors import (
     Mismatch,
     OtherCheckpoint,
 )
+from pipeline.operations.fingerprint import fingerprint
 from pipeline.operations.outputs.report import ANOTHER_BASE, SAME_BASE, ApplyReport
 from pipeline.storage.local.store import LocalReader
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
@@ -344,3 +346,17 @@ def test_models_of_the_hub_are_named_with_their_commits(
     over_the_wire = files_of(family.folder / "fused")
     fused(family.folder, family.new_base, [((family.base, family.post), 1.0)])
     assert files_of(family.folder / "fused") == over_the_wire
+
+
+@pytest.mark.parametrize("heads", [*product((False, True), repeat=3)], ids=str)
+def test_each_model_is_known_by_its_own_bytes_also_by_a_tied_head_that_nothing_is_added_to(
+    family: Family, heads: tuple[bool, bool, bool]
+) -> None:
+    for name, has_head in zip(("base", "post", "new-base"), heads, strict=True):
+        state = family.state(name)
+        head = {"lm_head.weight": state[EMBEDDING].clone()} if has_head else {}
+        family.add(name, {**state, **head}, tie_word_embeddings=True)
+    report = fused(family.folder, family.new_base, [((family.base, family.post), 1.0)])
+    known = {"base": str(fingerprint(family.base)), "post": str(fingerprint(family.post))}
+    assert report.addend_fingerprints == [known]
+    assert report.base_fingerprint == str(fingerprint(family.new_base))

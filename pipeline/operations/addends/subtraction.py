@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.checkpoints.alignment import Pair
+from pipeline.checkpoints.as_found import read_digest
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.kept_digests import KeptDigests
 from pipeline.checkpoints.meeting import forms_of
@@ -165,11 +166,15 @@ class Subtraction:
         )
 
     def _identity(self, lying: Checkpoint, model: Checkpoint, side: int) -> Identity:
+        """Of base or of post. What the result has no place for, as a tied head, is read for it."""
         found = {}
         for name, tensor in self.tensors.items():
             entry = model.tensors[name].entry
-            chunks = -(-entry.count // CHUNK_ELEMENTS)
-            found[name] = fold_tensor(entry.dtype, entry.shape, tensor.digests[:chunks, side])
+            rows = tensor.digests[: -(-entry.count // CHUNK_ELEMENTS), side]
+            if rows.any(axis=1).all():
+                found[name] = fold_tensor(entry.dtype, entry.shape, rows)
+            else:
+                found[name] = read_digest(model, name)
         return identify(lying, model, found)
 
     def inputs(self, name: str, first_reader: int) -> tuple[Input, Input]:
