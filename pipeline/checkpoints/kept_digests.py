@@ -13,7 +13,7 @@ their chunks, tensor after tensor. That is some 32 bytes for a MiB of weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from pipeline.errors import CorruptFile
 from pipeline.storage.local.store import LocalReader
 from pipeline.tensors.arithmetic import CHUNK_ELEMENTS
 from pipeline.tensors.dtypes import Bytes
-from pipeline.tensors.fingerprint import DIGEST_BYTES, digest_into
+from pipeline.tensors.fingerprint import DIGEST_BYTES, are_made, digest_into
 
 Rows = NDArray[np.uint8]  # (chunks, DIGEST_BYTES)
 _Place = tuple[int, int, int]  # of a tensor in its file: where it begins, its bytes, those of an element
@@ -49,11 +49,14 @@ class KeptDigests:
             if folder is not None and isinstance(reader, LocalReader) and reader.stamp is not None
         }
         self._kept = {number: _read(path) for number, (_, path) in self._files.items()}
+        self._names: dict[int, list[str]] = {number: [] for number in self._files}  # of their tensors
         self.rows: dict[str, Rows] = {}
-        for name, source in model.tensors.items():
-            rows = self._kept.get(source.file, {}).get(_place(source.entry))
-            if rows is not None:
-                self.rows[name] = rows
+        for name, source in model.tensors.items() if self._files else ():
+            if source.file in self._files:
+                self._names[source.file].append(name)
+                rows = self._kept[source.file].get(_place(source.entry))
+                if rows is not None:
+                    self.rows[name] = rows
 
     @property
     def nbytes(self) -> int:
@@ -68,12 +71,13 @@ class KeptDigests:
         else:
             row[:] = known[chunk]
 
-    def keep(self, found: Mapping[str, Rows]) -> None:
-        """Keep the digests in `found`, rows for all chunks of tensors and perhaps more.
+    def keep(self, found: Callable[[], Mapping[str, Rows]]) -> None:
+        """Keep the digests that `found` has, for each tensor rows for all chunks and perhaps more.
 
-        Those of a tensor with a row of zeros are not kept: that chunk was not read.
-        Raises CorruptFile if a file of which digests were known was changed while it was read.
+        It is asked only where something is to be kept. Those of a tensor of which a chunk was not read
+        are not. Raises CorruptFile if a file of which digests were known was changed while it was read.
         """
+        made = found() if self._files else {}
         for number, (reader, path) in self._files.items():
             kept = self._kept[number]
             if not reader.is_unchanged:
@@ -85,12 +89,10 @@ class KeptDigests:
                     )
                 continue
             new: dict[_Place, Rows] = {}
-            for name, source in self._model.tensors.items():
-                if source.file == number and name in found:
-                    place = _place(source.entry)
-                    rows = found[name][: _chunks(place)]
-                    if rows.any(axis=1).all():
-                        new[place] = rows
+            for name in self._names[number]:
+                place = _place(self._model.tensors[name].entry)
+                if name in made and are_made(rows := made[name][: _chunks(place)]):
+                    new[place] = rows
             if new.keys() - kept.keys():
                 write_cached(path, _packed(kept | new))
 

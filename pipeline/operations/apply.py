@@ -153,7 +153,7 @@ class _Run:
             nonlocal report
             if not what.same_base:
                 refuse_overflow(layout, found.overflows, where=self.place.location)
-            adding.keep_digests(layout.by_tensor(found.base))
+            adding.keep_digests(lambda: layout.by_tensor(found.base))
             fingerprints = release.fingerprints(found.base, found.result)
             report = replace(
                 report,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -214,7 +215,7 @@ class Computation:
 
         def describe() -> Manifest:
             for side, model in known.items():
-                model.keep(self._found(found, side))
+                model.keep(partial(self._found, found, side))
             return self._manifest(describe_difference(found, self.plan, self.pairs, stored), companions)
 
         return output.write(place, work, companions, describe)

@@ -28,7 +28,7 @@ def fingerprint(model: str, *, base: str | None = None, **options: Unpack[Readin
     with open_model(model, base=base, settings=setup.settings) as checkpoint:
         known = KeptDigests(checkpoint, setup.settings.digest_cache)
         found = known.rows | _read(checkpoint, known.rows.keys(), setup)
-        known.keep(found)
+        known.keep(lambda: found)
         entries = {name: source.entry for name, source in checkpoint.tensors.items()}
         return fold_checkpoint(
             {name: fold_tensor(each.dtype, each.shape, found[name]) for name, each in entries.items()}

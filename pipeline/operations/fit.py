@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.checkpoints.alignment import is_absent, is_grown, name_problems, show
 from pipeline.checkpoints.buffers import is_buffer
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.header import Entry, Tensor
+from pipeline.checkpoints.kept_digests import Rows
 from pipeline.checkpoints.output import Shard, plan_shards
 from pipeline.engine.plan import Input, Job, Plan, Ragged
 from pipeline.errors import Mismatch
@@ -52,7 +50,7 @@ class SumPlan:
     tensors: Sequence[Fitted]
     plan: Plan
 
-    def by_tensor(self, table: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
+    def by_tensor(self, table: Rows) -> dict[str, Rows]:
         """The rows of each of the result's tensors in a table with a row for each chunk."""
         return {item.result.name: table[self.plan.rows_of(job)] for job, item in enumerate(self.tensors)}
 

@@ -60,6 +60,11 @@ def digest_into(row: NDArray[np.uint8], *parts: bytes | memoryview) -> None:
     row.data[:] = digest_parts(*parts)
 
 
+def are_made(rows: NDArray[np.uint8]) -> bool:
+    """Whether every row has been filled with a digest: none is all zeros."""
+    return bool(rows.any(axis=1).all())
+
+
 def fold_tensor(dtype: DType, shape: Sequence[int], chunks: NDArray[np.uint8]) -> Digest:
     """A tensor's fingerprint from its chunks' digests, an array of shape (chunks, 32)."""
     dimensions = ",".join(str(size) for size in shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.checkpoints.alignment import Pair
 from pipeline.checkpoints.as_found import read_digest
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.kept_digests import KeptDigests
+from pipeline.checkpoints.kept_digests import KeptDigests, Rows
 from pipeline.checkpoints.meeting import forms_of
 from pipeline.checkpoints.vocabulary import Vocabulary
 from pipeline.checkpoints.vocabulary_rows import vocabulary_of
@@ -50,7 +50,7 @@ from pipeline.tensors.arithmetic import (
     subtract_bytes,
 )
 from pipeline.tensors.dtypes import Bytes, DType, compute_dtype
-from pipeline.tensors.fingerprint import DIGEST_BYTES, fold_tensor
+from pipeline.tensors.fingerprint import DIGEST_BYTES, are_made, fold_tensor
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,10 @@ class Subtraction:
     def keep_digests(self) -> None:
         """See `Addend`."""
         for side, model in self.known.items():
-            model.keep({name: tensor.digests[:, side] for name, tensor in self.tensors.items()})
+            model.keep(partial(self._found, side))
+
+    def _found(self, side: int) -> dict[str, Rows]:
+        return {name: tensor.digests[:, side] for name, tensor in self.tensors.items()}
 
     @property
     def scratch_bytes(self) -> int:
@@ -171,7 +174,7 @@ class Subtraction:
         for name, tensor in self.tensors.items():
             entry = model.tensors[name].entry
             rows = tensor.digests[: -(-entry.count // CHUNK_ELEMENTS), side]
-            if rows.any(axis=1).all():
+            if are_made(rows):
                 found[name] = fold_tensor(entry.dtype, entry.shape, rows)
             else:
                 found[name] = read_digest(model, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -108,7 +108,7 @@ class Adding:
         """Of the models that are read, the bytes whose digests are known before."""
         return self.known.nbytes + sum(addend.recalled_bytes for addend in self.addends)
 
-    def keep_digests(self, base: Mapping[str, Rows]) -> None:
+    def keep_digests(self, base: Callable[[], Mapping[str, Rows]]) -> None:
         """Keep those of all models, once the walk is done. base: those of the new base, by tensor.
 
         Raises CorruptFile if a model was changed meanwhile.
