@@ -8,7 +8,6 @@ not there, and one that can't be written is no error: what a cache lacks is made
 from __future__ import annotations
 
 import os
-import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def read_cached(path: Path, *, most_bytes: int | None = None) -> bytes | None:
 
 def write_cached(path: Path, content: bytes) -> None:
     """Leave `content` at `path`, if the disk lets us."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft.write_bytes(blake3(content).digest() + content)

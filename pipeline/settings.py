@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from dotenv import dotenv_values
-
 from pipeline.cache import cache_folder
 from pipeline.errors import UsageError
 from pipeline.redaction import know, know_connection_string, know_sas
@@ -108,8 +106,7 @@ class Settings:
         folder: Path | None = None,
     ) -> Settings:
         """The settings in force: what is given, then the environment, then `.env` in `folder`."""
-        dotenv = dotenv_values((folder or Path.cwd()) / ".env")
-        env = {**dotenv, **os.environ}
+        env = {**_read_dotenv((folder or Path.cwd()) / ".env"), **os.environ}
         found = cls.from_mapping(
             env, store=store, tier=tier, hub_cache=hub_cache, digest_cache=digest_cache
         )
@@ -158,6 +155,14 @@ class Settings:
             log=first("PIPELINE_LOG"),
             digest_cache=_digest_cache(digest_cache or first("PIPELINE_DIGEST_CACHE") or "off"),
         )
+
+
+def _read_dotenv(path: Path) -> dict[str, str | None]:
+    if not path.exists():
+        return {}
+    from dotenv import dotenv_values
+
+    return dotenv_values(path)
 
 
 def _parse_hub_cache(text: str) -> HubCache:

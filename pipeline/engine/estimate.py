@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from pipeline.engine.plan import Plan
-from pipeline.engine.schedule import REMOTE_BLOCK_BYTES, Limits, schedule
+from pipeline.engine.schedule import REMOTE_BLOCK_BYTES, SMALLEST_BLOCK_BYTES, Limits, schedule
 from pipeline.errors import UsageError
 from pipeline.storage.base import Reader
 
@@ -43,7 +43,7 @@ class Estimate:
             if source and source.reader in remote
         )
         far = bool(remote) or to_remote
-        size = REMOTE_BLOCK_BYTES
+        size = REMOTE_BLOCK_BYTES if far else SMALLEST_BLOCK_BYTES
         try:
             found = schedule(plan, limits, remote=far, block_bytes=size, scratch_bytes=0).memory_bytes
         except UsageError:  # the walk says better what it lacks

@@ -196,7 +196,10 @@ class Plan:
         return slice(self.first_rows[job], self.first_rows[job + 1])
 
     def largest_block(self, block_bytes: int, part: Part | None = None) -> tuple[int, int]:
-        """Of `blocks(block_bytes)`: memory for the largest, each range aligned; most elements of any."""
+        """Of `blocks(block_bytes)`: memory for the largest, each range aligned; most elements of any.
+
+        A little more memory than that where a large tensor has an input whose chunks are of unlike sizes.
+        """
         nbytes = elements = 0
         plan = self if part else self._shortened(block_bytes)
         for block in plan.blocks(block_bytes, part):
@@ -262,15 +265,28 @@ class Plan:
 
 def _without_alike(job: Job, block_bytes: int) -> Job:
     """`job` without the blocks in its middle that are all alike, but for one; see `Plan._shortened`."""
-    if job.count <= _FEW * CHUNK_ELEMENTS:
+    if job.count <= _FEW * CHUNK_ELEMENTS or not all(_goes_along(source, job) for source in job.inputs):
         return job
-    sources = [
-        source for source in job.inputs if isinstance(source, Input) and source.count == job.count
-    ]
-    if len(sources) < sum(source is not None for source in job.inputs):
-        return job
-    size = CHUNK_ELEMENTS * (job.itemsize or sum(source.itemsize for source in sources))
+    itemsizes = [source.itemsize for source in job.inputs if isinstance(source, Input)]
+    size = CHUNK_ELEMENTS * (job.itemsize or sum(itemsizes))
     together = max(1, block_bytes // max(size, 1))
     alike = job.count // CHUNK_ELEMENTS // together - _FEW  # one, and those at either end, stay
     count = job.count - max(0, alike) * together * CHUNK_ELEMENTS
-    return replace(job, count=count, inputs=tuple(replace(source, count=count) for source in sources))
+    return replace(job, count=count, inputs=tuple(_first(source, count) for source in job.inputs))
+
+
+def _goes_along(source: Input | Ragged | None, job: Job) -> bool:
+    """Whether all full chunks of `job` read as much of `source`, or so it may be taken."""
+    if isinstance(source, Ragged):  # blocks are cut by what is written, or by what is read if nothing is
+        return len(source.starts) >= job.chunks and job.itemsize > 0
+    return source is None or source.count == job.count
+
+
+def _first(source: Input | Ragged | None, count: int) -> Input | Ragged | None:
+    """What `count` elements read of `source`; of one with chunks of unlike sizes as if all had the largest."""
+    if isinstance(source, Input):
+        return replace(source, count=count)
+    if source is None:
+        return None
+    starts = source.starts[: math.ceil(count / CHUNK_ELEMENTS)]
+    return replace(source, starts=starts, ends=starts + (source.ends - source.starts).max())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,7 +20,7 @@ _HIDDEN = re.compile(rf"\.(.+){re.escape(PARTIAL)}[0-9a-f]{{8}}")
 
 def partial_name(path: Path) -> Path:
     """A hidden name beside `path` that no other run will choose."""
-    return path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
+    return path.with_name(f".{path.name}{PARTIAL}{os.urandom(4).hex()}")
 
 
 class Partial:
