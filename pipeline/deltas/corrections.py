@@ -50,7 +50,7 @@ def unpack(data: Bytes, *, elements: int, width: DType, post: DType, where: str)
     signed = np.dtype(f"<i{width.itemsize}")
     if not len(data):
         return Corrections(_NONE, np.empty(0, signed), _NONE, np.empty(0, post.bits))
-    raw = data.tobytes()
+    raw = bytearray(data)  # what lies in bytes kernels would take longer to find
     rests, losses = _COUNTS.unpack_from(raw) if len(raw) >= _COUNTS.size else (0, 0)
     size = _COUNTS.size + rests * (4 + signed.itemsize) + losses * (4 + post.itemsize)
     if size != len(raw) or not rests + losses:
@@ -69,7 +69,7 @@ def unpack(data: Bytes, *, elements: int, width: DType, post: DType, where: str)
     for positions in (corrections.rest_at, corrections.lost_at):
         if not len(positions):
             continue
-        if np.any(positions[1:] <= positions[:-1]):
+        if (positions[1:] <= positions[:-1]).any():
             raise CorruptFile("corrections are not in order", where=where)
         if positions[-1] >= elements:
             raise CorruptFile("a correction lies outside its chunk", where=where)

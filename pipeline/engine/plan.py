@@ -198,7 +198,7 @@ class Plan:
     def largest_block(self, block_bytes: int, part: Part | None = None) -> tuple[int, int]:
         """Of `blocks(block_bytes)`: memory for the largest, each range aligned; most elements of any.
 
-        A little more memory than that where a large tensor has an input whose chunks are of unlike sizes.
+        A little more memory than that where chunks of a large tensor's input are of unlike sizes.
         """
         nbytes = elements = 0
         plan = self if part else self._shortened(block_bytes)
@@ -283,7 +283,7 @@ def _goes_along(source: Input | Ragged | None, job: Job) -> bool:
 
 
 def _first(source: Input | Ragged | None, count: int) -> Input | Ragged | None:
-    """What `count` elements read of `source`; of one with chunks of unlike sizes as if all had the largest."""
+    """What `count` elements read of `source`. Of chunks of unlike sizes all count as the largest."""
     if isinstance(source, Input):
         return replace(source, count=count)
     if source is None:

@@ -202,23 +202,22 @@ class CpuArithmetic:
 
     @staticmethod
     def _is_plain_bf16(base: Operand, term: Term, result: Operand) -> bool:
-        kinds = {BF16} if len(term.rest_at) else {BF16, F32}
-        same_type = base.dtype == result.dtype == BF16 and term.stored.dtype in kinds
-        same_length = len(base.bits) == len(term.stored.bits) == len(result.bits)
-        return same_type and same_length and term.width == F32
+        stored, count = term.stored, len(result.data)
+        is_kernels = stored.dtype == BF16 or (stored.dtype == F32 and not len(term.rest_at))
+        same_type = base.dtype == result.dtype == BF16 and is_kernels and term.width == F32
+        same_length = (
+            len(base.data) == count == len(stored.data) // stored.dtype.itemsize * BF16.itemsize
+        )
+        return same_type and same_length
 
     @staticmethod
     def _add_bf16(base: Operand, term: Term, result: Operand) -> bool:
-        """The sum, if `_is_plain_bf16`. Returns whether it is finite; if not, it may be all the same:
-
-        without their remainders elements may be infinite that are not with them.
-        """
-        before, stored, out = base.bits, term.stored, result.bits
-        if stored.dtype == F32:
-            return kernels.add_wide_bf16(before, stored.data.view(NUMPY_FLOATS[F32]), term.scale, out)
-        finite = kernels.add_bf16(before, stored.bits, term.scale, out)
-        at, rest = term.rest_at, term.rest
-        return kernels.add_bf16_at(before, stored.bits, term.scale, at, rest, out) and finite
+        """The sum, if `_is_plain_bf16`. Returns whether it is finite; see `kernels.add_bf16`."""
+        before, out = base.bits, result.bits
+        if term.stored.dtype == F32:
+            delta = term.stored.data.view(NUMPY_FLOATS[F32])
+            return kernels.add_wide_bf16(before, delta, term.scale, out)
+        return kernels.add_bf16(before, term.stored.bits, term.scale, out, term.rest_at, term.rest)
 
     def _add_any(self, base: Operand, terms: Sequence[Term], result: Operand) -> None:
         width = compute_dtype(base.dtype, *(term.width for term in terms))

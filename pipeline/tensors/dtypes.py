@@ -7,7 +7,7 @@ without their scales.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -28,26 +28,33 @@ class Kind(Enum):
     CODED = "coded"  # low-bit floats that need scales: refused
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DType:
-    """One number format: its safetensors name, bytes per element, and kind."""
+    """One number format: its safetensors name, bytes per element, and kind. Each is one object.
+
+    bits: the unsigned integer type as wide as one element. is_float: whether elements may be subtracted
+    and added.
+    """
 
     name: str
     itemsize: int
     kind: Kind
+    bits: np.dtype[Any] = field(init=False, repr=False)
+    is_float: bool = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", np.dtype(f"<u{self.itemsize}"))
+        object.__setattr__(self, "is_float", self.kind is Kind.FLOAT)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _known, (self.name,)  # the same object again, in another process too
 
     def __str__(self) -> str:
         return self.name
 
-    @property
-    def bits(self) -> np.dtype[Any]:
-        """The unsigned integer type as wide as one element."""
-        return np.dtype(f"<u{self.itemsize}")
 
-    @property
-    def is_float(self) -> bool:
-        """Whether elements may be subtracted and added."""
-        return self.kind is Kind.FLOAT
+def _known(name: str) -> DType:
+    return BY_NAME[name]
 
 
 BF16 = DType("BF16", 2, Kind.FLOAT)

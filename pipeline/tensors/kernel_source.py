@@ -223,17 +223,43 @@ def subtract_wide_bf16(post, base, out, count, lost_at, lost, totals):
     totals[1] = losses
 
 
-@cfunc(types.int64(_BITS, _BITS, types.float32, _BITS, _COUNT), error_model="numpy")
-def add_bf16(base, stored, scale, out, count):
+@njit(inline="always")
+def _add_exactly(base, stored, scale, out, rest_at, rest, rests, done, stop):
+    """out again for those of the remainders from number `done` on that lie before element `stop`.
+
+    Returns the number of the next, and whether any result is not finite.
+    """
+    strange = np.int64(0)
+    while done < rests and rest_at[done] < stop:
+        i = rest_at[done]
+        delta = float_of(U32(U32(U32(stored[i]) << _SIXTEEN) + U32(rest[done])))
+        out[i] = np.uint16(round_bf16(bits_of(wide(base[i]) + scale * delta)))
+        strange |= np.int64((out[i] & _BF16_INF) == _BF16_INF)
+        done += 1
+    return done, strange
+
+
+@cfunc(
+    types.int64(_BITS, _BITS, types.float32, _BITS, _COUNT, _POSITIONS, _RESTS, _COUNT),
+    error_model="numpy",
+)
+def add_bf16(base, stored, scale, out, count, rest_at, rest, rests):
     whole = count - count % SUMMED
     strange = np.int64(0)
-    for start in range(0, whole, SUMMED):
-        strange |= add_step(base, stored, scale, out, start)
+    done = np.int64(0)
+    for start in range(0, whole, SPAN):
+        stop = min(whole, start + SPAN)
+        for first in range(start, stop, SUMMED):
+            strange |= add_step(base, stored, scale, out, first)
+        done, found = _add_exactly(base, stored, scale, out, rest_at, rest, rests, done, stop)
+        strange |= found
     # Seldom more than the end: infinities and NaNs want more care.
     for i in range(0 if strange else whole, count):
         out[i] = np.uint16(round_bf16(bits_of(wide(base[i]) + scale * wide(stored[i]))))
         strange |= np.int64((out[i] & _BF16_INF) == _BF16_INF)
-    return strange
+    done = 0 if strange else done
+    done, found = _add_exactly(base, stored, scale, out, rest_at, rest, rests, done, count)
+    return strange | found
 
 
 @cfunc(types.int64(_BITS, _FLOATS, types.float32, _BITS, _COUNT), error_model="numpy")
@@ -245,25 +271,6 @@ def add_wide_bf16(base, delta, scale, out, count):
     for i in range(0 if strange else whole, count):
         out[i] = np.uint16(round_bf16(bits_of(wide(base[i]) + scale * delta[i])))
         strange |= np.int64((out[i] & _BF16_INF) == _BF16_INF)
-    return strange
-
-
-@cfunc(
-    types.int64(_BITS, _BITS, types.float32, _POSITIONS, _RESTS, _COUNT, _BITS, _COUNT),
-    error_model="numpy",
-)
-def add_bf16_at(base, stored, scale, rest_at, rest, rests, out, count):
-    bases = carray(base, count)
-    deltas = carray(stored, count)
-    results = carray(out, count)
-    positions = carray(rest_at, rests)
-    values = carray(rest, rests)
-    strange = np.int64(0)
-    for k in range(rests):
-        i = positions[k]
-        delta = float_of(U32(U32(U32(deltas[i]) << _SIXTEEN) + U32(values[k])))
-        results[i] = np.uint16(round_bf16(bits_of(wide(bases[i]) + scale * delta)))
-        strange |= np.int64((results[i] & _BF16_INF) == _BF16_INF)
     return strange
 
 
@@ -324,7 +331,6 @@ ENTRY_POINTS: tuple[Any, ...] = (
     subtract_wide_bf16,
     add_bf16,
     add_wide_bf16,
-    add_bf16_at,
     has_all_bits,
     norms_bf16,
     widen_bf16,

@@ -19,15 +19,12 @@ U16Array = NDArray[np.uint16]
 U32Array = NDArray[np.uint32]
 
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
+_ADDITION = (_POINTER, _POINTER, ctypes.c_float, _POINTER, _COUNT)
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "subtract_bf16": (None, (*[_POINTER] * 3, _COUNT, *[_POINTER] * 7)),
     "subtract_wide_bf16": (None, (*[_POINTER] * 3, _COUNT, *[_POINTER] * 3)),
-    "add_bf16": (_COUNT, (_POINTER, _POINTER, ctypes.c_float, _POINTER, _COUNT)),
-    "add_wide_bf16": (_COUNT, (_POINTER, _POINTER, ctypes.c_float, _POINTER, _COUNT)),
-    "add_bf16_at": (
-        _COUNT,
-        (_POINTER, _POINTER, ctypes.c_float, _POINTER, _POINTER, _COUNT, _POINTER, _COUNT),
-    ),
+    "add_bf16": (_COUNT, (*_ADDITION, _POINTER, _POINTER, _COUNT)),
+    "add_wide_bf16": (_COUNT, _ADDITION),
     "has_all_bits": (ctypes.c_int64, (_POINTER, ctypes.c_uint16, _COUNT)),
     "norms_bf16": (None, (_POINTER, _POINTER, _COUNT, _POINTER, _POINTER)),
     "widen_bf16": (None, (_POINTER, _POINTER, _COUNT)),
@@ -98,43 +95,31 @@ def subtract_wide_bf16(
     return changed, losses
 
 
-def add_bf16(base: U16Array, stored: U16Array, scale: float, out: U16Array) -> bool:
-    """out = base + scale * stored, in float32, rounded once; returns whether all of it is finite."""
+def add_bf16(
+    base: U16Array,
+    stored: U16Array,
+    scale: float,
+    out: U16Array,
+    rest_at: U32Array,
+    rest: NDArray[np.int32],
+) -> bool:
+    """out = base + scale * stored, in float32, rounded once; returns whether all of it is finite.
+
+    rest_at, rest: where the bits of a stored value, as float32, lack a remainder, and which; in order.
+    Where it says that it is not, it may be all the same: it has looked at results without remainders.
+    """
+    rests = len(rest_at)
+    lost = (address_of(rest_at), address_of(rest), rests) if rests else (None, None, 0)
     strange = _functions["add_bf16"](
-        address_of(base), address_of(stored), scale, address_of(out), len(base)
+        address_of(base), address_of(stored), scale, address_of(out), len(base), *lost
     )
     return not strange
 
 
 def add_wide_bf16(base: U16Array, delta: NDArray[np.float32], scale: float, out: U16Array) -> bool:
-    """`add_bf16` for a delta in float32."""
+    """`add_bf16` for a delta in float32, which lacks nothing."""
     strange = _functions["add_wide_bf16"](
         address_of(base), address_of(delta), scale, address_of(out), len(base)
-    )
-    return not strange
-
-
-def add_bf16_at(
-    base: U16Array,
-    stored: U16Array,
-    scale: float,
-    rest_at: U32Array,
-    rest: NDArray[np.int32],
-    out: U16Array,
-) -> bool:
-    """`add_bf16` again at the positions `rest_at`, where `stored` needs its remainders `rest`.
-
-    Returns whether all of those are finite.
-    """
-    strange = _functions["add_bf16_at"](
-        address_of(base),
-        address_of(stored),
-        scale,
-        address_of(rest_at),
-        address_of(rest),
-        len(rest_at),
-        address_of(out),
-        len(base),
     )
     return not strange
 

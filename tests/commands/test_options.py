@@ -27,7 +27,7 @@ ITS_OWN = {"form", "yes", "config", "config_option", "junit", "summary", "reposi
 
 def options_of(name: str) -> dict[str, Any]:
     """A command's own parameters, each with its default."""
-    parameters = inspect.signature(cli.COMMANDS[name]).parameters.values()
+    parameters = inspect.signature(cli.command(name)).parameters.values()
     defaults = {each.name: getattr(each.default, "default", each.default) for each in parameters}
     return {name: default for name, default in defaults.items() if name not in ITS_OWN}
 

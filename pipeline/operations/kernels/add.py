@@ -207,13 +207,13 @@ class AddKernel:
     def _add(
         self, item: Fitted, part: Slice, base: Bytes, decoded: Sequence[Decoded], out: Bytes
     ) -> None:
-        result = Operand(out, item.result.dtype)
-        before, terms = Operand(base, item.base.dtype), [each.term for each in decoded]
+        result, found = Operand(out, item.result.dtype), self.adding.found
         self._put_together(item, part, base, decoded, out)
         if item.rules:
-            self.adding.found.nonfinite[part.row] += self._settle_rows(item, part, base, decoded, result)
-        if self.adding.found.nonfinite[part.row]:
-            self.adding.found.overflows[part.row] = count_overflows(before, terms, result)
+            found.nonfinite[part.row] += self._settle_rows(item, part, base, decoded, result)
+        if found.nonfinite[part.row]:
+            before, terms = Operand(base, item.base.dtype), [each.term for each in decoded]
+            found.overflows[part.row] = count_overflows(before, terms, result)
         whole = item.is_whole and len(decoded) == 1
         if self.adding.same_base or (whole and decoded[0].tensor.record.post == result.dtype):
             exceptions = decoded[0].corrections

@@ -158,6 +158,6 @@ def _fits(base: Checkpoint, form: TensorForm) -> bool:
 
 
 def _median(values: Iterable[float | None]) -> float | None:
-    """The middle of what is known, all of it finite. numpy's own would first import its masked arrays."""
+    """The middle of what is known, all of it finite. numpy's would first import its masked arrays."""
     known = sorted(value for value in values if value is not None)
     return (known[(len(known) - 1) // 2] + known[len(known) // 2]) / 2 if known else None
