@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from engine.helpers import copies
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,6 +41,20 @@ def plans(draw) -> Plan:
             )  # fmt: skip
             at += count * itemsize
     return Plan(jobs)
+
+
+def ragged(sizes: list[int]) -> Ragged:
+    """An input of reader 3, from 1005 on, whose chunks have these sizes."""
+    bounds = np.concatenate(([5], 5 + np.cumsum(sizes, dtype=np.int64))).astype("<u8")
+    return Ragged(3, 1000, bounds[:-1], bounds[1:])
+
+
+def largest(plan: Plan, block_bytes: int) -> tuple[int, int]:
+    """What `largest_block` is to find, by looking at every block."""
+    blocks = list(plan.blocks(block_bytes))
+    nbytes = (each.read_bytes + each.nbytes + ALIGNMENT * (len(each.spans) + 1) for each in blocks)
+    elements = (sum(part.count for part in each.slices) for each in blocks)
+    return max(nbytes, default=0), max(elements, default=0)
 
 
 def ranges_of_jobs(plan: Plan) -> list[tuple[int, int, int]]:
@@ -115,21 +130,36 @@ def test_the_largest_block_is_found_without_looking_at_all_of_a_large_tensor(
     count = chunks * CHUNK_ELEMENTS + 77
     large = Job(None if itemsize == 0 else 0, 0, itemsize, count, (Input(0, 0, 2, count), None))
     plan = Plan([*plan.jobs[:3], large, *plan.jobs[3:]])
-    blocks = list(plan.blocks(block_bytes))
-    assert plan.largest_block(block_bytes) == (
-        max(each.read_bytes + each.nbytes + ALIGNMENT * (len(each.spans) + 1) for each in blocks),
-        max(sum(part.count for part in each.slices) for each in blocks),
-    )
+    assert plan.largest_block(block_bytes) == largest(plan, block_bytes)
 
 
-def test_looking_for_the_largest_block_takes_no_longer_where_a_tensor_is_larger(monkeypatch):
+@few
+@given(plans(), st.integers(1, 5 << 20), st.lists(st.integers(0, 3000), max_size=12))
+def test_chunks_of_unlike_sizes_have_room_and_no_more_than_if_all_were_the_largest(
+    plan, block_bytes, sizes
+):
+    count = len(sizes) * CHUNK_ELEMENTS
+
+    def reading(sizes: list[int]) -> Plan:
+        large = Job(0, 0, 2, count, (Input(0, 0, 2, count), ragged(sizes)))
+        return Plan([*plan.jobs[:3], large, *plan.jobs[3:]])
+
+    as_they_are, as_the_largest = reading(sizes), reading([max(sizes, default=0)] * len(sizes))
+    room, elements = as_they_are.largest_block(block_bytes)
+    assert largest(as_they_are, block_bytes)[0] <= room <= largest(as_the_largest, block_bytes)[0]
+    assert elements == largest(as_they_are, block_bytes)[1]
+
+
+@pytest.mark.parametrize("sizes", [[], [50, 0, 70]], ids=["alike", "of unlike sizes"])
+def test_looking_for_the_largest_block_takes_no_longer_where_a_tensor_is_larger(monkeypatch, sizes):
     block, looked_at = Plan._block, []
     monkeypatch.setattr(Plan, "_block", lambda *args: looked_at.append(1) or block(*args))
 
     def effort(chunks: int) -> int:
         looked_at.clear()
         count = chunks * CHUNK_ELEMENTS
-        Plan([Job(0, 0, 2, count, (Input(0, 0, 2, count),))]).largest_block(1 << 20)
+        more = [ragged(sizes * (chunks // 3))] if sizes else []
+        Plan([Job(0, 0, 2, count, (Input(0, 0, 2, count), *more))]).largest_block(1 << 20)
         return len(looked_at)
 
     assert effort(9000) == effort(9) < 9
@@ -164,8 +194,7 @@ def test_an_input_is_read_once_as_far_as_it_goes(plan):
 @few
 @given(st.lists(st.integers(0, 100), max_size=6), st.integers(0, 6 * CHUNK_ELEMENTS))
 def test_an_input_of_ragged_chunks_is_read_chunk_by_chunk(sizes, count):
-    bounds = np.concatenate(([5], 5 + np.cumsum(sizes, dtype=np.int64))).astype("<u8")
-    source = Ragged(3, 1000, bounds[:-1], bounds[1:])
+    source = ragged(sizes)
     plan = Plan([Job(0, 0, 1, count, (source,))])
     at = 1005
     for part in plan.slices():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from safetensors.torch import save
@@ -27,6 +30,11 @@ def test_each_format_has_the_name_and_size_that_safetensors_gives_it(name):
     assert dtype.itemsize == dtype.bits.itemsize == tensor.element_size()
     assert f'"dtype":"{dtype.name}"'.encode() in save({"t": tensor})
     assert BY_NAME[dtype.name] is dtype
+
+
+@pytest.mark.parametrize("dtype", BY_NAME.values(), ids=str)
+def test_a_format_that_was_copied_or_sent_to_another_process_is_the_same(dtype):
+    assert pickle.loads(pickle.dumps(dtype)) is copy.deepcopy(dtype) is dtype
 
 
 def test_only_floats_of_16_to_64_bits_are_arithmetic():
