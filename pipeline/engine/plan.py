@@ -276,9 +276,9 @@ def _without_alike(job: Job, block_bytes: int) -> Job:
 
 
 def _goes_along(source: Input | Ragged | None, job: Job) -> bool:
-    """Whether all full chunks of `job` read as much of `source`, or so it may be taken."""
-    if isinstance(source, Ragged):  # blocks are cut by what is written, or by what is read if nothing is
-        return len(source.starts) >= job.chunks and job.itemsize > 0
+    """Whether all full chunks of `job` read as much of `source`, or may be taken to."""
+    if isinstance(source, Ragged):
+        return job.itemsize > 0  # else blocks are cut by what is read
     return source is None or source.count == job.count
 
 
@@ -289,4 +289,4 @@ def _first(source: Input | Ragged | None, count: int) -> Input | Ragged | None:
     if source is None:
         return None
     starts = source.starts[: math.ceil(count / CHUNK_ELEMENTS)]
-    return replace(source, starts=starts, ends=starts + (source.ends - source.starts).max())
+    return replace(source, starts=starts, ends=starts + (source.ends - source.starts).max(initial=0))

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from engine.helpers import copies
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.engine.plan import ALIGNMENT, Input, Job, Plan, Ragged, Span
@@ -134,20 +134,30 @@ def test_the_largest_block_is_found_without_looking_at_all_of_a_large_tensor(
 
 
 @few
-@given(plans(), st.integers(1, 5 << 20), st.lists(st.integers(0, 3000), max_size=12))
+@given(
+    plans(),
+    st.integers(1, 5 << 20),
+    st.lists(st.sampled_from([0, 50, 3000, 1 << 20]), max_size=12),
+    st.integers(0, 5),
+    st.sampled_from([0, 2]),
+)
+@example(Plan([]), 2 << 20, [*[0] * 9, 1 << 20], 0, 0)
 def test_chunks_of_unlike_sizes_have_room_and_no_more_than_if_all_were_the_largest(
-    plan, block_bytes, sizes
+    plan, block_bytes, sizes, more, itemsize
 ):
-    count = len(sizes) * CHUNK_ELEMENTS
+    count = (len(sizes) + more) * CHUNK_ELEMENTS
 
     def reading(sizes: list[int]) -> Plan:
-        large = Job(0, 0, 2, count, (Input(0, 0, 2, count), ragged(sizes)))
+        inputs = (Input(0, 0, 2, count), ragged(sizes))
+        large = Job(0 if itemsize else None, 0, itemsize, count, inputs)
         return Plan([*plan.jobs[:3], large, *plan.jobs[3:]])
 
-    as_they_are, as_the_largest = reading(sizes), reading([max(sizes, default=0)] * len(sizes))
+    as_they_are = reading(sizes)
     room, elements = as_they_are.largest_block(block_bytes)
-    assert largest(as_they_are, block_bytes)[0] <= room <= largest(as_the_largest, block_bytes)[0]
-    assert elements == largest(as_they_are, block_bytes)[1]
+    needed, wanted = largest(as_they_are, block_bytes)
+    enough, _ = largest(reading([max(sizes, default=0)] * len(sizes)), block_bytes)
+    assert needed <= room <= max(needed, enough)
+    assert elements == wanted
 
 
 @pytest.mark.parametrize("sizes", [[], [50, 0, 70]], ids=["alike", "of unlike sizes"])
