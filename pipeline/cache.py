@@ -8,10 +8,13 @@ not there, and one that can't be written is no error: what a cache lacks is made
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from blake3 import blake3
+
+UNUSED_S = 90 * 24 * 3600
 
 _DIGEST_BYTES = 32
 
@@ -35,7 +38,11 @@ def read_cached(path: Path, *, most_bytes: int | None = None) -> bytes | None:
     except (OSError, AttributeError):  # no getuid, no owners
         return None
     digest, content = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
-    return content if blake3(content).digest() == digest else None
+    if blake3(content).digest() != digest:
+        return None
+    with suppress(OSError):
+        os.utime(path)  # it is in use: see `forget_unused`
+    return content
 
 
 def write_cached(path: Path, content: bytes) -> None:
@@ -48,3 +55,11 @@ def write_cached(path: Path, content: bytes) -> None:
     except OSError:
         with suppress(OSError):
             draft.unlink()
+
+
+def forget_unused(folder: Path, pattern: str) -> None:
+    """Of the files in `folder` called as `pattern`, remove those not read or written for `UNUSED_S`."""
+    for path in folder.glob(pattern):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > UNUSED_S:
+                path.unlink()

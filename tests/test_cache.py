@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.cache import cache_folder, read_cached, write_cached
+from pipeline.cache import UNUSED_S, cache_folder, forget_unused, read_cached, write_cached
 
 
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:
@@ -53,6 +54,18 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"in the way")
     write_cached(tmp_path / "file" / "entry", b"content")
     assert read_cached(tmp_path / "file" / "entry") is None
+
+
+def test_what_was_not_asked_for_in_a_long_time_is_forgotten(tmp_path: Path) -> None:
+    long_ago = time.time() - UNUSED_S - 60
+    for name in ("unused.kept", "read.kept", "other.json"):
+        write_cached(tmp_path / name, b"content")
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    write_cached(tmp_path / "new.kept", b"content")
+    assert read_cached(tmp_path / "read.kept") == b"content"
+    forget_unused(tmp_path, "*.kept*")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.kept", "other.json", "read.kept"]
+    forget_unused(tmp_path / "nowhere", "*")
 
 
 def test_the_folder_is_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,9 +77,10 @@ class Defaults(Model):
     auto is that of the models. device: what does the arithmetic; auto is the processor. memory: bound on
     the buffers of all running steps together, as "2GiB". workers: threads that compute, for all running
     steps together. hub_cache: whether weights from the Hub go through its cache on the disk; auto is
-    where there is room. dequantize: whether 8-bit floats are read as what they mean. tier: the access
-    tier of blobs that are written. sign_key: a private key (PEM) that signs every output. overwrite:
-    whether outputs that are other than their steps' are replaced.
+    where there is room. digest_cache: where digests of local weights are kept from run to run: off, on
+    or a folder. dequantize: whether 8-bit floats are read as what they mean. tier: the access tier of
+    blobs that are written. sign_key: a private key (PEM) that signs every output. overwrite: whether
+    outputs that are other than their steps' are replaced.
     """
 
     store: StorePlace | None = None
@@ -88,6 +89,7 @@ class Defaults(Model):
     memory: Size | None = None
     workers: Annotated[int, Field(ge=1)] | None = None
     hub_cache: HubCacheName | None = None
+    digest_cache: FilePath | None = None
     dequantize: bool | None = None
     tier: TierName | None = None
     sign_key: FilePath | None = None

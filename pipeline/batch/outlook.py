@@ -44,7 +44,7 @@ from pipeline.tensors.fingerprint import Digest, digest_bytes
 # What says how a step is done, not what comes of it.
 _MANNER = frozenset(
     (
-        *("store", "device", "hub_cache", "tier", "overwrite", "allow_unrelated"),
+        *("store", "device", "hub_cache", "digest_cache", "tier", "overwrite", "allow_unrelated"),
         *("push_to_hub", "private", "revision"),
     )
 )

@@ -14,13 +14,13 @@ from pipeline.batch.steps import AnyStep, Apply, Combine, Compute, Verify, given
 from pipeline.batch.terms import Term
 from pipeline.storage.locations import Scheme, parse_output_model, split_scale
 
-_SHARED = ("store", "device", "hub_cache", "dequantize", "tier", "sign_key")
+_SHARED = ("store", "device", "hub_cache", "digest_cache", "dequantize", "tier", "sign_key")
 SIDES = ("base", "post")  # of a difference
 EVIDENCE = ("evaluate", "gate", "publish", "analyze", "page", "sweep")
 _UNTOLD = {  # what an operation has no option for
     "sweep": ("tier", "sign_key"),
-    "analyze": ("device", "tier", "sign_key"),
-    "page": ("device", "hub_cache", "dequantize", "tier", "sign_key"),
+    "analyze": ("device", "digest_cache", "tier", "sign_key"),
+    "page": ("device", "hub_cache", "digest_cache", "dequantize", "tier", "sign_key"),
 }
 _HUB = ("push_to_hub", "private", "revision")
 
@@ -103,12 +103,12 @@ def specify(step: AnyStep, steps: Mapping[str, AnyStep], options: Defaults) -> S
         case Combine():
             deltas = [_locate_term(term, 1.0, locate) for term in step.deltas]
             arguments |= {"deltas": deltas, "output": step.output, "codec": step.codec}
-            _leave_out(arguments, "device", "hub_cache", "dequantize")
+            _leave_out(arguments, "device", "hub_cache", "digest_cache", "dequantize")
         case Verify():
             arguments["location"] = locate(step.target)
             arguments |= given(step, "key", "require_signature")
             arguments |= {side: locate(text) for side, text in given(step, "base", "post").items()}
-            _leave_out(arguments, "device", "tier", "sign_key")
+            _leave_out(arguments, "device", "digest_cache", "tier", "sign_key")
         case Evaluate():
             arguments |= {**_measuring(step, locate), "output": step.output}
             _leave_out(arguments, "tier", "sign_key")
@@ -123,7 +123,7 @@ def specify(step: AnyStep, steps: Mapping[str, AnyStep], options: Defaults) -> S
             arguments |= {"source": locate(step.source), "output": output_of(step)}
             arguments |= {"gates": [locate(gate) for gate in step.gates]}
             arguments["require"] = _required(step.gates, steps)
-            _leave_out(arguments, "device", "hub_cache", "dequantize", "sign_key")
+            _leave_out(arguments, "device", "hub_cache", "digest_cache", "dequantize", "sign_key")
     return Specification(step.id, step.run, arguments)
 
 

@@ -91,6 +91,7 @@ class StepRunner:
                     base=bases[text],
                     store=spec.arguments.get("store"),
                     hub_cache=spec.arguments.get("hub_cache"),
+                    digest_cache=spec.arguments.get("digest_cache"),
                     dequantize=bool(spec.arguments.get("dequantize")),
                     limits=self.limits,
                     progress=self.progress,

@@ -21,7 +21,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from pipeline.cache import read_cached, write_cached
+from pipeline.cache import forget_unused, read_cached, write_cached
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.header import Entry
 from pipeline.errors import CorruptFile
@@ -95,6 +95,7 @@ class KeptDigests:
                     new[place] = rows
             if new.keys() - kept.keys():
                 write_cached(path, _packed(kept | new))
+                forget_unused(path.parent, "*.digests*")
 
 
 def _key(stamp: str) -> str:

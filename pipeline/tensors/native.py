@@ -21,7 +21,7 @@ import llvmlite.binding as llvm
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from pipeline.cache import cache_folder, read_cached, write_cached
+from pipeline.cache import cache_folder, forget_unused, read_cached, write_cached
 
 _ROOT = Path(__file__).parents[2]
 _OPTIMISATION = 3
@@ -57,6 +57,7 @@ def load(names: Iterable[str], source: Source = KERNELS) -> dict[str, int]:
     if code is None:
         code = _compile(source)
         write_cached(path, code)
+        forget_unused(path.parent, "*kernels-*.o*")
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
     engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(code))
     engine.finalize_object()

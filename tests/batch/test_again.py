@@ -10,6 +10,7 @@ from keys import make_pair
 from models import cast, layered_state, near, random_state, write_model
 
 from pipeline.batch.runner import run_batch
+from pipeline.storage.local import store
 from pipeline.storage.local.store import LocalReader
 
 pytestmark = pytest.mark.usefixtures("family")
@@ -51,6 +52,20 @@ def touched(folder):
     shutil.copytree(folder, copy)
     shutil.rmtree(folder)
     copy.rename(folder)
+
+
+def test_digests_are_kept_where_a_config_says_so_and_steps_that_are_up_to_date_stay_so(monkeypatch):
+    monkeypatch.setattr(store, "TICK_NS", -(10**9))  # as if all files had been made long ago
+    steps = (*CHAIN, COMBINED | {"deltas": ["@delta"]}, VERIFIED)
+    kept = {"more": {"defaults": {"digest_cache": "digests"}}}
+    assert set(statuses(run(*steps)).values()) == {"done"}
+    assert not Path("digests").exists()
+    assert set(statuses(run(*steps, **kept)).values()) == {"fresh"}
+    for recalled in (False, True):
+        report = run(*steps, **kept, force=True, overwrite=True)
+        again = {step.id: step.result for step in report.steps}
+        assert all(bool(again[name]["recalled_bytes"]) == recalled for name in ("delta", "model"))
+    assert len(list(Path("digests").iterdir())) == 3  # a file of weights each
 
 
 def test_what_is_up_to_date_is_left_alone_and_no_weights_are_read(weights_read):
