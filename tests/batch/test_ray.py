@@ -132,8 +132,7 @@ def test_a_node_lost_in_the_middle_is_not_needed(name, bucket, engine, large_fam
     samples = steps(large_family, bucket.location)
     make([*samples[name].needs, name], samples)
     with in_the_middle(samples[name].at("cluster"), engine, nodes, wire, bucket):
-        assert wait_for(nodes.tasks_of_second)
-        nodes.stop_second()
+        nodes.stop_second()  # which is at work, unless the one block ended its task
     assert bucket.files(f"cluster/{name}") == bucket.files(f"whole/{name}")
 
 
