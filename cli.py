@@ -92,7 +92,7 @@ def main() -> None:
     Nothing that is printed or logged on the way shows a secret.
     """
     gc.set_threshold(*COLLECTED_AFTER)
-    atexit.register(gc.freeze)  # nor does it look through all that is left, on the way out
+    atexit.register(gc.freeze)  # else it would look through all that is left once more, on the way out
     debug = "--debug" in sys.argv  # allowed anywhere, so that it can be added to a failed command
     words = [word for word in sys.argv[1:] if word != "--debug"]
     with redacting(), ending(debug=debug), logging_from(Settings.load().log):
