@@ -47,7 +47,7 @@ def read_cached(path: Path, *, most_bytes: int | None = None) -> bytes | None:
 
 def write_cached(path: Path, content: bytes) -> None:
     """Leave `content` at `path`, if the disk lets us."""
-    draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")  # `secrets` would load OpenSSL
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft.write_bytes(blake3(content).digest() + content)

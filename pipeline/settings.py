@@ -159,7 +159,7 @@ class Settings:
 
 def _read_dotenv(path: Path) -> dict[str, str | None]:
     if not path.exists():
-        return {}
+        return {}  # as python-dotenv would say, whose import costs more than looking
     from dotenv import dotenv_values
 
     return dotenv_values(path)

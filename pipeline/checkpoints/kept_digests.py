@@ -78,6 +78,7 @@ class KeptDigests:
         are not. Raises CorruptFile if a file of which digests were known was changed while it was read.
         """
         made = found() if self._files else {}
+        written: list[Path] = []
         for number, (reader, path) in self._files.items():
             kept = self._kept[number]
             if not reader.is_unchanged:
@@ -95,7 +96,9 @@ class KeptDigests:
                     new[place] = rows
             if new.keys() - kept.keys():
                 write_cached(path, _packed(kept | new))
-                forget_unused(path.parent, "*.digests*")
+                written.append(path)
+        if written:
+            forget_unused(written[0].parent, "*.digests*")
 
 
 def _key(stamp: str) -> str:

@@ -271,7 +271,9 @@ def _without_alike(job: Job, block_bytes: int) -> Job:
     size = CHUNK_ELEMENTS * (job.itemsize or sum(itemsizes))
     together = max(1, block_bytes // max(size, 1))
     alike = job.count // CHUNK_ELEMENTS // together - _FEW  # one, and those at either end, stay
-    count = job.count - max(0, alike) * together * CHUNK_ELEMENTS
+    if alike <= 0:
+        return job
+    count = job.count - alike * together * CHUNK_ELEMENTS
     return replace(job, count=count, inputs=tuple(_first(source, count) for source in job.inputs))
 
 

@@ -203,8 +203,8 @@ class CpuArithmetic:
     @staticmethod
     def _is_plain_bf16(base: Operand, term: Term, result: Operand) -> bool:
         stored, count = term.stored, len(result.data)
-        is_kernels = stored.dtype == BF16 or (stored.dtype == F32 and not len(term.rest_at))
-        same_type = base.dtype == result.dtype == BF16 and is_kernels and term.width == F32
+        has_kernel = stored.dtype == BF16 or (stored.dtype == F32 and not len(term.rest_at))
+        same_type = base.dtype == result.dtype == BF16 and has_kernel and term.width == F32
         same_length = (
             len(base.data) == count == len(stored.data) // stored.dtype.itemsize * BF16.itemsize
         )

@@ -20,7 +20,7 @@ _HIDDEN = re.compile(rf"\.(.+){re.escape(PARTIAL)}[0-9a-f]{{8}}")
 
 def partial_name(path: Path) -> Path:
     """A hidden name beside `path` that no other run will choose."""
-    return path.with_name(f".{path.name}{PARTIAL}{os.urandom(4).hex()}")
+    return path.with_name(f".{path.name}{PARTIAL}{os.urandom(4).hex()}")  # `secrets` would load OpenSSL
 
 
 class Partial:
