@@ -198,6 +198,17 @@ def test_a_tensor_that_was_not_read_to_its_end_is_not_known(family: Family, kept
         assert KeptDigests(model, Path(kept)).rows[name].shape == (rows, 32)
 
 
+def test_digests_that_no_run_asks_for_are_forgotten_when_others_are_kept(
+    family: Family, kept: str
+) -> None:
+    fingerprint(family.base, digest_cache=kept)
+    (old,) = Path(kept).iterdir()
+    os.utime(old, (0, 0))
+    fingerprint(family.post, digest_cache=kept)
+    (new,) = Path(kept).iterdir()
+    assert new != old
+
+
 @pytest.mark.parametrize("side", ["base", "post"])
 def test_a_file_that_changes_while_it_is_read_is_an_error_and_nothing_is_written(
     family: Family, kept: str, side: str
